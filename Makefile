@@ -1,0 +1,52 @@
+# Everything is set up in .venv: Python 3.10 or later and make are enough.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALL := $(BIN)/python -m pip install --quiet --constraint .ci/constraints.txt
+
+.DEFAULT_GOAL := help
+.PHONY: help run test bench check format constraints clean
+
+help:  ## Show this help
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 22
+
+run: $(VENV)/.run  ## Serve the example on http://127.0.0.1:8300
+	$(BIN)/python examples/visits/app.py
+
+test: $(VENV)/.test  ## Run the tests
+	$(BIN)/python -m pytest --cov --cov-fail-under=100 $(ARGS)
+
+bench: $(VENV)/.test  ## Measure what a look-up costs, beside other ways
+	$(INSTALL) --group benchmarks
+	$(BIN)/python tests/benchmarks/lookup.py
+
+check: $(VENV)/.check  ## Run all checks: style, types, docs, package, every Python
+	$(BIN)/tox run $(ARGS)
+
+format: $(VENV)/.check  ## Format the code
+	$(BIN)/tox exec -e style -- ruff check --fix .
+	$(BIN)/tox exec -e style -- ruff format .
+
+constraints: $(VENV)/.check  ## Pin the development tools' newest versions
+	$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.10 --no-header --no-annotate \
+	  $(addprefix --group ,tests benchmarks docs typing style package check pre-commit) --all-extras pyproject.toml | grep -vE '^(fakeredis|flask|redis|werkzeug)=' >.ci/constraints.txt
+
+clean:  ## Remove what the other targets made
+	rm -rf $(VENV) .tox .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage dist docs/_build
+
+$(VENV)/.venv:
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	touch $@
+
+$(VENV)/.run: $(VENV)/.venv pyproject.toml .ci/constraints.txt
+	$(INSTALL) --editable '.[fakeredis]'
+	touch $@
+
+$(VENV)/.test: $(VENV)/.run
+	$(INSTALL) --group tests
+	touch $@
+
+$(VENV)/.check: $(VENV)/.venv pyproject.toml .ci/constraints.txt
+	$(INSTALL) --group check
+	touch $@
