@@ -1,0 +1,212 @@
+from __future__ import annotations
+
+import collections.abc as cabc
+import difflib
+import os
+import typing as t
+from concurrent.futures import Future
+
+import redis
+from flask import Flask
+
+from .clients import make_client
+from .config import DEFAULT_PREFIX
+from .config import Discovery
+from .config import Settings
+from .exceptions import ConfigError
+from .exceptions import UnknownPrefixError
+
+_KEY = "redis"
+
+
+class Registry(cabc.Mapping[str, redis.Redis]):
+    """The prefixes of one app, each with its client, which is made when it is first
+    asked for. Iterating and counting make none.
+
+    This is what ``app.extensions["redis"]`` holds. It is read-only.
+    """
+
+    def __init__(self) -> None:
+        self.default: str = DEFAULT_PREFIX
+        #: Whether a manager has searched the app's settings.
+        self.managed: bool = False
+        #: The clients made so far: what proxies look into first.
+        self.clients: dict[str, redis.Redis] = {}
+        self._settings: dict[str, Settings] = {}
+        self._wrong: dict[str, ConfigError] = {}
+        self._skipped: dict[str, str] = {}
+        self._fake_servers: dict[str, t.Any] = {}
+        # One attempt a prefix, whose outcome those who wait share. By process: a fork
+        # inherits the attempt of a thread that it does not inherit.
+        self._attempts: dict[tuple[int, str], Future[redis.Redis]] = {}
+        self._claimed: set[str] = set()
+
+    def __getitem__(self, prefix: str) -> redis.Redis:
+        try:
+            return self.clients[prefix]
+        except KeyError:
+            pass
+
+        settings = self.get_settings(prefix)
+        key = (os.getpid(), prefix)
+        mine: Future[redis.Redis] = Future()
+        attempt = self._attempts.setdefault(key, mine)
+
+        if attempt is mine:
+            try:
+                # Another thread may have finished its attempt a moment ago.
+                if prefix not in self.clients:
+                    self.clients[prefix] = make_client(settings, self._fake_servers)
+
+                mine.set_result(self.clients[prefix])
+            except BaseException as error:
+                mine.set_exception(error)
+                raise
+            finally:
+                del self._attempts[key]
+
+        return attempt.result()
+
+    def __iter__(self) -> cabc.Iterator[str]:
+        return iter(self._settings)
+
+    def __len__(self) -> int:
+        return len(self._settings)
+
+    def __contains__(self, prefix: object) -> bool:
+        return prefix in self._settings
+
+    def __repr__(self) -> str:
+        return f"<Redis registry: {', '.join(self) or 'empty'}>"
+
+    def get_settings(self, prefix: str) -> Settings:
+        """The settings of a prefix.
+
+        :param prefix: The prefix.
+        :raises ConfigError: If they are wrong.
+        :raises UnknownPrefixError: If the app has no such prefix.
+        """
+        if prefix in self._settings:
+            return self._settings[prefix]
+
+        if prefix in self._wrong:
+            raise ConfigError(*self._wrong[prefix].args)
+
+        raise UnknownPrefixError(self._explain_unknown(prefix))
+
+    def check_known(self, prefix: str) -> None:
+        """Raise if the app has no such prefix; wrong settings show at first use.
+
+        :param prefix: The prefix.
+        :raises UnknownPrefixError: If the app has no such prefix.
+        """
+        if prefix not in self._settings and prefix not in self._wrong:
+            raise UnknownPrefixError(self._explain_unknown(prefix))
+
+    def _explain_unknown(self, prefix: str) -> str:
+        known = ", ".join(map(repr, self)) or "none"
+        message = (
+            f"This app has no Redis with the prefix {prefix!r}; it has: {known}. Set"
+            f" '{prefix}_URL' or '{prefix}_HOST' before init_app."
+        )
+        near = difflib.get_close_matches(prefix, self._skipped, n=1, cutoff=0.8)
+
+        if near:
+            message += f" {near[0]!r} was passed over: {self._skipped[near[0]]}."
+
+        return message
+
+    def claim(
+        self,
+        prefix: str,
+        read: cabc.Callable[[], Settings],
+        options: cabc.Mapping[str, t.Any],
+    ) -> None:
+        """Register a prefix for one :class:`.Redis`, or join it to a manager's.
+
+        :param prefix: The prefix.
+        :param read: Reads its settings, if they have not been read before.
+        :param options: What ``read`` uses beside the settings.
+        :raises ValueError: If another ``Redis`` has the prefix, or its options come
+            too late.
+        """
+        if prefix in self._claimed:
+            raise ValueError(
+                f"The prefix {prefix!r} is registered on this app already, by another"
+                " Redis. Import and use that one instead."
+            )
+
+        if prefix not in self._settings:
+            self._settings[prefix] = read()
+            self._wrong.pop(prefix, None)
+        elif options:
+            raise ValueError(
+                f"The prefix {prefix!r} is registered on this app already, by a"
+                " RedisManager: give that one the options, or use settings."
+            )
+
+        self._claimed.add(prefix)
+
+    def add_discovery(self, default: str, discovery: Discovery) -> None:
+        """Register what a manager found. Prefixes that are there already stay.
+
+        :param default: The default prefix.
+        :param discovery: What was found.
+        """
+        self.default = default
+        self.managed = True
+        self._settings = discovery.settings | self._settings
+        self._wrong = discovery.wrong
+        self._skipped = discovery.skipped
+
+
+def find_registry(app: Flask) -> Registry | None:
+    """The registry of an app, or None if it has none.
+
+    :param app: The app.
+    """
+    found = app.extensions.get(_KEY)
+    return found if isinstance(found, Registry) else None
+
+
+def get_registry(app: Flask) -> Registry:
+    """The registry of an app.
+
+    :param app: The app.
+    :raises RuntimeError: If the app has none.
+    """
+    found = app.extensions.get(_KEY)
+
+    if isinstance(found, Registry):
+        return found
+
+    if found is None:
+        raise RuntimeError(
+            f"The app {app.name!r} has no Redis registered. Call 'init_app' of a"
+            " RedisManager or a Redis with this app."
+        )
+
+    raise RuntimeError(_describe_other(app, found))
+
+
+def make_registry(app: Flask) -> Registry:
+    """The registry of an app, which is made if the app has none.
+
+    :param app: The app.
+    :raises RuntimeError: If another extension holds its place.
+    """
+    found = app.extensions.setdefault(_KEY, Registry())
+
+    if isinstance(found, Registry):
+        return found
+
+    raise RuntimeError(_describe_other(app, found))
+
+
+def _describe_other(app: Flask, found: object) -> str:
+    # type(), as another extension's object may answer for its client.
+    return (
+        f"'app.extensions[\"{_KEY}\"]' of the app {app.name!r} is held by another"
+        f" extension ({type(found).__module__}.{type(found).__qualname__}). Use one of"
+        " the two: Flask-And-Redis takes the same settings."
+    )
