@@ -1,0 +1,108 @@
+from __future__ import annotations
+
+import collections.abc as cabc
+import typing as t
+
+from flask import current_app
+from flask import Flask
+
+from .config import DEFAULT_PREFIX
+from .config import discover
+from .proxy import Redis
+from .registry import find_registry
+from .registry import make_registry
+
+
+class RedisManager:
+    """Find every Redis that an app's settings name, and hand out their clients.
+
+    Each group of settings such as ``REDIS_URL`` or ``CACHE_HOST``, ``CACHE_PORT``,
+    ``CACHE_DB`` is one Redis, known by its prefix: ``REDIS``, ``CACHE``.
+
+    :param app: Call :meth:`init_app` on this app.
+    :param default: The prefix of :data:`.current_redis` and of :meth:`get` without an
+        argument.
+    :param prefixes: Use exactly these prefixes instead of searching the settings.
+    :param ignore: Patterns, as :mod:`fnmatch` has them, of prefixes to leave alone.
+    :param options: Client arguments for every prefix, such as ``socket_timeout=2``
+        (seconds). Settings override them.
+    :raises ConfigError: See :meth:`init_app`.
+    :raises RuntimeError: See :meth:`init_app`.
+
+    .. versionadded:: 2.0
+    """
+
+    def __init__(
+        self,
+        app: Flask | None = None,
+        *,
+        default: str = DEFAULT_PREFIX,
+        prefixes: cabc.Iterable[str] | None = None,
+        ignore: cabc.Iterable[str] = (),
+        **options: t.Any,
+    ) -> None:
+        for name, value in (("prefixes", prefixes), ("ignore", ignore)):
+            if isinstance(value, str):
+                raise TypeError(f"{name}= must be a list of text, not one text.")
+
+        self._default = default
+        self._prefixes = None if prefixes is None else tuple(prefixes)
+        self._ignore = tuple(ignore)
+        self._options = options
+        self._proxies: dict[str, Redis] = {}
+
+        if app is not None:
+            self.init_app(app)
+
+    def init_app(self, app: Flask) -> None:
+        """Find and check every prefix in the app's settings. No connection is opened.
+
+        The settings are read now; later changes to them have no effect.
+
+        :param app: The app.
+        :raises ConfigError: If a setting of a prefix that is surely Redis is wrong.
+        :raises RuntimeError: If the app has a manager already, or another extension
+            holds ``app.extensions["redis"]``.
+        """
+        registry = make_registry(app)
+
+        if registry.managed:
+            raise RuntimeError(
+                f"The app {app.name!r} has a RedisManager already. Import and use that"
+                " one instead."
+            )
+
+        discovery = discover(
+            app.config,
+            default=self._default,
+            wanted={*self._proxies, *registry},
+            prefixes=self._prefixes,
+            ignore=self._ignore,
+            options=self._options,
+        )
+        registry.add_discovery(self._default, discovery)
+
+    def get(self, prefix: str | None = None) -> Redis:
+        """The client of a prefix, as a proxy that finds that of the current app. It is
+        the same object each time, and can be had before there is an app.
+
+        :param prefix: The prefix. By default the manager's default.
+        :raises UnknownPrefixError: If the current app has no such prefix. Without an
+            application context it is raised at first use instead.
+        """
+        prefix = prefix or self._default
+
+        try:
+            app = current_app._get_current_object()  # type: ignore[attr-defined]
+        except RuntimeError:
+            # No context yet.
+            pass
+        else:
+            if (registry := find_registry(app)) is not None:
+                registry.check_known(prefix)
+
+        try:
+            return self._proxies[prefix]
+        except KeyError:
+            # setdefault: two threads get the same object.
+            return self._proxies.setdefault(prefix, Redis(config_prefix=prefix))
