@@ -1,0 +1,361 @@
+from __future__ import annotations
+
+import builtins
+import collections.abc as cabc
+import importlib.util
+import re
+import sys
+import typing as t
+
+import pytest
+import redis
+from flask import Flask
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+from werkzeug.local import LocalProxy
+
+from flask_and_redis import ConfigError
+from flask_and_redis import Redis
+from flask_and_redis import RedisManager
+
+from . import objects
+
+ESCAPE = "must be percent-encoded"
+
+
+def error(
+    config: dict[str, t.Any],
+    manager: cabc.Callable[[], RedisManager] = RedisManager,
+    app: Flask | None = None,
+) -> str:
+    """The message of the error that settings stop start-up with."""
+    app = app or Flask("errors")
+    app.config.update(config)
+
+    with pytest.raises(ConfigError) as info:
+        manager().init_app(app)
+
+    assert info.value.__cause__ is None
+    assert info.value.__context__ is None
+    return str(info.value)
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "message"),
+    [
+        ("PORT", "abc", "must be a port number from 1 to 65535."),
+        ("PORT", "0", "must be a port number from 1 to 65535."),
+        ("PORT", 65536, "must be a port number from 1 to 65535."),
+        ("PORT", True, "must be a port number from 1 to 65535."),
+        ("PORT", 6379.0, "must be a port number from 1 to 65535."),
+        ("DB", "cache", "must be the number of a database, 0 or above."),
+        ("DB", "-1", "must be the number of a database, 0 or above."),
+        ("DB", "1_0", "must be the number of a database, 0 or above."),
+        ("DB", [1], "must be the number of a database, 0 or above."),
+        ("SOCKET_TIMEOUT", "5s", "must be a number of seconds above 0."),
+        ("SOCKET_TIMEOUT", 0, "must be a number of seconds above 0."),
+        ("SOCKET_TIMEOUT", "nan", "must be a number of seconds above 0."),
+        ("SOCKET_TIMEOUT", "1e400", "must be a number of seconds above 0."),
+        ("SOCKET_TIMEOUT", True, "must be a number of seconds above 0."),
+        ("SOCKET_CONNECT_TIMEOUT", -1.0, "must be a number of seconds above 0."),
+        ("MAX_CONNECTIONS", "0", "must be a whole number above 0."),
+        ("HEALTH_CHECK_INTERVAL", -1, "must be a number of seconds, 0 or above."),
+        ("PROTOCOL", "4", "must be 2 or 3."),
+        ("DECODE_RESPONSES", "tru", "must be true or false."),
+        ("DECODE_RESPONSES", 2, "must be true or false."),
+        ("DECODE_RESPONSES", 1.0, "must be true or false."),
+        ("ENCODING", "utf-9", "must be the name of a text encoding, such as utf-8."),
+        ("ENCODING", "hex", "must be the name of a text encoding, such as utf-8."),
+        ("CHARSET", "x\0y", "must be the name of a text encoding, such as utf-8."),
+        ("ERRORS", "never", "must be the name of an error handler, such as strict"),
+        ("CLIENT_NAME", "two words", "must be text of printable ASCII without spaces."),
+        (
+            "PASSWORD",
+            1e5,
+            "must be text. In an environment variable put it into double",
+        ),
+        ("PASSWORD", True, "must be text. In an environment variable put it into"),
+        ("PASSWORD", b"x", "must be text."),
+        ("PASSWORD", "\udc80", "must be text."),
+        ("USER", ["x"], "must be text."),
+        ("RETRY", "5", "must be an object of redis.Retry."),
+        ("RETRY_ON_ERROR", "OSError", "must be a list of exception classes."),
+        ("RETRY_ON_ERROR", [int], "must be a list of exception classes."),
+        ("RETRY_ON_ERROR", 5, "must be a list of exception classes."),
+        ("SOCKET_KEEPALIVE_OPTIONS", "x", "must be a mapping of socket options'"),
+        ("SOCKET_KEEPALIVE_OPTIONS", {"x": 1}, "must be a mapping of socket options'"),
+        ("REDIS_CONNECT_FUNC", "x", "must be an object of collections.Callable."),
+        ("CREDENTIAL_PROVIDER", object(), "must be an object or a class with"),
+        ("CREDENTIAL_PROVIDER", "tests.objects.NONE", "must be an object or a class"),
+        ("HOST", "localhost:6379", "must name a host, such as localhost"),
+        ("HOST", "redis://localhost", "must name a host, such as localhost"),
+        ("HOST", "me@localhost", "must name a host, such as localhost"),
+        ("HOST", "[::1]", "must name a host, such as localhost"),
+        ("HOST", "a..b", "must name a host, such as localhost"),
+        ("HOST", "x" * 64, "must name a host, such as localhost"),
+        ("HOST", 127, "must be text: the name of a host."),
+        ("UNIX_SOCKET_PATH", 1.5, "must be text. In an environment variable"),
+        ("CONNECTION_POOL", object(), "must be a redis.ConnectionPool or its dotted"),
+        ("CONNECTION_POOL", "tests.objects", "must be a redis.ConnectionPool or its"),
+        ("CONNECTION_POOL", "tests.nothing", "must be a redis.ConnectionPool or its"),
+        ("CLASS", "redis.Rediss", "must be the dotted path of something that can be"),
+        ("CLASS", "redis.Rediss", "Did you mean 'redis.Redis'?"),
+        ("CLASS", "tests.objects", "must be a class or the dotted path of one"),
+        ("CLASS", redis.Redis(), "must be a class or the dotted path of one"),
+        ("CLASS", "collections.OrderedDict", "must be a Redis client's class:"),
+        ("CLASS", int, "must be a Redis client's class: builtins.int has no"),
+        ("CLASS", "redis.asyncio.Redis", "must be a synchronous client's class"),
+        ("CONNECTION_POOL_CLASS", "redis.Redis", "must be a class derived from redis."),
+        ("CONNECTION_POOL_CLASS", "redis.Pool", "must be the dotted path of something"),
+        ("CACHE", "x", "must be an object of redis.CacheInterface."),
+    ],
+)
+def test_wrong_value(setting: str, value: object, message: str) -> None:
+    """A wrong value is an error that names the setting and says what it must be."""
+    found = error({"REDIS_HOST": "localhost", f"REDIS_{setting}": value})
+    assert found.startswith(f"'REDIS_{setting}' must be") or setting == "HOST"
+    assert f"'REDIS_{setting}' " in found
+    assert message in found
+
+
+def test_unbound_pool() -> None:
+    """A proxy of a pool that stands for none yet is refused: redis-py would connect to
+    localhost.
+    """
+    pool = LocalProxy(lambda: objects.POOL if False else t.cast(t.Any, None))
+    assert "must be a redis.ConnectionPool" in error({"REDIS_CONNECTION_POOL": pool})
+
+
+@pytest.mark.parametrize(
+    ("url", "message"),
+    [
+        ("http://h", "'REDIS_URL' must begin with redis://, rediss://, unix://"),
+        ("rdis://h", "Did you mean redis://?"),
+        ("redis:/h", "'REDIS_URL' must begin with redis://"),
+        ("localhost", "'REDIS_URL' must begin with redis://"),
+        ("redis://h:port/0", "a port from 1 to 65535"),
+        ("redis://h:65536/0", "a port from 1 to 65535"),
+        ("redis://h:0/0", "The port in 'REDIS_URL' must be a port number"),
+        ("redis://[::1/0", "'REDIS_URL' must be like redis://user:password@host"),
+        ("redis://h/cache", "must end in the number of a database"),
+        ("redis://h/-1", "must end in the number of a database"),
+        ("redis://h/0/1", "must end in the number of a database"),
+        ("redis://h/٣", "must end in the number of a database"),
+        ("redis://h/0?db=1", "'REDIS_URL' names two databases"),
+        ("redis://h?db=x", "'db' in the query of 'REDIS_URL' must be the number"),
+        ("redis://:pa/ss@h:6379/0", ESCAPE),
+        ("redis://:1/ss@h:6379/0", ESCAPE),
+        ("redis://:pa#ss@h:6379/0", ESCAPE),
+        ("redis://:1#ss@h:6379/0", ESCAPE),
+        ("redis://:pa?ss@h:6379/0", ESCAPE),
+        ("redis://:1?ss@h:6379/0", ESCAPE),
+        ("redis://u:1?s=s@h:6379/0", ESCAPE),
+        ("redis://:pa[ss@h:6379/0", ESCAPE),
+        ("redis://:pa ss@h:6379/0", ESCAPE),
+        ("redis://:pa\tss@h:6379/0", ESCAPE),
+        ("redis://h#0", ESCAPE),
+        ("redis://:%ff@h", "must percent-encode text as UTF-8"),
+        ("redis://h/0?client_name=%ff", "Option 1 in the query of 'REDIS_URL'"),
+        ("redis://:secret@", "must name a host before the port or after the '@'"),
+        ("redis://:secret@:6379/0", "must name a host before the port"),
+        ("redis://a%2Fb", "must name a host, such as localhost"),
+        ("redis://a..b", "must name a host, such as localhost"),
+        ("redis://h?socket_timout=1", "Did you mean 'socket_timeout'?"),
+        ("redis://h?xyzzy", "Option 1 in the query of 'REDIS_URL' is no argument"),
+        ("redis://h?socket_timeout=x", "'socket_timeout' in the query of 'REDIS_URL'"),
+        ("redis://h?host=other", "belongs in the part before the query"),
+        ("redis://h?ssl=true", "belongs in the part before the query"),
+        ("redis://h?protocol=2&protocol=3", "Option 2 in the query of 'REDIS_URL' rep"),
+        ("redis://u:p@h?password=x", "repeats what the URL says before it"),
+        ("redis://h?timeout=5", "is no argument of the client"),
+        (
+            "redis://h?ssl_ca_certs=/x",
+            "'ssl_ca_certs' in the query of 'REDIS_URL' need",
+        ),
+        ("unix://tmp/redis.sock", "must be like unix:///path/to/redis.sock"),
+        ("unix://:pa/ss@/tmp/redis.sock", ESCAPE),
+        ("unix://:1/ss@/tmp/redis.sock", ESCAPE),
+        ("unix://", "must be like unix:///path/to/redis.sock"),
+        ("unix:///tmp/x?ssl_ca_certs=/x", "cannot be used with a socket"),
+        ("fakeredis://h:6379/0", "must be like fakeredis://name/0"),
+        ("fakeredis://u:p@h", "must be like fakeredis://name/0"),
+        ("fakeredis:///x", "must end in the number of a database"),
+        ("fakeredis://?decode_response=1", "Did you mean 'decode_responses'?"),
+        (6379, "'REDIS_URL' must be text"),
+    ],
+)
+def test_wrong_url(url: object, message: str) -> None:
+    """A wrong URL is an error that says what is wrong, and does not quote it."""
+    found = error({"REDIS_URL": url})
+    assert message in found
+    assert "'REDIS_URL'" in found
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (
+            {"REDIS_URL": "redis://h", "REDIS_SSL_CA_CERTS": "/x"},
+            "'REDIS_SSL_CA_CERTS' needs TLS, and nothing asks for it: use a rediss://"
+            " URL, or set 'REDIS_SSL' to true.",
+        ),
+        (
+            {"REDIS_HOST": "h", "REDIS_SSL": "no", "REDIS_SSL_CERT_REQS": "none"},
+            "'REDIS_SSL_CERT_REQS' needs TLS",
+        ),
+        (
+            {"REDIS_HOST": "/tmp/redis.sock", "REDIS_SSL": "yes"},
+            "'REDIS_SSL' cannot be used with a socket",
+        ),
+        (
+            {"REDIS_URL": "redis://h", "REDIS_CONNECTION_POOL": objects.POOL},
+            "'REDIS_URL' and 'REDIS_CONNECTION_POOL' both say where the server is",
+        ),
+        (
+            {"REDIS_HOST": "h", "REDIS_CHARSET": "x", "REDIS_ENCODING": "y"},
+            "'REDIS_CHARSET' and 'REDIS_ENCODING' are two names for one thing",
+        ),
+        (
+            {
+                "REDIS_URL": "redis://:secret@h",
+                "REDIS_CREDENTIAL_PROVIDER": objects.Provider,
+            },
+            "The password in 'REDIS_URL' and 'REDIS_CREDENTIAL_PROVIDER' both say who",
+        ),
+        (
+            {
+                "REDIS_URL": "redis://h?protocol=2",
+                "REDIS_CACHE_CONFIG": redis.cache.CacheConfig(),
+            },
+            "'REDIS_PROTOCOL' must be 3",
+        ),
+        (
+            {"REDIS_URL": "fakeredis://", "REDIS_CLASS": "tests.test_errors.NoRedis"},
+            "'REDIS_CLASS' must be derived from redis.Redis for a fakeredis:// URL.",
+        ),
+        (
+            {"REDIS_URL": "redis://h/1", "REDIS_CLASS": "tests.test_errors.NoRedis"},
+            "The database in 'REDIS_URL' needs a client class that takes 'db', and"
+            " tests.NoRedis does not.",
+        ),
+    ],
+)
+def test_settings_that_do_not_fit_together(
+    config: dict[str, t.Any], message: str
+) -> None:
+    """Settings that contradict each other are an error that names both."""
+    assert message in error(config)
+
+
+class NoRedis:
+    """A client of another library, which takes few arguments."""
+
+    def __init__(self, host: str = "") -> None:
+        self.host = host
+
+    def execute_command(self, *args: t.Any) -> None: ...
+
+
+def test_class_of_another_library(app: Flask) -> None:
+    """A class gets only what its constructor takes, the default timeouts included."""
+    app.config.update(REDIS_HOST="h", REDIS_CLASS=NoRedis)
+    RedisManager(app)
+    client: t.Any = app.extensions["redis"]["REDIS"]
+    assert isinstance(client, NoRedis)
+    assert client.host == "h"
+
+
+def test_wrong_option() -> None:
+    """An option that is no argument of the client is an error, like a setting."""
+    found = error(
+        {"REDIS_URL": "redis://h"}, lambda: RedisManager(socket_timout="secret")
+    )
+    assert found == (
+        "The option 'socket_timout' of RedisManager or Redis is no argument of"
+        " redis.Redis. Did you mean 'socket_timeout'?"
+    )
+
+
+def test_wrong_value_of_an_option() -> None:
+    """A wrong value of an option is an error that names the option."""
+    found = error({"REDIS_URL": "redis://h"}, lambda: RedisManager(socket_timeout="x"))
+    assert found.startswith("The option 'socket_timeout' of RedisManager or Redis must")
+
+
+def test_wrong_option_of_redis(app: Flask) -> None:
+    """Redis checks its options as the manager does."""
+    with pytest.raises(ConfigError, match="The option 'foo' of RedisManager or Redis"):
+        Redis(app, foo=1)
+
+
+def test_import_error_is_not_quoted(
+    monkeypatch: pytest.MonkeyPatch, app: Flask
+) -> None:
+    """What an imported module raises is not told: it may quote anything."""
+
+    class Finder:
+        def find_spec(self, name: str, *args: object) -> None:
+            if name.startswith("nomodule"):
+                raise RuntimeError("secret")
+
+    monkeypatch.setattr(sys, "meta_path", [Finder(), *sys.meta_path])
+    found = error({"REDIS_HOST": "h", "REDIS_CLASS": "nomodule.X"}, app=app)
+    assert "(RuntimeError)" in found
+    assert "secret" not in found
+
+
+def test_missing_library(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A missing client library is an error with the command that installs it."""
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    assert error({"REDIS_URL": "fakeredis://"}) == (
+        "'REDIS_URL' needs the package fakeredis, which is not installed:"
+        " pip install 'Flask-And-Redis[fakeredis]'"
+    )
+
+
+def test_protocol_classes_are_not_checked(app: Flask) -> None:
+    """A type hint that cannot be checked at run time lets every object through."""
+
+    class Quacks(t.Protocol):
+        def quack(self) -> None: ...
+
+    class Client(redis.Redis):
+        def __init__(self, duck: Quacks | None = None, **kwargs: t.Any) -> None:
+            super().__init__(**kwargs)
+            self.duck = duck
+
+    Client.__init__.__annotations__["duck"] = Quacks
+    duck = object()
+    app.config.update(REDIS_HOST="h", REDIS_CLASS=Client, REDIS_DUCK=duck)
+    RedisManager(app)
+    assert t.cast(Client, app.extensions["redis"]["REDIS"]).duck is duck
+
+
+def test_no_module_but_the_documented_is_imported(
+    app: Flask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only settings that are documented as dotted paths are imported."""
+    imported: list[str] = []
+    real = builtins.__import__
+
+    def spy(name: str, *args: t.Any, **kwargs: t.Any) -> t.Any:
+        imported.append(name)
+        return real(name, *args, **kwargs)
+
+    monkeypatch.setattr(builtins, "__import__", spy)
+    path = "tests.objects.NOT_A_CLASS"
+    app.config.update(REDIS_URL="redis://h", REDIS_PASSWORD=path, OTHER=path)
+    app.config.update(REDIS_CLIENT_NAME=path, REDIS_USERNAME=path, X_HOST=path)
+    RedisManager(app)
+    assert not [name for name in imported if re.search("tests", name)]
+
+
+def test_retry_of_another_kind_is_an_error() -> None:
+    """redis-py's asynchronous retry object does not fit the synchronous client."""
+    from redis.asyncio.retry import Retry as AsyncRetry
+
+    assert isinstance(Retry(NoBackoff(), 0), Retry)
+    retry = AsyncRetry(t.cast(t.Any, NoBackoff()), 0)
+    assert "must be an object of redis.Retry" in error(
+        {"REDIS_HOST": "h", "REDIS_RETRY": retry}
+    )

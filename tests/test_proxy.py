@@ -1,0 +1,363 @@
+from __future__ import annotations
+
+import pydoc
+import threading
+import typing as t
+
+import pytest
+import redis
+from flask import Flask
+from flask import redirect
+from flask import Response
+from werkzeug.local import LocalProxy
+
+from flask_and_redis import ConfigError
+from flask_and_redis import current_redis
+from flask_and_redis import Redis
+from flask_and_redis import RedisManager
+from flask_and_redis import UnknownPrefixError
+
+from . import objects
+from .servers import Server
+
+NO_CONTEXT = "There is no application context"
+
+
+@pytest.fixture
+def manager(app: Flask, each_server: Server) -> RedisManager:
+    """Three databases of one server, in each of the ways to say so."""
+    app.config.update(
+        REDIS_URL=f"{each_server.url}/0",
+        REDIS2_URL=f"valkey://127.0.0.1:{each_server.port}/1",
+        CACHE_HOST="127.0.0.1",
+        CACHE_PORT=str(each_server.port),
+        CACHE_DB="2",
+        SOCKET_UNIX_SOCKET_PATH=str(each_server.socket),
+        SOCKET_DB="3",
+        DATABASE_URL="postgresql://localhost/x",
+    )
+    return RedisManager(app)
+
+
+def test_requests(app: Flask, manager: RedisManager, each_server: Server) -> None:
+    """Views reach each Redis that is configured, and nothing else is one."""
+    cache = manager.get("CACHE")
+
+    @app.get("/")
+    def read() -> dict[str, object]:
+        return {
+            "default": int(current_redis.incr("visits")),
+            "second": manager.get("REDIS2").get("motd") is not None,
+            "cache": cache.get("page") is not None,
+        }
+
+    @app.post("/")
+    def write() -> t.Any:
+        manager.get("REDIS2").set("motd", "hello")
+        cache.set("page", "cached")
+        return redirect("/")
+
+    assert set(app.extensions["redis"]) == {"REDIS", "REDIS2", "CACHE", "SOCKET"}
+    client = app.test_client()
+    assert client.get("/").json == {"default": 1, "second": False, "cache": False}
+    client.post("/")
+    assert client.get("/").json == {"default": 2, "second": True, "cache": True}
+
+    for db, key in enumerate([b"visits", b"motd", b"page"]):
+        assert each_server.admin(db=db).keys() == [key]
+
+
+def increment(pipe: redis.client.Pipeline) -> None:
+    pipe.multi()
+    pipe.incr("a")
+
+
+def test_what_a_client_does(app: Flask, manager: RedisManager) -> None:
+    """A proxy does what the client does, whatever the way to its server."""
+    for prefix in app.extensions["redis"]:
+        with app.app_context():
+            # Any: redis-py's own hints say less of pub/sub and scripts.
+            proxy: t.Any = manager.get(prefix)
+            proxy["k"] = "v"
+            assert proxy["k"] == b"v"
+            assert "k" in proxy
+            assert "other" not in proxy
+            del proxy["k"]
+
+            with proxy.pipeline() as pipe:
+                assert pipe.set("a", 1).incr("a").execute() == [True, 2]
+
+            assert proxy.transaction(increment, "a") == [3]
+            assert proxy.register_script("return ARGV[1]")(args=["x"]) == b"x"
+
+            with proxy.lock("lock", timeout=5) as lock:
+                assert lock.owned()
+
+            with proxy.pubsub(ignore_subscribe_messages=True) as pubsub:
+                pubsub.subscribe("channel")
+                assert pubsub.get_message(timeout=5) is None
+                proxy.publish("channel", "news")
+                message = pubsub.get_message(timeout=5)
+                assert message is not None
+                assert message["data"] == b"news"
+
+            assert list(proxy.scan_iter()) == [b"a"]
+
+
+def test_with_leaves_the_shared_pool_alone(
+    app: Flask, manager: RedisManager, each_server: Server
+) -> None:
+    """Leaving a with block cuts no connection, which other threads may be using."""
+    with app.app_context():
+        with current_redis as client:
+            client.ping()
+            before = client.client_id()
+
+        assert current_redis.client_id() == before
+        current_redis.close()
+        assert current_redis.client_id() == before
+
+
+def test_stands_for_the_client(app: Flask, manager: RedisManager) -> None:
+    """A proxy answers for its client, and is a LocalProxy to who asks for that."""
+    proxy = manager.get()
+
+    with app.app_context():
+        assert isinstance(proxy, redis.Redis)
+        assert isinstance(proxy, LocalProxy)
+        assert isinstance(proxy, Redis)
+        assert set(dir(proxy)) >= {*dir(redis.Redis), "connection_pool", "init_app"}
+        assert pydoc.render_doc(proxy.set) == pydoc.render_doc(proxy.connection.set)
+        assert proxy == proxy.connection
+        assert hash(proxy) == hash(proxy.connection)
+        assert proxy.connection is app.extensions["redis"]["REDIS"]
+        proxy.own = 1  # type: ignore[attr-defined]
+        assert vars(proxy.connection)["own"] == 1
+
+    assert Redis.get.__doc__ == redis.Redis.get.__doc__
+    assert str(Redis.__doc__).startswith("The Redis client of the current app")
+
+
+def test_unbound() -> None:
+    """Before there is an app a proxy is a truthy redis.Redis, which libraries ask, and
+    a command is an error that says what to do.
+    """
+    for proxy in (RedisManager().get("X"), Redis(), current_redis):
+        assert proxy
+        assert isinstance(proxy, redis.Redis)
+        assert proxy.__class__ is redis.Redis
+        assert "get" in dir(proxy)
+
+        with pytest.raises(RuntimeError, match=NO_CONTEXT):
+            proxy.get("k")
+
+        with pytest.raises(RuntimeError, match=NO_CONTEXT):
+            proxy["k"]
+
+        with pytest.raises(RuntimeError, match=NO_CONTEXT):
+            proxy.connection.ping()
+
+    assert repr(RedisManager().get("X")) == "<flask_and_redis.Redis 'X' unbound>"
+    assert repr(current_redis) == "<flask_and_redis.Redis default unbound>"
+
+
+def test_without_creating(app: Flask) -> None:
+    """Class, truth and repr are known from the settings: no client is made."""
+
+    class Explosive(objects.MyRedis):
+        def __init__(self, **kwargs: t.Any) -> None:
+            raise AssertionError("A client was made.")
+
+    app.config.update(REDIS_HOST="h", REDIS_CLASS=Explosive)
+    RedisManager(app)
+
+    with app.app_context():
+        assert current_redis
+        assert isinstance(current_redis, Explosive)
+        assert repr(current_redis) == "<flask_and_redis.Redis default>"
+        assert f"{current_redis}" == str(current_redis) == repr(current_redis)
+
+
+def test_app_without_redis(app: Flask) -> None:
+    """In the context of an app that has no Redis a command says so."""
+    with app.app_context():
+        proxy = RedisManager().get("X")
+
+        with pytest.raises(RuntimeError, match="'tests' has no Redis registered"):
+            proxy.get("k")
+
+        with pytest.raises(RuntimeError, match="'tests' has no Redis registered"):
+            current_redis.get("k")
+
+        assert isinstance(current_redis, redis.Redis)
+        assert "unbound" in repr(current_redis)
+
+
+def test_unknown_prefix(app: Flask) -> None:
+    """A prefix that the current app lacks is an error that lists what there is: at
+    once inside a context, else at first use.
+    """
+    app.config.update(
+        REDIS_URL="redis://h", X_HOST=1, SESSION_STORE_URL="memory://", DB_HOST="h"
+    )
+    manager = RedisManager(app)
+    early = manager.get("CACHE")
+
+    with app.app_context():
+        with pytest.raises(UnknownPrefixError) as info:
+            manager.get("CACHE")
+
+        with pytest.raises(UnknownPrefixError):
+            early.get("k")
+
+        assert isinstance(early, redis.Redis)
+
+        for prefix, reason in {
+            "X": "'X' was passed over: neither 'X_URL' nor 'X_HOST' is text.",
+            "SESSIONS_STORE": "'SESSION_STORE_URL' does not begin with redis://",
+            "DB": "'DB_HOST' usually belongs to something else",
+        }.items():
+            with pytest.raises(UnknownPrefixError) as near:
+                manager.get(prefix)
+
+            assert reason in str(near.value)
+
+    assert isinstance(info.value, KeyError)
+    assert isinstance(info.value, RuntimeError)
+    assert str(info.value) == (
+        "This app has no Redis with the prefix 'CACHE'; it has: 'REDIS'. Set"
+        " 'CACHE_URL' or 'CACHE_HOST' before init_app."
+    )
+
+
+def test_wrong_prefix_while_unused(app: Flask) -> None:
+    """A proxy of a prefix whose settings are wrong can be asked what it is."""
+    app.config["X_HOST"] = "a b"
+    manager = RedisManager()
+    manager.init_app(app)
+
+    with app.app_context():
+        proxy = manager.get("X")
+        assert proxy
+        assert isinstance(proxy, redis.Redis)
+        assert "get" in dir(proxy)
+        assert repr(proxy) == "<flask_and_redis.Redis 'X' unbound>"
+
+        with pytest.raises(ConfigError, match="'X_HOST' must name a host"):
+            proxy.get("k")
+
+
+def test_same_object() -> None:
+    """A manager hands out one proxy a prefix."""
+    manager = RedisManager(default="CACHE")
+    assert manager.get("X") is manager.get("X")
+    assert manager.get("X") is not manager.get("Y")
+    assert manager.get() is manager.get("CACHE")
+
+
+def test_default(app: Flask) -> None:
+    """The default prefix of the manager is current_redis's."""
+    app.config.update(REDIS_URL="redis://h/1", CACHE_URL="redis://h/2")
+    RedisManager(app, default="CACHE")
+
+    with app.app_context():
+        assert current_redis.connection is app.extensions["redis"]["CACHE"]
+
+
+def test_nested_contexts() -> None:
+    """A proxy finds the Redis of the innermost app, and the outer one's after it."""
+    manager = RedisManager()
+    apps = [Flask("outer"), Flask("inner")]
+
+    for db, app in enumerate(apps):
+        app.config["REDIS_URL"] = f"redis://h/{db}"
+        manager.init_app(app)
+
+    def db_of(proxy: redis.Redis) -> t.Any:
+        return proxy.connection_pool.connection_kwargs["db"]
+
+    with apps[0].app_context():
+        assert (db_of(current_redis), db_of(manager.get())) == (0, 0)
+
+        with apps[1].test_request_context():
+            assert (db_of(current_redis), db_of(manager.get())) == (1, 1)
+
+        assert (db_of(current_redis), db_of(manager.get())) == (0, 0)
+
+
+def test_threads(app: Flask, manager: RedisManager) -> None:
+    """A thread pushes a context, or takes the real client along."""
+    found: dict[str, object] = {}
+
+    def with_context() -> None:
+        with app.app_context():
+            found["context"] = current_redis.get("k")
+
+    def with_client(client: redis.Redis) -> None:
+        found["client"] = client.get("k")
+
+    def without() -> None:
+        try:
+            current_redis.get("k")
+        except RuntimeError as error:
+            found["without"] = str(error)
+
+    with app.app_context():
+        current_redis.set("k", "v")
+        threads = [
+            threading.Thread(target=with_context),
+            threading.Thread(target=with_client, args=[current_redis.connection]),
+            threading.Thread(target=without),
+        ]
+
+        for thread in threads:
+            thread.start()
+
+        for thread in threads:
+            thread.join()
+
+    assert found["context"] == found["client"] == b"v"
+    assert NO_CONTEXT in str(found["without"])
+
+
+def test_cli_and_shell(app: Flask, manager: RedisManager) -> None:
+    """Commands have an application context, and so has what a shell runs."""
+
+    @app.cli.command("count")
+    def count() -> None:
+        print(f"visits: {current_redis.incr('visits')}")
+
+    assert app.test_cli_runner().invoke(args=["count"]).output == "visits: 1\n"
+
+    with app.app_context():
+        namespace = app.make_shell_context()
+        exec("from flask_and_redis import current_redis as r; n = r.incr('visits')")
+        assert namespace["app"] is app
+        assert current_redis.get("visits") == b"2"
+
+
+def test_streamed_response(app: Flask, manager: RedisManager) -> None:
+    """A generator that keeps the request's context may go on using Redis."""
+    from flask import stream_with_context
+
+    @app.get("/")
+    def stream() -> Response:
+        def lines() -> t.Iterator[str]:
+            for _ in range(3):
+                yield f"{current_redis.incr('n')}\n"
+
+        return Response(stream_with_context(lines()))
+
+    assert app.test_client().get("/").text == "1\n2\n3\n"
+
+
+def test_unknown_prefix_of_an_app_without_any(app: Flask) -> None:
+    """An app in whose settings nothing was found has no prefix at all."""
+    manager = RedisManager(app)
+
+    with app.app_context():
+        with pytest.raises(UnknownPrefixError, match="it has: none"):
+            manager.get("X")
+
+        with pytest.raises(UnknownPrefixError, match="'REDIS'; it has: none"):
+            current_redis.get("k")

@@ -1,0 +1,258 @@
+"""What version 1 promised, and what replaces it."""
+
+from __future__ import annotations
+
+import gc
+import typing as t
+
+import pytest
+import redis
+from flask import Flask
+
+from flask_and_redis import ConfigError
+from flask_and_redis import current_redis
+from flask_and_redis import Redis
+from flask_and_redis import RedisManager
+from flask_and_redis import UnknownPrefixError
+
+from . import objects
+from .servers import Server
+
+
+def kwargs_of(client: redis.Redis) -> dict[str, t.Any]:
+    found: dict[str, t.Any] = client.connection_pool.connection_kwargs
+    return found
+
+
+def test_with_app(app: Flask, server: Server) -> None:
+    """Redis(app) works inside a context and without one."""
+    app.config["REDIS_URL"] = server.url
+    client = Redis(app)
+    assert client.set("k", "v")
+
+    with app.app_context():
+        assert client.get("k") == b"v"
+        assert current_redis.get("k") == b"v"
+
+    assert client.connection is app.extensions["redis"]["REDIS"]
+
+
+def test_without_any_setting(app: Flask) -> None:
+    """Without settings it is localhost, port 6379, database 0."""
+    found = kwargs_of(Redis(app))
+    assert (found["host"], found["port"], found["db"]) == ("localhost", 6379, 0)
+    assert found["socket_timeout"] == 5
+
+
+def test_port_without_host(app: Flask) -> None:
+    """A part of the address may be left out."""
+    app.config.update(REDIS_PORT="6380", REDIS_DB=1)
+    found = kwargs_of(Redis(app))
+    assert (found["host"], found["port"], found["db"]) == ("localhost", 6380, 1)
+
+
+def test_init_app(app: Flask, server: Server) -> None:
+    """Redis() + init_app works in the app's context, and needs one."""
+    app.config["CACHE_URL"] = server.url
+    client = Redis()
+    client.init_app(app, "CACHE")
+
+    with app.app_context():
+        assert client.ping()
+
+    with pytest.raises(RuntimeError, match="There is no application context"):
+        client.ping()
+
+
+def test_prefix_of_the_constructor(app: Flask) -> None:
+    """The prefix may be given to the constructor and the app later."""
+    app.config["CACHE_URL"] = "redis://h/4"
+    client = Redis(config_prefix="CACHE")
+    client.init_app(app)
+
+    with app.app_context():
+        assert kwargs_of(client)["db"] == 4
+
+
+def test_options_need_an_app() -> None:
+    """Options without an app would be forgotten."""
+    with pytest.raises(TypeError, match="give them to 'init_app'"):
+        Redis(decode_responses=True)
+
+
+def test_several_apps() -> None:
+    """One Redis serves several apps, under one prefix."""
+    client = Redis()
+    apps = [Flask("a"), Flask("b")]
+
+    for db, app in enumerate(apps):
+        app.config["X_URL"] = f"redis://h/{db}"
+        client.init_app(app, "X")
+
+    for db, app in enumerate(apps):
+        with app.app_context():
+            assert kwargs_of(client)["db"] == db
+
+    with pytest.raises(ValueError, match="has the prefix 'X' on another app"):
+        client.init_app(Flask("c"), "Y")
+
+
+def test_current_app_first() -> None:
+    """Inside a context the current app is asked, not the one that Redis keeps."""
+    mine, other = Flask("mine"), Flask("other")
+    mine.config["REDIS_URL"] = "redis://h/1"
+    other.config["REDIS_URL"] = "redis://h/2"
+    client = Redis(mine)
+    RedisManager(other)
+
+    with other.app_context():
+        assert kwargs_of(client)["db"] == 2
+
+    assert kwargs_of(client)["db"] == 1
+
+
+def test_keeps_its_app() -> None:
+    """Redis(app) keeps the app alive."""
+
+    def make() -> Redis:
+        app = Flask("kept")
+        app.config["REDIS_URL"] = "redis://h/3"
+        return Redis(app)
+
+    client = make()
+    gc.collect()
+    assert kwargs_of(client)["db"] == 3
+
+
+def test_twice(app: Flask) -> None:
+    """A prefix is registered once."""
+    Redis(app)
+    Redis(app, "REDIS2")
+
+    with pytest.raises(ValueError, match="'REDIS' is registered on this app already"):
+        Redis(app)
+
+
+def test_failed_registration(app: Flask) -> None:
+    """A prefix whose settings were wrong can be registered when they are mended."""
+    app.config["REDIS_DB"] = "x"
+
+    with pytest.raises(ConfigError):
+        Redis(app)
+
+    app.config["REDIS_DB"] = "1"
+    assert kwargs_of(Redis(app))["db"] == 1
+
+
+def test_joins_a_manager(app: Flask) -> None:
+    """A prefix that a manager found is joined, once, without options."""
+    app.config.update(REDIS_URL="redis://h", X_URL="redis://h", Y_HOST="a b")
+    manager = RedisManager(app)
+    client = Redis(app)
+    assert client.connection is app.extensions["redis"]["REDIS"]
+
+    with pytest.raises(ValueError, match="by another Redis"):
+        Redis(app)
+
+    with pytest.raises(ValueError, match="by a RedisManager: give that one the opti"):
+        Redis(app, "X", db=1)
+
+    with pytest.raises(ConfigError, match="'Y_HOST' must name a host"):
+        Redis(app, "Y")
+
+    assert Redis(app, "NEW").connection is app.extensions["redis"]["NEW"]
+
+    with app.app_context():
+        assert manager.get("NEW").connection is app.extensions["redis"]["NEW"]
+
+
+def test_manager_joins_it(app: Flask) -> None:
+    """A manager that comes later leaves what is registered as it is."""
+    app.config.update(REDIS_URL="redis://h", CACHE_URL="redis://h")
+    client = Redis(app, decode_responses=True)
+    RedisManager(app)
+    assert list(app.extensions["redis"]) == ["REDIS", "CACHE"]
+    assert kwargs_of(client)["decode_responses"] is True
+
+
+def test_wrong_prefix_registered_again(app: Flask) -> None:
+    """A prefix that a manager left out works once Redis registers it rightly."""
+    app.config["X_HOST"] = "a b"
+    manager = RedisManager(app)
+    app.config["X_HOST"] = "h"
+    client = Redis(app, "X")
+
+    with app.app_context():
+        assert manager.get("X").connection is client.connection
+
+
+def test_unknown_to_the_current_app(app: Flask) -> None:
+    """A Redis whose prefix the current app lacks is an error that says so."""
+    client = Redis(app, "CACHE")
+    other = Flask("other")
+    Redis(other)
+
+    with other.app_context(), pytest.raises(UnknownPrefixError, match="'CACHE'"):
+        client.get("k")
+
+
+def test_held_by_flask_redis(app: Flask) -> None:
+    """Another extension's object under the same key is an error that names it, before
+    our registration and after it.
+    """
+
+    class FlaskRedis:
+        def __getattr__(self, name: str) -> t.Any:
+            raise AttributeError(name)
+
+    app.extensions["redis"] = FlaskRedis()
+    message = r"is held by another extension \(tests.test_redis.*FlaskRedis\)"
+
+    for register in (Redis, RedisManager):
+        with pytest.raises(RuntimeError, match=message):
+            register(app)
+
+    late = Flask("late")
+    client = Redis(late)
+    late.extensions["redis"] = FlaskRedis()
+
+    with pytest.raises(RuntimeError, match=message):
+        client.get("k")
+
+    with late.app_context():
+        assert RedisManager().get("X") is not None
+
+        with pytest.raises(RuntimeError, match=message):
+            current_redis.get("k")
+
+
+@pytest.mark.parametrize("value", [objects.MyRedis, "tests.objects.MyRedis"])
+def test_class(app: Flask, value: object) -> None:
+    """REDIS_CLASS is a class or its path."""
+    app.config.update(REDIS_CLASS=value, REDIS_FOO="y")
+    client = Redis(app)
+    assert isinstance(client, objects.MyRedis)
+    assert client.foo == "y"
+
+
+def test_methods_of_the_class(app: Flask) -> None:
+    """Methods that only the app's own class has are there as well."""
+
+    class Greeting(redis.Redis):
+        def greet(self) -> str:
+            return "hello"
+
+    app.config["REDIS_CLASS"] = Greeting
+    client: t.Any = Redis(app)
+    assert client.greet() == "hello"
+    assert "greet" in dir(client)
+
+    with pytest.raises(AttributeError, match="nothing"):
+        _ = client.nothing
+
+
+@pytest.mark.parametrize("form", ["{}", "file://{}"])
+def test_socket_in_host(app: Flask, server: Server, form: str) -> None:
+    """REDIS_HOST may be the path of a socket."""
+    app.config["REDIS_HOST"] = form.format(server.socket)
+    assert Redis(app).ping()

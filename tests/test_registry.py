@@ -1,0 +1,282 @@
+from __future__ import annotations
+
+import gc
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+import typing as t
+import weakref
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import redis
+from flask import Flask
+
+from flask_and_redis import Redis
+from flask_and_redis import RedisManager
+from flask_and_redis import UnknownPrefixError
+
+from .servers import Server
+
+
+class Slow(redis.Redis):
+    """A client that takes a while to make, and counts how often it was."""
+
+    made: t.ClassVar[list[str]] = []
+    failures: t.ClassVar[list[Exception]] = []
+
+    def __init__(self, **kwargs: t.Any) -> None:
+        self.made.append(kwargs["client_name"])
+        time.sleep(0.1)
+
+        if self.failures:
+            raise self.failures.pop()
+
+        super().__init__(**kwargs)
+
+
+@pytest.fixture
+def slow(app: Flask) -> t.Iterator[list[str]]:
+    """An app with two prefixes that are slow to make; which were made, in order."""
+    for prefix in ("REDIS", "REDIS2"):
+        app.config[f"{prefix}_HOST"] = "h"
+        app.config[f"{prefix}_CLASS"] = Slow
+        app.config[f"{prefix}_CLIENT_NAME"] = prefix
+
+    RedisManager(app)
+    yield Slow.made
+    Slow.made.clear()
+    Slow.failures.clear()
+
+
+def test_mapping(app: Flask) -> None:
+    """The registry is a read-only mapping of prefixes to clients."""
+    app.config.update(REDIS_URL="redis://h", CACHE_HOST="h", X_URL="http://h")
+    RedisManager(app)
+    registry = app.extensions["redis"]
+    assert list(registry) == ["REDIS", "CACHE"]
+    assert len(registry) == 2
+    assert "REDIS" in registry
+    assert "X" not in registry
+    assert repr(registry) == "<Redis registry: REDIS, CACHE>"
+    assert registry["REDIS"] is registry["REDIS"]
+    assert dict(registry).keys() == {"REDIS", "CACHE"}
+    assert registry.get("X") is None
+
+    with pytest.raises(UnknownPrefixError):
+        registry["X"]
+
+    with pytest.raises(TypeError):
+        registry["X"] = redis.Redis()
+
+
+def test_created_on_first_use(app: Flask, slow: list[str]) -> None:
+    """Looking at the registry makes no client; asking for one makes that one."""
+    registry = app.extensions["redis"]
+    assert (list(registry), len(registry)) == (["REDIS", "REDIS2"], 2)
+    assert "REDIS" in registry
+    assert slow == []
+    assert registry["REDIS2"]
+    assert slow == ["REDIS2"]
+
+
+def test_created_once_by_many_threads(app: Flask, slow: list[str]) -> None:
+    """64 threads that use a prefix for the first time at once get one pool."""
+    barrier = threading.Barrier(64)
+
+    def first_use(_: int) -> redis.ConnectionPool:
+        barrier.wait()
+        client: redis.Redis = app.extensions["redis"]["REDIS"]
+        return client.connection_pool
+
+    with ThreadPoolExecutor(64) as threads:
+        pools = set(threads.map(first_use, range(64)))
+
+    assert len(pools) == 1
+    assert slow == ["REDIS"]
+
+
+def test_prefixes_do_not_wait_for_each_other(app: Flask, slow: list[str]) -> None:
+    """While one prefix is made another can be."""
+    started = threading.Event()
+    proceed = threading.Event()
+
+    class Stuck(Slow):
+        def __init__(self, **kwargs: t.Any) -> None:
+            started.set()
+            assert proceed.wait(10)
+            super().__init__(**kwargs)
+
+    app.config["REDIS3_HOST"] = "h"
+    app.config["REDIS3_CLASS"] = Stuck
+    app.config["REDIS3_CLIENT_NAME"] = "REDIS3"
+    Redis(app, "REDIS3")
+
+    with ThreadPoolExecutor(1) as threads:
+        stuck = threads.submit(app.extensions["redis"].__getitem__, "REDIS3")
+        assert started.wait(10)
+        assert app.extensions["redis"]["REDIS2"]
+        assert slow == ["REDIS2"]
+        proceed.set()
+        assert stuck.result() is app.extensions["redis"]["REDIS3"]
+
+
+def test_failure_is_shared_and_not_kept(app: Flask, slow: list[str]) -> None:
+    """Threads that wait for one attempt get its error; the next use tries again."""
+    Slow.failures.append(OSError("first"))
+    barrier = threading.Barrier(8)
+
+    def first_use(_: int) -> str:
+        barrier.wait()
+
+        try:
+            app.extensions["redis"]["REDIS"]
+        except OSError as error:
+            return str(error)
+
+        return "made"
+
+    with ThreadPoolExecutor(8) as threads:
+        outcomes = list(threads.map(first_use, range(8)))
+
+    assert outcomes == ["first"] * 8
+    assert app.extensions["redis"]["REDIS"]
+    assert slow == ["REDIS", "REDIS"]
+
+
+def test_attempt_of_a_moment_ago(app: Flask, slow: list[str]) -> None:
+    """A thread that comes when an attempt has just ended makes no second client."""
+    registry = app.extensions["redis"]
+    first = registry["REDIS"]
+
+    class Forgetful(dict[str, redis.Redis]):
+        """A cache that a thread looked into a moment too early."""
+
+        misses = 1
+
+        def __getitem__(self, prefix: str) -> redis.Redis:
+            if self.misses:
+                self.misses -= 1
+                raise KeyError(prefix)
+
+            return super().__getitem__(prefix)
+
+    registry.clients = Forgetful(registry.clients)
+    assert registry["REDIS"] is first
+    assert slow == ["REDIS"]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="This system cannot fork.")
+@pytest.mark.filterwarnings("ignore:This process.*multi-threaded:DeprecationWarning")
+def test_fork_during_creation(app: Flask, slow: list[str]) -> None:
+    """A child that was forked while another thread made a client makes its own."""
+    with ThreadPoolExecutor(1) as threads:
+        running = threads.submit(app.extensions["redis"].__getitem__, "REDIS")
+
+        while not slow:
+            time.sleep(0.001)
+
+        pid = os.fork()
+
+        if not pid:
+            try:
+                app.extensions["redis"]["REDIS"]
+            finally:
+                os._exit(0 if slow == ["REDIS", "REDIS"] else 1)
+
+        assert running.result()
+
+    assert os.waitpid(pid, 0)[1] == 0
+
+
+def test_opens_no_socket(app: Flask, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither init_app nor making the clients opens a socket or looks a name up."""
+
+    def refuse(*args: object, **kwargs: object) -> t.NoReturn:
+        raise AssertionError("A socket was opened.")
+
+    monkeypatch.setattr(socket, "socket", refuse)
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    app.config.update(REDIS_URL="redis://h", X_URL="rediss://h", Y_URL="unix:///s")
+    RedisManager(app)
+    assert len(list(app.extensions["redis"].values())) == 3
+
+
+def test_imports_no_unused_library() -> None:
+    """A client library is imported only if a prefix uses it."""
+    code = """
+import sys
+from flask import Flask
+from flask_and_redis import RedisManager
+app = Flask("x")
+app.config.update(REDIS_URL="redis://localhost", CACHE_HOST="localhost")
+RedisManager(app)
+app.extensions["redis"]["REDIS"]
+print(sorted({"fakeredis", "lupa", "valkey"} & set(sys.modules)))
+app = Flask("x")
+app.config.update(REDIS_URL="fakeredis://")
+RedisManager(app)
+app.extensions["redis"]["REDIS"]
+print("fakeredis" in sys.modules)
+"""
+    found = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert found.stdout.split("\n") == ["[]", "True", ""]
+
+
+def test_apps_are_forgotten(server: Server) -> None:
+    """An app that is dropped leaves neither its clients nor their connections."""
+    manager = RedisManager()
+    apps = []
+
+    for _ in range(20):
+        app = Flask("dropped")
+        app.config["REDIS_URL"] = server.url
+        manager.init_app(app)
+
+        # Two connections, one of which is never given back.
+        client = app.extensions["redis"]["REDIS"]
+        client.ping()
+        client.connection_pool.get_connection()
+        client.ping()
+        apps.append(weakref.ref(app))
+
+    assert server.count_clients() >= 2
+    del app, client
+    gc.collect()
+    assert [it for it in apps if it() is not None] == []
+    deadline = time.monotonic() + 5
+
+    while server.count_clients() and time.monotonic() < deadline:
+        time.sleep(0.01)
+
+    assert server.count_clients() == 0
+
+
+def test_second_manager(app: Flask) -> None:
+    """An app has one manager."""
+    RedisManager(app)
+
+    with pytest.raises(RuntimeError, match="'tests' has a RedisManager already"):
+        RedisManager(app)
+
+
+def test_manager_for_several_apps() -> None:
+    """One manager serves several apps, each with settings of its own."""
+    manager = RedisManager()
+    apps = []
+
+    for db in range(3):
+        app = Flask(f"app{db}")
+        app.config["REDIS_URL"] = f"redis://h/{db}"
+        manager.init_app(app)
+        apps.append(app)
+
+    for db, app in enumerate(apps):
+        with app.app_context():
+            kwargs = manager.get().connection.connection_pool.connection_kwargs
+            assert kwargs["db"] == db

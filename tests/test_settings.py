@@ -1,0 +1,483 @@
+from __future__ import annotations
+
+import gc
+import socket
+import ssl
+import typing as t
+import warnings
+
+import pytest
+import redis
+from flask import Flask
+from redis.backoff import AbstractBackoff
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from flask_and_redis import Redis
+from flask_and_redis import RedisManager
+
+from . import objects
+from .servers import Server
+
+
+def make(options: dict[str, t.Any] | None = None, /, **config: t.Any) -> redis.Redis:
+    """The client of prefix REDIS with these settings."""
+    app = Flask("settings")
+    app.config.update(config)
+    RedisManager(app, **(options or {}))
+    client: redis.Redis = app.extensions["redis"]["REDIS"]
+    return client
+
+
+def arguments(
+    options: dict[str, t.Any] | None = None, /, **config: t.Any
+) -> dict[str, t.Any]:
+    """What the client's pool hands to its connections."""
+    pool = make(options, **config).connection_pool
+    return {"connection_class": pool.connection_class, **pool.connection_kwargs}
+
+
+def comparable(value: t.Any) -> t.Any:
+    """Arguments as plain values: two retry objects of one kind are not equal."""
+    if isinstance(value, dict):
+        return {name: comparable(it) for name, it in value.items()}
+
+    if type(value).__module__.startswith("redis.") and hasattr(value, "__dict__"):
+        plain = (bool, int, float, str, tuple, AbstractBackoff)
+        own = {k: v for k, v in vars(value).items() if isinstance(v, plain)}
+        return type(value), comparable(own)
+
+    return value
+
+
+HOST = {"REDIS_HOST": "h", "REDIS_PORT": "6380", "REDIS_DB": "2"}
+
+
+@pytest.mark.parametrize(
+    ("url", "settings"),
+    [
+        ("redis://h:6380/2", HOST),
+        ("valkey://h:6380/2", HOST),
+        ("redis://h", {"REDIS_HOST": "h"}),
+        ("redis://h:6380/2?db=2", HOST),
+        ("redis://h:6380?db=2", HOST),
+        ("redis://h:6380/2/", HOST),
+        (
+            "redis://u:p%2Fs%23s%3F%40%3A%C3%A4@h:6380/2",
+            HOST | {"REDIS_USERNAME": "u", "REDIS_PASSWORD": "p/s#s?@:ä"},
+        ),
+        ("redis://:p@ss:w%C3%B6rd@h:6380/2", HOST | {"REDIS_PASSWORD": "p@ss:wörd"}),
+        ("rediss://h:6380/2", HOST | {"REDIS_SSL": "yes"}),
+        (
+            "valkeys://h:6380/2?ssl_cert_reqs=none&ssl_ca_certs=/ca.pem",
+            HOST
+            | {
+                "REDIS_SSL": True,
+                "REDIS_SSL_CERT_REQS": "CERT_NONE",
+                "REDIS_SSL_CA_CERTS": "/ca.pem",
+            },
+        ),
+        ("redis://[::1]:6380/2", HOST | {"REDIS_HOST": "::1"}),
+        ("unix:///tmp/r.sock?db=2", {"REDIS_HOST": "/tmp/r.sock", "REDIS_DB": 2}),
+        ("unix:///tmp/r.sock", {"REDIS_HOST": "file:///tmp/r.sock"}),
+        (
+            "unix://u:p@/tmp/r%20s.sock",
+            {
+                "REDIS_UNIX_SOCKET_PATH": "/tmp/r s.sock",
+                "REDIS_USER": "u",
+                "REDIS_PASSWORD": "p",
+            },
+        ),
+        (
+            "redis://h:6380/2?socket_timeout=1.5&decode_responses=on&protocol=3"
+            "&encoding=latin-1&health_check_interval=30&client_name=me",
+            HOST
+            | {
+                "REDIS_SOCKET_TIMEOUT": "1.5",
+                "REDIS_DECODE_RESPONSES": "1",
+                "REDIS_PROTOCOL": 3,
+                "REDIS_CHARSET": "latin-1",
+                "REDIS_HEALTH_CHECK_INTERVAL": "30",
+                "REDIS_CLIENT_NAME": "me",
+            },
+        ),
+    ],
+)
+def test_url_and_host_make_the_same_client(
+    url: str, settings: dict[str, t.Any]
+) -> None:
+    """A URL and the same thing said with HOST make pools with the same arguments."""
+    with_url = make(REDIS_URL=url).connection_pool
+    with_host = make(**settings).connection_pool
+    assert with_url.connection_class is with_host.connection_class
+    assert with_url.max_connections == with_host.max_connections
+    assert comparable(with_url.connection_kwargs) == comparable(
+        with_host.connection_kwargs
+    )
+    retry = with_url.connection_kwargs["retry"]
+    assert (
+        vars(retry)["_retries"]
+        == vars(with_host.connection_kwargs["retry"])["_retries"]
+    )
+
+
+def test_timeouts_by_default() -> None:
+    """Each redis-py waits 5 s for a connection and for a reply."""
+    found = arguments(REDIS_URL="redis://h")
+    assert (found["socket_timeout"], found["socket_connect_timeout"]) == (5, 5)
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "argument", "expected"),
+    [
+        ("PORT", "6380", "port", 6380),
+        ("PORT", 6380, "port", 6380),
+        ("DB", " 3 ", "db", 3),
+        ("SOCKET_TIMEOUT", "2", "socket_timeout", 2.0),
+        ("SOCKET_TIMEOUT", 2, "socket_timeout", 2.0),
+        ("SOCKET_KEEPALIVE", "off", "socket_keepalive", False),
+        ("DECODE_RESPONSES", "false", "decode_responses", False),
+        ("DECODE_RESPONSES", "No", "decode_responses", False),
+        ("DECODE_RESPONSES", "0", "decode_responses", False),
+        ("DECODE_RESPONSES", 1, "decode_responses", True),
+        ("PASSWORD", 123, "password", "123"),
+        ("PASSWORD", " x ", "password", " x "),
+        ("CHARSET", "latin-1", "encoding", "latin-1"),
+        ("ERRORS", "replace", "encoding_errors", "replace"),
+        ("USER", "me", "username", "me"),
+        (
+            "SOCKET_KEEPALIVE_OPTIONS",
+            {str(socket.TCP_KEEPIDLE): 9},
+            "socket_keepalive_options",
+            {socket.TCP_KEEPIDLE: 9},
+        ),
+        ("RETRY_ON_ERROR", [OSError], "retry_on_error", [OSError]),
+        ("DB", "", "db", 0),
+        ("DB", None, "db", 0),
+    ],
+)
+def test_conversion(
+    setting: str, value: object, argument: str, expected: object
+) -> None:
+    """Values become what the client's argument takes."""
+    found = arguments(REDIS_HOST="h", **{f"REDIS_{setting}": value})[argument]
+    assert found == expected
+    assert isinstance(found, type(expected))
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "argument", "expected"),
+    [
+        ("CERT_REQS", ssl.CERT_NONE, "ssl_cert_reqs", ssl.CERT_NONE),
+        ("CERT_REQS", "CERT_OPTIONAL", "ssl_cert_reqs", "optional"),
+        ("MIN_VERSION", "TLSv1.2", "ssl_min_version", ssl.TLSVersion.TLSv1_2),
+        ("MIN_VERSION", 772, "ssl_min_version", ssl.TLSVersion.TLSv1_3),
+        ("CHECK_HOSTNAME", "no", "ssl_check_hostname", False),
+        ("PASSWORD", 12, "ssl_password", "12"),
+    ],
+)
+def test_tls_conversion(
+    setting: str, value: object, argument: str, expected: object
+) -> None:
+    """TLS settings become what redis-py's TLS connection takes."""
+    found = arguments(REDIS_URL="rediss://h", **{f"REDIS_SSL_{setting}": value})
+    assert found["connection_class"] is redis.SSLConnection
+    assert found[argument] == expected
+
+
+@pytest.mark.skipif(
+    "ssl_include_verify_flags" not in redis.SSLConnection.__init__.__code__.co_varnames,
+    reason="This redis-py has no ssl_include_verify_flags.",
+)
+@pytest.mark.parametrize(
+    "value",
+    [
+        "VERIFY_X509_STRICT,VERIFY_X509_PARTIAL_CHAIN",
+        "[VERIFY_X509_STRICT, VERIFY_X509_PARTIAL_CHAIN]",
+        ["VERIFY_X509_STRICT", ssl.VerifyFlags.VERIFY_X509_PARTIAL_CHAIN],
+    ],
+)
+def test_verify_flags(value: object) -> None:
+    """Flags of OpenSSL are named as Python's ssl module names them."""
+    found = arguments(REDIS_URL="rediss://h", REDIS_SSL_INCLUDE_VERIFY_FLAGS=value)
+    assert found["ssl_include_verify_flags"] == [
+        ssl.VerifyFlags.VERIFY_X509_STRICT,
+        ssl.VerifyFlags.VERIFY_X509_PARTIAL_CHAIN,
+    ]
+
+
+def test_address_comes_from_the_url_alone() -> None:
+    """With a URL neither settings nor options say where the server is."""
+    found = arguments(
+        {"db": 7},
+        REDIS_URL="redis://h",
+        REDIS_HOST="other",
+        REDIS_PORT="nonsense",
+        REDIS_DB="5",
+        REDIS_UNIX_SOCKET_PATH="/tmp/other.sock",
+    )
+    assert (found["host"], found["port"], found["db"]) == ("h", 6379, 0)
+    assert found["connection_class"] is redis.Connection
+
+
+def test_url_over_settings_over_options() -> None:
+    """What the URL says wins over settings, and settings over options."""
+    found = arguments(
+        {"socket_timeout": 1, "socket_connect_timeout": 1, "client_name": "option"},
+        REDIS_URL="redis://me:secret@h?socket_timeout=3",
+        REDIS_SOCKET_TIMEOUT=2,
+        REDIS_SOCKET_CONNECT_TIMEOUT=2,
+        REDIS_PASSWORD="other",
+        REDIS_USERNAME="other",
+    )
+    assert found["socket_timeout"] == 3
+    assert found["socket_connect_timeout"] == 2
+    assert found["client_name"] == "option"
+    assert (found["username"], found["password"]) == ("me", "secret")
+
+
+def test_credentials_that_the_url_leaves_out() -> None:
+    """User and password may stand beside the URL."""
+    config = {"REDIS_USERNAME": "me", "REDIS_PASSWORD": "secret"}
+    found = arguments(REDIS_URL="redis://h", **config)
+    assert (found["username"], found["password"]) == ("me", "secret")
+    found = arguments(REDIS_URL="redis://you@h", **config)
+    assert (found["username"], found["password"]) == ("you", "secret")
+
+
+@pytest.mark.parametrize("value", [objects.MyRedis, "tests.objects.MyRedis"])
+def test_custom_class(value: object) -> None:
+    """A class gets its own arguments and those of its base classes."""
+    client = make(
+        REDIS_URL="redis://h/3", REDIS_CLASS=value, REDIS_FOO="y", REDIS_CLIENT_NAME="z"
+    )
+    assert isinstance(client, objects.MyRedis)
+    assert client.foo == "y"
+    kwargs = client.connection_pool.connection_kwargs
+    assert (kwargs["db"], kwargs["client_name"]) == (3, "z")
+
+
+def test_custom_class_with_hints_of_many_kinds() -> None:
+    """Values follow the type hints of the class, as far as they say something."""
+
+    class Hinted(redis.Redis):
+        def __init__(  # type: ignore[no-untyped-def]
+            self,
+            *,
+            flag: bool = False,
+            count: "int | None" = None,  # noqa: UP037
+            ratio: t.Optional[float] = None,  # noqa: UP045
+            words: "t.Optional[str]" = None,  # noqa: UP037, UP045
+            mode: t.Literal["a", "b"] = "a",
+            plain=2,
+            switch=True,
+            anything=None,
+            **kwargs: t.Any,
+        ) -> None:
+            super().__init__(**kwargs)
+            self.got = (flag, count, ratio, words, mode, plain, switch, anything)
+
+    settings = {
+        "FLAG": "on",
+        "COUNT": "3",
+        "RATIO": "0.5",
+        "WORDS": 4,
+        "MODE": "b",
+        "PLAIN": "2.5",
+        "SWITCH": "no",
+        "ANYTHING": "x",
+    }
+    config = {f"REDIS_{name}": value for name, value in settings.items()}
+    client = make(REDIS_HOST="h", REDIS_CLASS=Hinted, **config)
+    assert isinstance(client, Hinted)
+    assert client.got == (True, 3, 0.5, "4", "b", 2.5, False, "x")
+
+
+def test_class_without_constructor() -> None:
+    """A class that adds only methods is read through its base classes."""
+
+    class Plain(redis.Redis):
+        pass
+
+    client = make(REDIS_URL="redis://h/2", REDIS_CLASS=Plain)
+    assert isinstance(client, Plain)
+    assert client.connection_pool.connection_kwargs["db"] == 2
+
+
+def test_class_that_hands_nothing_on() -> None:
+    """Arguments that a constructor does not hand on are not given to it."""
+
+    class Own(redis.Redis):
+        def __init__(self, host: str, extra: int = 0) -> None:
+            super().__init__(host=host, port=extra)
+
+    client = make(REDIS_HOST="h", REDIS_CLASS=Own, REDIS_EXTRA="5")
+    assert client.connection_pool.connection_kwargs["port"] == 5
+
+
+@pytest.mark.parametrize("value", [objects.POOL, "tests.objects.POOL"])
+def test_connection_pool(value: object) -> None:
+    """A pool of the application is used as it is."""
+    client = make(REDIS_CONNECTION_POOL=value)
+    assert client.connection_pool is objects.POOL
+
+
+def test_connection_pool_outlives_the_client(server: Server) -> None:
+    """A pool of the application is the application's to close."""
+    pool = redis.ConnectionPool.from_url(server.url)
+    make(REDIS_CONNECTION_POOL=pool).ping()
+    gc.collect()
+    assert server.count_clients() == 1
+    pool.disconnect()
+
+
+def test_connection_pool_makes_other_settings_useless() -> None:
+    """What a given pool leaves without effect is warned of."""
+    with pytest.warns(UserWarning, match="^'REDIS_PASSWORD' is without effect") as log:
+        make(REDIS_CONNECTION_POOL=objects.POOL, REDIS_PASSWORD="x")
+
+    assert log[0].filename == __file__
+
+
+@pytest.mark.parametrize(
+    ("config", "connection_class"),
+    [
+        ({"REDIS_HOST": "h"}, redis.Connection),
+        ({"REDIS_URL": "redis://h"}, redis.Connection),
+        ({"REDIS_URL": "rediss://h"}, redis.SSLConnection),
+        ({"REDIS_URL": "unix:///tmp/r.sock"}, redis.UnixDomainSocketConnection),
+    ],
+)
+def test_connection_pool_class(
+    config: dict[str, t.Any], connection_class: type
+) -> None:
+    """A pool class gets its own arguments, and the connection's and client's are kept
+    apart from them.
+    """
+    client = make(
+        REDIS_CONNECTION_POOL_CLASS="redis.BlockingConnectionPool",
+        REDIS_TIMEOUT="0.5",
+        REDIS_MAX_CONNECTIONS="7",
+        REDIS_CLASS=objects.MyRedis,
+        REDIS_FOO="y",
+        REDIS_PASSWORD="secret",
+        **config,
+    )
+    pool = client.connection_pool
+    assert isinstance(pool, redis.BlockingConnectionPool)
+    assert (pool.timeout, pool.max_connections) == (0.5, 7)
+    assert pool.connection_class is connection_class
+    assert pool.connection_kwargs["password"] == "secret"
+    assert pool.connection_kwargs["socket_timeout"] == 5
+    assert isinstance(client, objects.MyRedis)
+    assert client.foo == "y"
+
+    for connection in (pool.connection_class(**pool.connection_kwargs),):
+        assert connection.socket_timeout == 5
+
+
+@pytest.mark.parametrize(
+    "value", [objects.Provider, objects.Provider(), "tests.objects.Provider"]
+)
+def test_credential_provider(value: object) -> None:
+    """A provider of credentials is an object, a class or a dotted path."""
+    provider = arguments(REDIS_HOST="h", REDIS_CREDENTIAL_PROVIDER=value)[
+        "credential_provider"
+    ]
+    assert provider.get_credentials() == ("default", "provided")
+
+
+def test_retry_object() -> None:
+    """redis-py's own retry object reaches it, with either form of settings."""
+    retry = Retry(NoBackoff(), 7)
+
+    for config in ({"REDIS_HOST": "h"}, {"REDIS_URL": "redis://h"}):
+        found = arguments(REDIS_RETRY=retry, **config)["retry"]
+        assert vars(found)["_retries"] == 7
+
+
+def test_options_of_redis() -> None:
+    """Redis takes options as the manager does."""
+    app = Flask("options")
+    app.config["REDIS_CLIENT_NAME"] = "setting"
+    client = Redis(app, client_name="option", decode_responses="true").connection
+    kwargs = client.connection_pool.connection_kwargs
+    assert (kwargs["client_name"], kwargs["decode_responses"]) == ("setting", True)
+    other = Redis()
+    other.init_app(app, "OTHER", db=4)
+
+    with app.app_context():
+        assert other.connection.connection_pool.connection_kwargs["db"] == 4
+
+
+def test_unset_options() -> None:
+    """An option of None is as if not given, like a setting."""
+    assert arguments({"socket_timeout": None}, REDIS_HOST="h")["socket_timeout"] == 5
+
+
+@pytest.mark.parametrize(
+    ("setting", "nearest"),
+    [
+        ("REDIS_PASWORD", "REDIS_PASSWORD"),
+        ("REDIS_SOCKET_TIMEOUTS", "REDIS_SOCKET_TIMEOUT"),
+        ("REDIS_HOSTS", "REDIS_HOST"),
+        ("REDIS_CONECTION_POOL_CLASS", "REDIS_CONNECTION_POOL_CLASS"),
+    ],
+)
+def test_misspelt_setting(setting: str, nearest: str) -> None:
+    """A setting that nothing reads and that is nearly one is warned of."""
+    with pytest.warns(UserWarning) as log:
+        make(REDIS_URL="redis://h", **{setting: "secret"})
+
+    assert [str(it.message) for it in log] == [
+        f"'{setting}' is read by nothing. Did you mean '{nearest}'?"
+    ]
+    assert log[0].filename == __file__
+
+
+def test_misspelt_setting_of_an_absent_default(app: Flask) -> None:
+    """The default prefix is surely meant, even if nothing else is set."""
+    app.config["REDIS_HOSTS"] = "h"
+
+    with pytest.warns(UserWarning, match="Did you mean 'REDIS_HOST'"):
+        RedisManager(app)
+
+
+def test_no_warning_for_what_others_read(app: Flask) -> None:
+    """Settings of other libraries and of the application are not misspelt ones."""
+    app.config.update(
+        CACHE_URL="redis://h",
+        CACHE_DEFAULT_TIMEOUT=300,
+        CACHE_PASWORD="x",
+        REDIS_URL="redis://h",
+        REDIS_KEY_PREFIX="x",
+        REDIS_CACHE_URL="redis://h",
+        REDIS_CACHE_PASSWORD="x",
+    )
+    app.config[1] = "x"
+    manager = RedisManager()
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        manager.init_app(app)
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [
+        ("SINGLE_CONNECTION_CLIENT", "true"),
+        ("CACHE_CONFIG", redis.cache.CacheConfig()),
+    ],
+)
+def test_hazards(setting: str, value: object) -> None:
+    """What is not safe with threads or forks is passed on with a warning."""
+    app = Flask("hazards")
+    app.config.update({"REDIS_URL": "redis://h?protocol=3", f"REDIS_{setting}": value})
+
+    with pytest.warns(UserWarning, match=f"^'REDIS_{setting}' is not safe"):
+        RedisManager(app)
+
+
+def test_single_connection_client_off() -> None:
+    """Saying no to what is not safe is no hazard."""
+    make(REDIS_URL="redis://h", REDIS_SINGLE_CONNECTION_CLIENT="off")
