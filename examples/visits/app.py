@@ -1,0 +1,166 @@
+"""A page that counts its visits in one Redis and keeps a guest book in another."""
+
+from __future__ import annotations
+
+import collections.abc as cabc
+import json
+import os
+import socket
+import sys
+import typing as t
+
+import redis
+from flask import Blueprint
+from flask import current_app
+from flask import Flask
+from flask import redirect
+from flask import render_template
+from flask import request
+from flask import url_for
+from flask.typing import ResponseReturnValue
+from werkzeug.serving import make_server
+
+from flask_and_redis import ConfigError
+from flask_and_redis import current_redis
+from flask_and_redis import RedisManager
+
+HOST = "127.0.0.1"
+MAX_GUESTS = 20
+MAX_LENGTHS = {"name": 40, "line": 140}
+
+manager = RedisManager()
+# A proxy: it finds its client once there is an app.
+guests = manager.get("GUESTS")
+bp = Blueprint("visits", __name__)
+
+
+def create_app(config: cabc.Mapping[str, t.Any] | None = None) -> Flask:
+    """Make the app.
+
+    :param config: Settings that override the environment's.
+    """
+    app = Flask(__name__)
+    app.config.from_mapping(
+        # "or", as an empty variable is as good as none.
+        REDIS_URL=os.environ.get("REDIS_URL") or "fakeredis:///0",
+        GUESTS_URL=os.environ.get("GUESTS_URL") or "fakeredis:///1",
+        # Names are text. A count is a number either way.
+        GUESTS_DECODE_RESPONSES=True,
+    )
+    app.config.from_mapping(config)
+    manager.init_app(app)
+    app.register_blueprint(bp)
+    return app
+
+
+@bp.get("/")
+def index() -> ResponseReturnValue:
+    """Count this visit and show the guest book."""
+    return render_index(visits=current_redis.incr("visits"))
+
+
+@bp.post("/guests")
+def sign() -> ResponseReturnValue:
+    """Add a line to the guest book."""
+    if is_from_another_site():
+        message = "Please use the form on the guest book's own page."
+        return render_error("That came from another site", message), 403
+
+    guest = {field: request.form.get(field, "").strip() for field in MAX_LENGTHS}
+
+    for field, limit in MAX_LENGTHS.items():
+        if not guest[field]:
+            return render_refusal(f"Your {field} is missing.")
+
+        if len(guest[field]) > limit:
+            return render_refusal(f"Your {field} is longer than {limit} characters.")
+
+    # One transaction: nobody sees a guest book that is longer than it may be.
+    with guests.pipeline() as pipe:
+        pipe.lpush("guests", json.dumps(guest))
+        pipe.ltrim("guests", 0, MAX_GUESTS - 1)
+        pipe.execute()
+
+    # 303: reloading the page does not sign twice.
+    return redirect(url_for(".index"), 303)
+
+
+@bp.app_errorhandler(redis.RedisError)
+def redis_failed(error: redis.RedisError) -> ResponseReturnValue:
+    # The error may name the server: that is for the log, not for the visitor.
+    current_app.logger.error("A Redis failed: %s", error)
+    message = "The page cannot reach its memory right now. Please try again soon."
+    return render_error("Back in a moment", message), 503
+
+
+def is_from_another_site() -> bool:
+    """Tell whether another site made the visitor's browser send this form.
+
+    Without a login there is no session to keep a CSRF token in. The browser says where
+    a form comes from, which a page cannot forge: newer ones in Sec-Fetch-Site, the rest
+    in Origin. What sends neither is no browser, and nobody can be tricked by it.
+    """
+    if site := request.headers.get("Sec-Fetch-Site"):
+        return site not in ("same-origin", "none")
+
+    origin = request.headers.get("Origin")
+    # Without the scheme: behind a TLS proxy it may differ.
+    return origin is not None and origin.partition("://")[2] != request.host
+
+
+def render_index(visits: int, fault: str | None = None) -> str:
+    return render_template(
+        "index.html",
+        visits=visits,
+        guests=[json.loads(guest) for guest in guests.lrange("guests", 0, -1)],
+        max_lengths=MAX_LENGTHS,
+        fault=fault,
+    )
+
+
+def render_refusal(fault: str) -> ResponseReturnValue:
+    return render_index(int(current_redis.get("visits") or 0), fault), 400
+
+
+def render_error(title: str, message: str) -> str:
+    return render_template("error.html", title=title, message=message)
+
+
+def describe(app: Flask, prefix: str) -> str:
+    """Say where a prefix keeps its data, without the URL: it may hold a password."""
+    if app.config[f"{prefix}_URL"].strip().lower().startswith("fakeredis:"):
+        return f"{prefix} is fakeredis (in this process)"
+
+    return f"{prefix} is the server of {prefix}_URL"
+
+
+def main() -> None:
+    try:
+        app = create_app()
+    except ConfigError as error:
+        # It names the setting and quotes no value.
+        sys.exit(f"Wrong setting. {error}")
+
+    number = os.environ.get("PORT") or "8300"
+
+    if not number.isdecimal() or not 0 < (port := int(number)) < 65536:
+        sys.exit("PORT must be a port number from 1 to 65535.")
+
+    try:
+        listener = socket.create_server((HOST, port))
+    except OSError as error:
+        sys.exit(
+            f"Cannot serve on port {port}: {error.strerror}. Set the environment"
+            " variable PORT to another one."
+        )
+
+    with listener:
+        # Threads, not processes: fakeredis keeps its data in this one.
+        server = make_server(HOST, port, app, threaded=True, fd=listener.fileno())
+        stores = ", ".join(describe(app, prefix) for prefix in ("REDIS", "GUESTS"))
+        print(f"Serving on http://{HOST}:{port}/ ({stores})", flush=True)
+        server.serve_forever()
+
+
+if __name__ == "__main__":
+    main()
