@@ -1,0 +1,25 @@
+from __future__ import annotations
+
+from importlib.metadata import version as get_version
+
+project = "Flask-And-Redis"
+copyright = "2026, the Flask-And-Redis authors"
+version = release = get_version(project)
+
+extensions = ["sphinx.ext.autodoc", "sphinx.ext.doctest"]
+default_role = "code"
+nitpicky = True
+# Other projects' documentation is not looked up: the build needs no network.
+nitpick_ignore_regex = [
+    (r"py:.*", r"(flask|redis|werkzeug|fnmatch|collections|t)\b.*"),
+    (r"py:.*", r"(ValueError|KeyError|RuntimeError|TypeError|Flask|t\.Any|cabc\..*)"),
+]
+autodoc_typehints = "signature"
+autodoc_member_order = "bysource"
+autodoc_preserve_defaults = True
+
+html_theme = "furo"
+html_title = f"{project} {version}"
+
+# Each block of examples starts from an app of its own, without a server.
+doctest_test_doctest_blocks = "default"

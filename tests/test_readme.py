@@ -1,0 +1,37 @@
+from __future__ import annotations
+
+import re
+import typing as t
+from pathlib import Path
+
+import pytest
+from flask import Flask
+
+README = Path(__file__).parent.parent / "README.rst"
+
+
+def python_blocks() -> list[str]:
+    """The README's Python, block by block."""
+    found = re.findall(
+        r"^\.\. code-block:: python\n\n((?:    .*\n|\n)+)", README.read_text(), re.M
+    )
+    return [re.sub(r"^    ", "", block, flags=re.M) for block in found]
+
+
+def test_quick_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The README's app runs as it stands there."""
+    monkeypatch.setenv("FLASK_REDIS_URL", "fakeredis:///0")
+    monkeypatch.setenv("FLASK_CACHE_URL", "fakeredis:///1")
+    namespace: dict[str, t.Any] = {"__name__": "readme"}
+    first, second = python_blocks()
+    exec(first, namespace)
+    app: Flask = namespace["create_app"]()
+    client = app.test_client()
+    assert client.get("/").text == "Welcome, visitor 1"
+
+    with app.app_context():
+        namespace["cache"].set("motd", "Hello")
+
+    assert client.get("/").text == "Hello, visitor 2"
+    exec(second, namespace)
+    assert list(namespace["app"].extensions["redis"]) == ["REDIS", "CACHE"]
