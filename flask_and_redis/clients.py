@@ -1,78 +1,203 @@
 from __future__ import annotations
 
 import collections.abc as cabc
+import contextlib
+import dataclasses
+import inspect
+import sys
+import types
 import typing as t
 import weakref
 
 import redis
+import redis.asyncio.cluster
+import redis.asyncio.sentinel
+import redis.cluster
+import redis.sentinel
+from werkzeug.utils import import_string
 
 from .config import Settings
+from .exceptions import ConfigError
+from .retry import Bound
+from .retry import bound_async_client
+from .retry import bound_client
+from .retry import nothing
+from .values import library_of
+from .values import Masked
+from .values import name_of
 from .values import parameters
+from .values import Secret
+from .values import SECRETS
+
+# A pool takes these from its arguments without naming them.
+_OF_POOL = frozenset({"cache", "cache_config"})
 
 
-def make_client(settings: Settings, fake_servers: dict[str, t.Any]) -> redis.Redis:
-    """Make the client that a prefix's settings describe. No connection is opened.
+def make_client(
+    settings: Settings, bound: Bound, fake_servers: dict[str, t.Any]
+) -> redis.Redis:
+    """Make the client that a prefix's settings describe. Only that of a cluster opens
+    connections.
 
     :param settings: The prefix's settings.
+    :param bound: How long its commands may be tried again.
     :param fake_servers: The fake servers of the app by name, which is added to.
     """
-    arguments = dict(settings.arguments)
+    arguments = _prepare(settings, settings.client_class)
 
-    if isinstance(provider := arguments.get("credential_provider"), type):
-        arguments["credential_provider"] = provider()
-
-    if settings.fake_server is not None:
+    if settings.place.scheme == "fakeredis":
         client = _make_fake(settings, arguments, fake_servers)
+    elif settings.place.scheme.endswith("+sentinel"):
+        client = _make_behind_sentinels(settings, arguments)
+    elif settings.is_cluster:
+        client = bound.call(nothing, _make_cluster, settings, arguments)
     elif settings.pool_class is not None and "connection_pool" not in arguments:
-        client = _make_with_pool(settings.client_class, settings.pool_class, arguments)
+        client = _make_with_pool(settings, settings.pool_class, arguments)
     else:
         client = settings.client_class(**arguments)
 
     if "connection_pool" not in arguments and hasattr(client, "connection_pool"):
-        _own_pool(client)
+        _own_pools(client)
+
+    if (pool := getattr(client, "connection_pool", None)) is not None:
+        _mask(pool.connection_kwargs)
+
+    if settings.deadline is not None:
+        bound_client(client, bound)
 
     return client  # type: ignore[no-any-return]
 
 
-def _own_pool(client: t.Any) -> None:
-    """Let the pool live as long as the client, and no shorter."""
+def _prepare(settings: Settings, client_class: type[t.Any]) -> dict[str, t.Any]:
+    """The arguments of a client, in which redis-py tries nothing again by itself."""
+    arguments = dict(settings.arguments)
+
+    if library_of(client_class) == name_of(client_class).partition(".")[0]:
+        # A class of the application's own may want to format them.
+        _mask(arguments)
+
+    if isinstance(provider := arguments.get("credential_provider"), type):
+        arguments["credential_provider"] = provider()
+
+    if settings.deadline is not None:
+        if "retry" in parameters(client_class):
+            arguments["retry"] = _no_retry(client_class)
+
+        if settings.pool_class and "timeout" in parameters(settings.pool_class):
+            arguments.setdefault("timeout", settings.deadline)
+
+    return arguments
+
+
+def _mask(arguments: dict[str, t.Any]) -> None:
+    """Keep secrets out of the ``repr`` of a pool, which redis-py before 8 and valkey-py
+    make of all that they hand to connections.
+    """
+    for name in SECRETS:
+        if isinstance(arguments.get(name), Secret):
+            arguments[name] = Masked(arguments[name])
+
+
+def _no_retry(client_class: type[t.Any]) -> t.Any:
+    library = library_of(client_class)
+    is_async = inspect.iscoroutinefunction(client_class.execute_command)
+    kind = f"{library}.asyncio" if is_async else library
+    no_backoff = sys.modules[f"{library}.backoff"].NoBackoff()
+    return sys.modules[f"{kind}.retry"].Retry(no_backoff, 0)
+
+
+def _own_pools(client: t.Any) -> None:
+    """Let the client's pools live as long as the client, and no shorter."""
+    pool = client.connection_pool
+    pools = [pool]
+
+    if isinstance(pool, redis.SentinelConnectionPool):
+        pools += [it.connection_pool for it in pool.sentinel_manager.sentinels]
+
     # All threads share the client: leaving "with current_redis as r:" in one of them
     # must not cut the connections that the others use.
     client.auto_close_connection_pool = False
-    weakref.finalize(client, client.connection_pool.disconnect).atexit = False
+
+    for it in pools:
+        weakref.finalize(client, it.disconnect).atexit = False
 
 
 def _make_with_pool(
-    client_class: type[t.Any],
-    pool_class: type[t.Any],
-    arguments: dict[str, t.Any],
+    settings: Settings, pool_class: type[t.Any], arguments: dict[str, t.Any]
 ) -> t.Any:
     """Hand the pool and its connections what is theirs, and the client the rest."""
+    library = sys.modules[library_of(settings.client_class)]
     path = arguments.pop("unix_socket_path", None)
 
     if path is not None:
-        connection_class: type[t.Any] = redis.UnixDomainSocketConnection
+        connection_class: type[t.Any] = library.UnixDomainSocketConnection
         arguments["path"] = path
     elif arguments.pop("ssl", False):
-        connection_class = redis.SSLConnection
+        connection_class = library.SSLConnection
     else:
-        connection_class = redis.Connection
+        connection_class = library.Connection
 
     for_pool, for_client = _split(arguments, pool_class, connection_class)
     pool = pool_class(connection_class=connection_class, **for_pool)
-    return client_class(connection_pool=pool, **for_client)
+    return settings.client_class(connection_pool=pool, **for_client)
 
 
 def _split(
     arguments: cabc.Mapping[str, t.Any], *classes: type[t.Any]
 ) -> tuple[dict[str, t.Any], dict[str, t.Any]]:
     """Part arguments into those that some of the classes take, and the others."""
-    # A pool takes these from its arguments without naming them.
-    names = {"cache", "cache_config"}.union(*map(parameters, classes))
+    names = _OF_POOL.union(*map(parameters, classes))
     return (
         {name: value for name, value in arguments.items() if name in names},
         {name: value for name, value in arguments.items() if name not in names},
     )
+
+
+def _make_cluster(settings: Settings, arguments: dict[str, t.Any]) -> t.Any:
+    arguments = dict(arguments)
+
+    if settings.place.nodes:
+        # Made anew each time, as the cluster changes its start-up nodes.
+        arguments["startup_nodes"] = [
+            redis.cluster.ClusterNode(host, port)  # type: ignore[no-untyped-call]
+            for host, port in settings.place.nodes
+        ]
+
+    return settings.client_class(**arguments)
+
+
+def _make_behind_sentinels(settings: Settings, arguments: dict[str, t.Any]) -> t.Any:
+    """A client, synchronous or not, that asks sentinels for its server."""
+    client_class = settings.client_class
+    kind = _sentinels_of(client_class)
+    sentinel_kwargs = dict(settings.sentinel_arguments)
+    sentinel_kwargs.setdefault("retry", _no_retry(client_class))
+    _mask(sentinel_kwargs)
+    sentinel = kind.Sentinel(settings.place.nodes, sentinel_kwargs=sentinel_kwargs)
+    pool_class = settings.pool_class or kind.SentinelConnectionPool
+    tls = arguments.pop("ssl", False)
+    for_pool, for_client = _split(
+        arguments,
+        pool_class,
+        # Of which the asynchronous ones name what matters here no less.
+        redis.ConnectionPool,
+        redis.SSLConnection if tls else redis.Connection,
+    )
+    pool = pool_class(
+        settings.place.service,
+        sentinel,
+        is_master=not settings.place.replica,
+        ssl=tls,
+        **for_pool,
+    )
+    return client_class(connection_pool=pool, **for_client)
+
+
+def _sentinels_of(client_class: type[t.Any]) -> types.ModuleType:
+    if issubclass(client_class, redis.asyncio.Redis):
+        return redis.asyncio.sentinel
+
+    return redis.sentinel
 
 
 def _make_fake(
@@ -80,13 +205,21 @@ def _make_fake(
     arguments: cabc.Mapping[str, t.Any],
     fake_servers: dict[str, t.Any],
 ) -> t.Any:
-    """A client of a fake server, which knows neither users nor TLS."""
+    """A client, synchronous or not, of a fake server, which knows neither users nor
+    TLS.
+    """
     import fakeredis
 
-    name = t.cast(str, settings.fake_server)
     # setdefault, as two prefixes may be made at once.
+    name = settings.place.fake_server
     server = fake_servers.setdefault(name, fakeredis.FakeServer())
-    pool_class = settings.pool_class or redis.ConnectionPool
+    pool_class: type[t.Any] = settings.pool_class or redis.ConnectionPool
+    connection_class: type[t.Any] = fakeredis.FakeRedisConnection
+
+    if issubclass(settings.client_class, redis.asyncio.Redis):
+        pool_class = redis.asyncio.ConnectionPool
+        connection_class = fakeredis.FakeAsyncRedisConnection
+
     for_pool, rest = _split(arguments, pool_class, redis.SSLConnection)
     useless = {"username", "password", "credential_provider", "host", "port"}
     for_pool = {
@@ -95,7 +228,92 @@ def _make_fake(
         if name not in useless and not name.startswith("ssl_")
     }
     rest.pop("ssl", None)
-    pool = pool_class(
-        connection_class=fakeredis.FakeRedisConnection, server=server, **for_pool
-    )
+    pool = pool_class(connection_class=connection_class, server=server, **for_pool)
     return settings.client_class(connection_pool=pool, **rest)
+
+
+@contextlib.asynccontextmanager
+async def open_async_client(
+    settings: Settings, bound: Bound, fake_servers: dict[str, t.Any]
+) -> cabc.AsyncIterator[redis.asyncio.Redis]:
+    """A client of asyncio for the same settings, closed at the end.
+
+    :param settings: The prefix's settings.
+    :param bound: How long its commands may be tried again.
+    :param fake_servers: The fake servers of the app by name, which is added to.
+    :raises ConfigError: If the settings have no meaning for asyncio.
+    """
+    client = _make_async(_for_asyncio(settings), fake_servers)
+
+    if settings.deadline is not None:
+        bound_async_client(client, bound)
+
+    try:
+        yield client
+    finally:
+        await client.aclose()
+
+        if (pool := getattr(client, "connection_pool", None)) is not None:
+            await pool.disconnect()
+
+            for sentinel in getattr(pool, "sentinel_manager", _NO_SENTINELS).sentinels:
+                await sentinel.aclose()
+
+
+_NO_SENTINELS = types.SimpleNamespace(sentinels=())
+
+
+def _make_async(settings: Settings, fake_servers: dict[str, t.Any]) -> t.Any:
+    arguments = _prepare(settings, settings.client_class)
+
+    if settings.place.scheme == "fakeredis":
+        return _make_fake(settings, arguments, fake_servers)
+
+    if settings.place.scheme.endswith("+sentinel"):
+        return _make_behind_sentinels(settings, arguments)
+
+    if settings.place.nodes:
+        arguments["startup_nodes"] = [
+            redis.asyncio.cluster.ClusterNode(host, port)
+            for host, port in settings.place.nodes
+        ]
+
+    return settings.client_class(**arguments)
+
+
+# Classes of clients, to those for asyncio.
+_TWINS = {
+    "redis.Redis": "redis.asyncio.Redis",
+    "redis.RedisCluster": "redis.asyncio.RedisCluster",
+    "fakeredis.FakeRedis": "fakeredis.FakeAsyncRedis",
+    "valkey.Valkey": "valkey.asyncio.Valkey",
+}
+
+
+def _for_asyncio(settings: Settings) -> Settings:
+    """The settings with the asynchronous twin of the client's class."""
+    path = _TWINS.get(name_of(settings.client_class))
+
+    if path is None:
+        raise ConfigError(
+            f"'{settings.prefix}_CLASS' must be a class of redis-py or valkey-py for"
+            f" get_async: {name_of(settings.client_class)} has no asynchronous twin."
+        )
+
+    found: type[t.Any] = import_string(path)
+    arguments = dict(settings.arguments)
+    # redis-py's own object is of the synchronous kind.
+    arguments.pop("retry", None)
+    taken = parameters(found)
+
+    for name in arguments:
+        if name not in taken or name == "connection_pool":
+            raise ConfigError(
+                f"'{settings.prefix}_{name.upper()}' cannot be used with get_async:"
+                f" {found.__module__}.{found.__qualname__} has no such argument."
+            )
+
+    # The pool lives as long as the client, so its class makes no difference.
+    return dataclasses.replace(
+        settings, client_class=found, arguments=arguments, pool_class=None
+    )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import collections.abc as cabc
 import difflib
-import importlib.util
 import inspect
 import logging
 import sys
@@ -15,18 +14,22 @@ from dataclasses import field
 from fnmatch import fnmatchcase
 
 import redis
+from redis.cluster import REDIS_ALLOWED_KEYS
 
 from .exceptions import ConfigError
 from .urls import Given
 from .urls import one_of_schemes
+from .urls import Place
 from .urls import read_host
 from .urls import read_url
 from .urls import scheme_of
 from .urls import SCHEMES
 from .values import as_class
+from .values import check_installed
 from .values import convert
 from .values import did_you_mean
 from .values import is_unset
+from .values import library_of
 from .values import name_of
 from .values import parameters
 
@@ -39,8 +42,30 @@ ENDINGS = ("URL", "HOST", "UNIX_SOCKET_PATH", "CONNECTION_POOL")
 
 # The groups whose HOST is something else's in most applications.
 FOREIGN_HOSTS = (
-    *("RUN", "SERVER", "APP", "API", "WEB", "HTTP*", "PROXY", "SITE", "PUBLIC", "BIND"),
-    *("DB", "DATABASE*", "SQL*", "MYSQL*", "MARIADB*", "POSTGRES*", "PG*", "MSSQL*"),
+    *(
+        "RUN",
+        "SERVER",
+        "APP",
+        "API",
+        "WEB",
+        "HTTP*",
+        "*PROXY",
+        "SITE",
+        "PUBLIC",
+        "BIND",
+    ),
+    *(
+        "CDN*",
+        "DB",
+        "*_DB",
+        "DATABASE*",
+        "SQL*",
+        "MYSQL*",
+        "MARIADB*",
+        "POSTGRES*",
+        "PG*",
+        "MSSQL*",
+    ),
     *("ORACLE*", "MONGO*", "CASSANDRA*", "CLICKHOUSE*", "INFLUX*", "NEO4J*", "COUCH*"),
     *("MAIL*", "EMAIL*", "SMTP*", "IMAP*", "POP3*", "FTP*", "SFTP*", "SSH*", "LDAP*"),
     *("RABBITMQ*", "AMQP*", "KAFKA*", "NATS*", "MQTT*", "ZOOKEEPER*", "CONSUL*"),
@@ -52,14 +77,40 @@ FOREIGN_HOSTS = (
 # The names that version 1 had for arguments of the client.
 OLD_NAMES = {"charset": "encoding", "errors": "encoding_errors", "user": "username"}
 
+# What people write instead of the right name, too far from it to be seen as misspelt.
+WRONG_NAMES = {
+    "connect_timeout": "socket_connect_timeout",
+    "database": "db",
+    "decode": "decode_responses",
+    "pass": "password",
+    "timeout": "socket_timeout",
+    "tls": "ssl",
+    "uri": "url",
+    "use_ssl": "ssl",
+    "use_tls": "ssl",
+}
+
 ADDRESS = ("host", "port", "unix_socket_path", "db")
 
-# A web worker must not wait for ever: redis-py before 8 has no timeouts at all.
-DEFAULT_TIMEOUTS = {"socket_timeout": 5.0, "socket_connect_timeout": 5.0}
+# A web worker must not wait for ever: redis-py before 8 has no timeouts at all. One try
+# may visit several nodes of a cluster, or several sentinels.
+TIMEOUT = 5.0
+NODE_TIMEOUT = 1.0
 
-INSTALL = {
-    "fakeredis": "pip install 'Flask-And-Redis[fakeredis]'",
-    "valkey": "pip install valkey",
+# How long a command is tried again, in seconds.
+RETRY_DEADLINE = 5.0
+
+
+def _own(name: str, annotation: t.Any) -> inspect.Parameter:
+    kind = inspect.Parameter.KEYWORD_ONLY
+    return inspect.Parameter(name, kind, annotation=annotation)
+
+
+# Settings of ours, which are no arguments of the client.
+OWN = {
+    "retry": _own("retry", t.Any),
+    "retry_deadline": _own("retry_deadline", float),
+    "sentinel_kwargs": _own("sentinel_kwargs", cabc.Mapping),
 }
 
 
@@ -71,8 +122,19 @@ class Settings:
     client_class: type[t.Any]
     arguments: cabc.Mapping[str, t.Any] = field(repr=False)
     pool_class: type[t.Any] | None = None
-    # The name in a fakeredis:// URL. None: a real server.
-    fake_server: str | None = field(default=None, repr=False)
+    place: Place = field(default=Place(), repr=False)
+    # What the clients of the sentinels get.
+    sentinel_arguments: cabc.Mapping[str, t.Any] = field(
+        default_factory=dict, repr=False
+    )
+    # Seconds that a command is tried again, or None if redis-py is to see to that.
+    deadline: float | None = RETRY_DEADLINE
+    # How often it may be tried again once it may have been sent. None: any number.
+    retries: int | None = None
+
+    @property
+    def is_cluster(self) -> bool:
+        return issubclass(self.client_class, redis.RedisCluster)
 
 
 @dataclass
@@ -91,6 +153,7 @@ def discover(
     *,
     default: str,
     wanted: cabc.Collection[str],
+    registered: cabc.Collection[str],
     prefixes: cabc.Collection[str] | None,
     ignore: cabc.Collection[str],
     options: cabc.Mapping[str, t.Any],
@@ -100,6 +163,7 @@ def discover(
     :param config: The application's settings.
     :param default: The default prefix.
     :param wanted: Prefixes that the application has asked for by name.
+    :param registered: Prefixes that have been read before, and are not read again.
     :param prefixes: Read exactly these instead of searching for them.
     :param ignore: Patterns of prefixes to leave alone.
     :param options: Client arguments for every prefix, which settings override.
@@ -114,46 +178,77 @@ def discover(
             or prefix.startswith(("REDIS", "VALKEY"))
         )
 
-    skipped: dict[str, str] = {}
+    found = Discovery({}, {}, {})
+    candidates = prefixes
 
-    if prefixes is not None:
-        candidates = list(dict.fromkeys(prefixes))
-    else:
-        candidates = []
+    if candidates is None:
+        groups = {it: is_ours(it) for it in _find_groups(config)}
+        reasons = {
+            prefix: _reason_to_skip(config, prefix, ours, ignore)
+            for prefix, ours in groups.items()
+        }
+        found.skipped = {it: why for it, why in reasons.items() if why is not None}
+        candidates = [it for it, why in reasons.items() if why is None]
 
-        for prefix in _find_groups(config):
-            named = prefix == default or prefix in wanted
-            reason = _reason_to_skip(config, prefix, is_ours(prefix), named, ignore)
+    values = group_settings(config, {*candidates, *registered})
 
-            if reason is None:
-                candidates.append(prefix)
-            else:
-                skipped[prefix] = reason
+    for prefix in dict.fromkeys(candidates):
+        if prefix not in registered:
+            _read_candidate(config, prefix, values[prefix], options, is_ours, found)
 
-    found = Discovery({}, {}, skipped)
-    groups = group_settings(config, candidates)
-
-    for prefix in candidates:
-        try:
-            if not _has_address(config, prefix):
-                raise ConfigError(
-                    f"'{prefix}_URL' must be set, as prefixes= names {prefix!r};"
-                    f" or '{prefix}_HOST', '{prefix}_UNIX_SOCKET_PATH' or"
-                    f" '{prefix}_CONNECTION_POOL'."
-                )
-
-            found.settings[prefix] = read_settings(prefix, groups[prefix], options)
-        except ConfigError as error:
-            if is_ours(prefix):
-                raise
-
-            # Without its traceback, whose frames hold the settings.
-            found.wrong[prefix] = ConfigError(*error.args)
-            logger.warning("Prefix %r is left out. %s", prefix, error)
-
-    ours = {prefix for prefix in candidates if is_ours(prefix)}
-    warn_of_misspellings(config, ours | {default, *wanted}, found.settings)
+    ours = {default, *wanted, *filter(is_ours, candidates)}
+    warn_of_misspellings(config, ours, {*found.settings, *registered})
     return found
+
+
+def _read_candidate(
+    config: cabc.Mapping[str, t.Any],
+    prefix: str,
+    values: cabc.Mapping[str, t.Any],
+    options: cabc.Mapping[str, t.Any],
+    is_ours: cabc.Callable[[str], bool],
+    found: Discovery,
+) -> None:
+    """Add a prefix to what was found, raise if it is ours and wrong, or log it."""
+    if not _has_address(config, prefix):
+        raise ConfigError(
+            f"'{prefix}_URL' must be set, as prefixes= names {prefix!r}; or"
+            f" '{prefix}_HOST', '{prefix}_UNIX_SOCKET_PATH' or"
+            f" '{prefix}_CONNECTION_POOL'."
+        )
+
+    try:
+        found.settings[prefix] = read_settings(prefix, values, options)
+        return
+    except ConfigError as error:
+        # Without its traceback, whose frames hold the settings.
+        wrong = ConfigError(*error.args)
+
+    if is_ours(prefix) or str(wrong).startswith(_OPTION):
+        raise wrong
+
+    found.wrong[prefix] = wrong
+    logger.warning("Prefix %r is left out. %s", prefix, wrong)
+
+
+# What an error calls a client argument that the application's code gave.
+_OPTION = "The option"
+
+
+def check_prefix(prefix: str) -> str:
+    """Check that settings can begin with a prefix.
+
+    :param prefix: The prefix.
+    :return: The same.
+    :raises ConfigError: If no setting that Flask reads can.
+    """
+    if not prefix.isupper() or prefix.endswith("_"):
+        raise ConfigError(
+            f"The prefix {prefix!r} must be in upper case, as Flask's settings are, and"
+            " without the '_' after it."
+        )
+
+    return prefix
 
 
 def _find_groups(config: cabc.Mapping[str, t.Any]) -> list[str]:
@@ -173,7 +268,6 @@ def _reason_to_skip(
     config: cabc.Mapping[str, t.Any],
     prefix: str,
     ours: bool,
-    named: bool,
     ignore: cabc.Collection[str],
 ) -> str | None:
     """Why a group of settings is no prefix, or None if it is one."""
@@ -201,7 +295,7 @@ def _reason_to_skip(
     if not _is_text(config, f"{prefix}_HOST"):
         return f"neither '{prefix}_URL' nor '{prefix}_HOST' is text"
 
-    if not named and any(fnmatchcase(prefix, pattern) for pattern in FOREIGN_HOSTS):
+    if any(fnmatchcase(prefix, pattern) for pattern in FOREIGN_HOSTS):
         return (
             f"'{prefix}_HOST' usually belongs to something else: set '{prefix}_URL',"
             f" or name {prefix!r} in prefixes="
@@ -256,16 +350,20 @@ def _setting_names(
     config: cabc.Mapping[str, t.Any], prefix: str
 ) -> cabc.Collection[str]:
     """What may follow a prefix. A class that cannot be had is reported when read."""
-    classes = []
+    try:
+        client_class, pool_class = _read_classes(
+            prefix,
+            config.get(f"{prefix}_URL"),
+            config.get(f"{prefix}_CLASS"),
+            config.get(f"{prefix}_CONNECTION_POOL_CLASS"),
+        )
+    except ConfigError:
+        client_class, pool_class = redis.Redis, None
 
-    for ending in ("CLASS", "CONNECTION_POOL_CLASS"):
-        try:
-            classes.append(as_class("", config.get(f"{prefix}_{ending}")))
-        except ConfigError:
-            classes.append(None)
-
-    accepted = _accepted(classes[0] or redis.Redis, classes[1])
-    return {"url", "class", "connection_pool_class", *OLD_NAMES, *accepted}
+    accepted = _accepted(client_class, pool_class)
+    # Those of redis.Redis as well, so that one which the class does not take is told.
+    others = {"url", "class", "connection_pool_class", *OLD_NAMES}
+    return {*others, *accepted, *parameters(redis.Redis)}
 
 
 def read_prefix(
@@ -278,9 +376,14 @@ def read_prefix(
     :param options: Client arguments that settings override.
     :raises ConfigError: If anything is wrong.
     """
+    if prefix in config and not _has_address(config, prefix):
+        raise ConfigError(
+            f"{prefix!r} is a setting: its prefix is what stands before the last '_'."
+        )
+
     values = group_settings(config, [prefix])[prefix]
     settings = read_settings(prefix, values, options)
-    warn_of_misspellings(config, [prefix], {prefix: settings})
+    warn_of_misspellings(config, [prefix], [prefix])
     return settings
 
 
@@ -298,16 +401,15 @@ def read_settings(
     """
     values = dict(values)
     url = values.pop("url", None)
-    scheme = "redis"
-    client_class = as_class(f"'{prefix}_CLASS'", values.pop("class", None))
-    pool_class = as_class(
-        f"'{prefix}_CONNECTION_POOL_CLASS'", values.pop("connection_pool_class", None)
+    client_class, pool_class = _read_classes(
+        prefix,
+        url,
+        values.pop("class", None),
+        values.pop("connection_pool_class", None),
     )
-    client_class = client_class or redis.Redis
-    _check_classes(prefix, client_class, pool_class)
     accepted = _accepted(client_class, pool_class)
     given = _label_values(prefix, values, options, client_class, accepted)
-    fake_server = None
+    place = Place()
 
     if url is not None:
         if "connection_pool" in given:
@@ -317,7 +419,7 @@ def read_settings(
             )
 
         given = {name: it for name, it in given.items() if name not in ADDRESS}
-        scheme, fake_server, from_url = read_url(f"'{prefix}_URL'", url, accepted)
+        place, from_url = read_url(f"'{prefix}_URL'", url, accepted)
         given |= from_url
     elif "unix_socket_path" not in given and "host" in given:
         given |= read_host(*given["host"])
@@ -328,16 +430,160 @@ def read_settings(
         name: convert(label, accepted[name], value)
         for name, (label, value) in given.items()
     }
-    _check_together(prefix, scheme, given, arguments, accepted)
+    _check_together(prefix, place, given, arguments, client_class)
+    return _make_settings(prefix, client_class, pool_class, place, given, arguments)
 
-    if fake_server is not None:
-        client_class = _check_fakeredis(prefix, client_class)
+
+def _read_classes(
+    prefix: str, url: t.Any, client_class: t.Any, pool_class: t.Any
+) -> tuple[type[t.Any], type[t.Any] | None]:
+    """The client's class, by default the scheme's, and that of its pool if set."""
+    scheme = scheme_of(url) if isinstance(url, str) else ""
+    wanted: type[t.Any] = redis.Redis
+
+    if scheme.endswith("+cluster"):
+        wanted = redis.RedisCluster
+
+    found = as_class(f"'{prefix}_CLASS'", client_class) or wanted
+    pool = as_class(f"'{prefix}_CONNECTION_POOL_CLASS'", pool_class)
+    _check_client_class(prefix, found)
+
+    if scheme.endswith(("+cluster", "+sentinel")) or scheme == "fakeredis":
+        if not issubclass(found, wanted):
+            raise ConfigError(
+                f"'{prefix}_CLASS' must be derived from {name_of(wanted)} for a"
+                f" {scheme}:// URL."
+            )
+
+    _check_pool_class(prefix, found, pool, scheme)
+    return found, pool
+
+
+def _make_settings(
+    prefix: str,
+    client_class: type[t.Any],
+    pool_class: type[t.Any] | None,
+    place: Place,
+    given: Given,
+    arguments: dict[str, t.Any],
+) -> Settings:
+    """Part what is ours from the client's arguments, and add what is left out."""
+    deadline = arguments.pop("retry_deadline", RETRY_DEADLINE)
+    retry = arguments.get("retry")
+    retries = arguments.pop("retry") if isinstance(retry, int) else None
+    sentinel_kwargs = arguments.pop("sentinel_kwargs", None)
+    sentinel_arguments: dict[str, t.Any] = {}
+    timeout = TIMEOUT
+
+    if issubclass(client_class, redis.RedisCluster):
+        timeout = NODE_TIMEOUT
+        arguments.pop("db", None)
+
+    if place.scheme.endswith("+sentinel"):
+        sentinel_arguments = _read_sentinel_kwargs(
+            *given.get("sentinel_kwargs", ("", {})), arguments
+        )
+    elif sentinel_kwargs is not None:
+        raise ConfigError(
+            f"{given['sentinel_kwargs'][0]} needs a redis+sentinel:// URL."
+        )
+
+    if place.scheme == "fakeredis":
+        check_installed(f"'{prefix}_URL'", "fakeredis")
+
+        if client_class is redis.Redis:
+            import fakeredis
+
+            client_class = fakeredis.FakeRedis
 
     if "connection_pool" not in arguments:
-        defaults = {k: v for k, v in DEFAULT_TIMEOUTS.items() if k in accepted}
-        arguments = defaults | arguments
+        for name in ("socket_timeout", "socket_connect_timeout"):
+            if _is_default_ours(client_class, name):
+                arguments.setdefault(name, timeout)
 
-    return Settings(prefix, client_class, arguments, pool_class, fake_server)
+    _check_required(prefix, client_class, pool_class, place, arguments)
+    return Settings(
+        prefix,
+        client_class,
+        arguments,
+        pool_class,
+        place,
+        sentinel_arguments,
+        deadline if retry is None or retries is not None else None,
+        retries,
+    )
+
+
+def _is_default_ours(client_class: type[t.Any], name: str) -> bool:
+    """Whether a class takes an argument and has no default of its own for it."""
+    if issubclass(client_class, redis.RedisCluster):
+        return name not in parameters(client_class)
+
+    taken = parameters(client_class).get(name)
+    bases = (it for it in client_class.__mro__ if name_of(it) in _CLIENTS)
+    return taken is not None and any(parameters(it).get(name) == taken for it in bases)
+
+
+_CLIENTS = ("redis.Redis", "valkey.Valkey")
+
+
+def _check_required(
+    prefix: str,
+    client_class: type[t.Any],
+    pool_class: type[t.Any] | None,
+    place: Place,
+    arguments: cabc.Mapping[str, t.Any],
+) -> None:
+    """Raise for what would be a ``TypeError`` when the client is made."""
+    taken = parameters(client_class)
+
+    for name, parameter in taken.items():
+        if parameter.default is parameter.empty and name not in arguments:
+            raise ConfigError(
+                f"'{prefix}_{name.upper()}' must be set: {name_of(client_class)} needs"
+                f" the argument {name!r}."
+            )
+
+    makes_pool = place.scheme == "fakeredis" or place.scheme.endswith("+sentinel")
+    makes_pool |= pool_class is not None
+
+    if makes_pool and "connection_pool" not in taken:
+        raise ConfigError(
+            f"'{prefix}_CLASS' must be a class that takes 'connection_pool' for these"
+            f" settings, and {name_of(client_class)} does not."
+        )
+
+
+def _read_sentinel_kwargs(
+    label: str, value: cabc.Mapping[str, t.Any], arguments: cabc.Mapping[str, t.Any]
+) -> dict[str, t.Any]:
+    """The arguments of the sentinels' clients: TLS as for the servers, and timeouts
+    that let one try visit several of them. Credentials are their own.
+    """
+    accepted = parameters(redis.Redis)
+    found: dict[str, t.Any] = {
+        "socket_timeout": NODE_TIMEOUT,
+        "socket_connect_timeout": NODE_TIMEOUT,
+    }
+    found |= {
+        name: it for name, it in arguments.items() if name.partition("_")[0] == "ssl"
+    }
+
+    for name, it in value.items():
+        if name not in accepted or name in ADDRESS:
+            raise ConfigError(
+                f"{label} must have arguments of redis.Redis as its keys."
+                f"{did_you_mean(str(name), accepted)}"
+            )
+
+        if not is_unset(it):
+            found[name] = convert(f"{name!r} in {label}", accepted[name], it)
+
+    if not found.get("ssl", False):
+        # Explicitly without TLS, behind servers that have it.
+        found = {k: it for k, it in found.items() if k.partition("_")[0] != "ssl"}
+
+    return found
 
 
 def _label_values(
@@ -353,15 +599,18 @@ def _label_values(
     for name, value in options.items():
         if name not in accepted:
             raise ConfigError(
-                f"The option {name!r} of RedisManager or Redis is no argument of"
+                f"{_OPTION} {name!r} of RedisManager or Redis is no argument of"
                 f" {name_of(client_class)}.{did_you_mean(name, accepted)}"
             )
 
         if not is_unset(value):
-            given[name] = (f"The option {name!r} of RedisManager or Redis", value)
+            given[name] = (f"{_OPTION} {name!r} of RedisManager or Redis", value)
 
     for name, value in values.items():
-        argument = name if name in accepted else OLD_NAMES[name]
+        argument = name
+
+        if name not in accepted and name in OLD_NAMES:
+            argument = OLD_NAMES[name]
 
         if argument != name and argument in values:
             raise ConfigError(
@@ -374,9 +623,7 @@ def _label_values(
     return given
 
 
-def _check_classes(
-    prefix: str, client_class: type[t.Any], pool_class: type[t.Any] | None
-) -> None:
+def _check_client_class(prefix: str, client_class: type[t.Any]) -> None:
     if not callable(execute := getattr(client_class, "execute_command", None)):
         raise ConfigError(
             f"'{prefix}_CLASS' must be a Redis client's class: {name_of(client_class)}"
@@ -389,10 +636,37 @@ def _check_classes(
             " 'redis.Redis'."
         )
 
-    if pool_class is not None and not issubclass(pool_class, redis.ConnectionPool):
+
+def _check_pool_class(
+    prefix: str,
+    client_class: type[t.Any],
+    pool_class: type[t.Any] | None,
+    scheme: str,
+) -> None:
+    if pool_class is None:
+        return
+
+    if issubclass(client_class, redis.RedisCluster):
+        raise ConfigError(
+            f"'{prefix}_CONNECTION_POOL_CLASS' cannot be used: a cluster makes a pool"
+            " for each of its nodes."
+        )
+
+    wanted: type[t.Any] = redis.ConnectionPool
+
+    if scheme.endswith("+sentinel"):
+        wanted = redis.SentinelConnectionPool
+    elif library_of(client_class) == "valkey":
+        wanted = sys.modules["valkey"].ConnectionPool
+
+    of_sentinel = issubclass(pool_class, redis.SentinelConnectionPool)
+
+    if not issubclass(pool_class, wanted) or (
+        of_sentinel and wanted is not redis.SentinelConnectionPool
+    ):
         raise ConfigError(
             f"'{prefix}_CONNECTION_POOL_CLASS' must be a class derived from"
-            " redis.ConnectionPool, such as 'redis.BlockingConnectionPool'."
+            f" {name_of(wanted)}."
         )
 
 
@@ -400,12 +674,21 @@ def _accepted(
     client_class: type[t.Any], pool_class: type[t.Any] | None
 ) -> cabc.Mapping[str, inspect.Parameter]:
     """What may be set: arguments of the client, and of its pool's class if named."""
-    if pool_class is None:
-        return parameters(client_class)
+    accepted = dict(parameters(client_class))
 
-    of_pool = {**parameters(pool_class), **parameters(client_class)}
-    of_pool.pop("connection_class", None)
-    return of_pool
+    if issubclass(client_class, redis.RedisCluster):
+        # It hands these on to its nodes without naming them.
+        of_nodes = parameters(redis.Redis).items()
+        accepted |= {k: it for k, it in of_nodes if k in REDIS_ALLOWED_KEYS}
+
+        for name in ("url", "connection_pool"):
+            accepted.pop(name)
+
+    if pool_class is not None:
+        accepted = {**parameters(pool_class), **accepted}
+        accepted.pop("connection_class", None)
+
+    return accepted | OWN
 
 
 def _check_accepted(
@@ -424,24 +707,12 @@ def _check_accepted(
 
 def _check_together(
     prefix: str,
-    scheme: str,
+    place: Place,
     given: Given,
     arguments: cabc.Mapping[str, t.Any],
-    accepted: cabc.Mapping[str, inspect.Parameter],
+    client_class: type[t.Any],
 ) -> None:
-    tls = [label for name, (label, _) in given.items() if name.startswith("ssl_")]
-
-    if "unix_socket_path" in arguments and (tls or arguments.get("ssl")):
-        raise ConfigError(
-            f"{(tls or [given['ssl'][0]])[0]} cannot be used with a socket: TLS needs a"
-            " host."
-        )
-
-    if tls and not arguments.get("ssl") and scheme != "fakeredis":
-        raise ConfigError(
-            f"{tls[0]} needs TLS, and nothing asks for it: use a rediss:// URL, or set"
-            f" '{prefix}_SSL' to true."
-        )
+    _check_tls(prefix, place, given, arguments)
 
     if "credential_provider" in arguments:
         for name in ("username", "password"):
@@ -452,19 +723,70 @@ def _check_together(
                 )
 
     if "cache" in arguments or "cache_config" in arguments:
-        default = accepted["protocol"].default if "protocol" in accepted else None
+        accepted = parameters(redis.Redis)
+        protocol = arguments.get("protocol", accepted["protocol"].default)
 
-        if arguments.get("protocol", default) not in (None, 3):
+        if protocol not in (None, 3):
             raise ConfigError(
                 f"'{prefix}_PROTOCOL' must be 3, as client-side caching needs it."
             )
 
-    _warn_of_hazards(prefix, given, arguments)
+    if "retry_deadline" in arguments and not isinstance(arguments.get("retry", 0), int):
+        raise ConfigError(
+            f"{given['retry'][0]} and {given['retry_deadline'][0]} both say how long to"
+            " try again: set one of them."
+        )
+
+    if issubclass(client_class, redis.RedisCluster):
+        for name in ("db", "unix_socket_path"):
+            if arguments.get(name):
+                raise ConfigError(
+                    f"{given[name][0]} cannot be used: a cluster has database 0 alone,"
+                    " and no socket."
+                )
+
+    if "connection_pool" in arguments:
+        _check_pool(given, arguments["connection_pool"], client_class)
+
+    _warn_of_hazards(given, arguments)
 
 
-def _warn_of_hazards(
-    prefix: str, given: Given, arguments: cabc.Mapping[str, t.Any]
+def _check_tls(
+    prefix: str, place: Place, given: Given, arguments: cabc.Mapping[str, t.Any]
 ) -> None:
+    tls = [label for name, (label, _) in given.items() if name.startswith("ssl_")]
+
+    if "unix_socket_path" in arguments and (tls or arguments.get("ssl")):
+        raise ConfigError(
+            f"{(tls or [given['ssl'][0]])[0]} cannot be used with a socket: TLS needs a"
+            " host."
+        )
+
+    if tls and not arguments.get("ssl") and place.scheme != "fakeredis":
+        raise ConfigError(
+            f"{tls[0]} needs TLS, and nothing asks for it: use a rediss:// URL, or set"
+            f" '{prefix}_SSL' to true."
+        )
+
+
+def _check_pool(given: Given, pool: t.Any, client_class: type[t.Any]) -> None:
+    label = given["connection_pool"][0]
+
+    if library_of(pool.__class__) != library_of(client_class):
+        raise ConfigError(
+            f"{label} must be a pool of the same library as {name_of(client_class)}."
+        )
+
+    of_a_pool = {*parameters(redis.SSLConnection), *ADDRESS, "ssl", "max_connections"}
+
+    for name, (other, _) in given.items():
+        if name in of_a_pool:
+            _warn(
+                f"{other} is without effect: {label} was made with settings of its own."
+            )
+
+
+def _warn_of_hazards(given: Given, arguments: cabc.Mapping[str, t.Any]) -> None:
     for name, hazard in (
         ("single_connection_client", "replies cross after a fork"),
         ("cache_config", "threads wait for each other, and a fork reads stale values"),
@@ -473,59 +795,17 @@ def _warn_of_hazards(
         if arguments.get(name):
             _warn(f"{given[name][0]} is not safe in a web application: {hazard}.")
 
-    if "connection_pool" in arguments:
-        of_a_pool = {*parameters(redis.SSLConnection), *ADDRESS, "ssl"}
-        of_a_pool |= {"max_connections"}
-
-        for name, (label, _) in given.items():
-            if name in of_a_pool:
-                _warn(
-                    f"{label} is without effect: {given['connection_pool'][0]} was made"
-                    " with settings of its own."
-                )
-
-
-def _check_fakeredis(prefix: str, client_class: type[t.Any]) -> type[t.Any]:
-    """The class of a client that is to talk to fakeredis."""
-    if not issubclass(client_class, redis.Redis):
-        raise ConfigError(
-            f"'{prefix}_CLASS' must be derived from redis.Redis for a fakeredis:// URL."
-        )
-
-    check_installed(f"'{prefix}_URL'", "fakeredis")
-
-    if client_class is redis.Redis:
-        import fakeredis
-
-        return fakeredis.FakeRedis
-
-    return client_class
-
-
-def check_installed(label: str, package: str) -> None:
-    """Raise if a client library that a setting asks for is missing.
-
-    :param label: What asks for it.
-    :param package: The library's import name.
-    :raises ConfigError: With the command that installs it.
-    """
-    if importlib.util.find_spec(package) is None:
-        raise ConfigError(
-            f"{label} needs the package {package}, which is not installed:"
-            f" {INSTALL[package]}"
-        )
-
 
 def warn_of_misspellings(
     config: cabc.Mapping[str, t.Any],
     ours: cabc.Collection[str],
-    found: cabc.Mapping[str, Settings],
+    found: cabc.Collection[str],
 ) -> None:
     """Warn of a setting that nothing reads and that is nearly one that something does.
 
     :param config: The application's settings.
     :param ours: The prefixes that are surely Redis.
-    :param found: What was read.
+    :param found: The prefixes whose settings were read.
     """
     names = {prefix: _setting_names(config, prefix) for prefix in {*ours, *found}}
 
@@ -539,7 +819,8 @@ def warn_of_misspellings(
             continue
 
         for prefix, rest in splits:
-            near = difflib.get_close_matches(rest, names[prefix], n=1, cutoff=0.85)
+            near = [WRONG_NAMES[rest]] if rest in WRONG_NAMES else []
+            near += difflib.get_close_matches(rest, names[prefix], n=1, cutoff=0.85)
 
             if prefix in ours and near:
                 _warn(

@@ -1,15 +1,19 @@
 from __future__ import annotations
 
 import collections.abc as cabc
+import contextlib
 import typing as t
 
+import redis.asyncio
 from flask import current_app
 from flask import Flask
 
+from .config import check_prefix
 from .config import DEFAULT_PREFIX
 from .config import discover
 from .proxy import Redis
 from .registry import find_registry
+from .registry import get_registry
 from .registry import make_registry
 
 
@@ -18,6 +22,16 @@ class RedisManager:
 
     Each group of settings such as ``REDIS_URL`` or ``CACHE_HOST``, ``CACHE_PORT``,
     ``CACHE_DB`` is one Redis, known by its prefix: ``REDIS``, ``CACHE``.
+
+    The URL chooses the engine:
+
+    -   ``redis://user:password@host:6379/0``, ``rediss://`` (TLS), ``unix:///path?db=0``,
+        ``valkey://``, ``valkeys://`` (TLS): a :class:`redis.Redis`
+    -   ``redis+cluster://a:7000,b:7001``, ``rediss+cluster://``: a
+        :class:`redis.RedisCluster`
+    -   ``redis+sentinel://a:26379,b:26379/mymaster/0``, ``rediss+sentinel://``: a
+        :class:`redis.Redis` for the server that the sentinels name
+    -   ``fakeredis://name/0``: a server within the process, for development and tests
 
     :param app: Call :meth:`init_app` on this app.
     :param default: The prefix of :data:`.current_redis` and of :meth:`get` without an
@@ -45,8 +59,10 @@ class RedisManager:
             if isinstance(value, str):
                 raise TypeError(f"{name}= must be a list of text, not one text.")
 
-        self._default = default
-        self._prefixes = None if prefixes is None else tuple(prefixes)
+        self._default = check_prefix(default)
+        self._prefixes = (
+            None if prefixes is None else tuple(map(check_prefix, prefixes))
+        )
         self._ignore = tuple(ignore)
         self._options = options
         self._proxies: dict[str, Redis] = {}
@@ -75,7 +91,8 @@ class RedisManager:
         discovery = discover(
             app.config,
             default=self._default,
-            wanted={*self._proxies, *registry},
+            wanted=self._proxies,
+            registered=registry,
             prefixes=self._prefixes,
             ignore=self._ignore,
             options=self._options,
@@ -106,3 +123,20 @@ class RedisManager:
         except KeyError:
             # setdefault: two threads get the same object.
             return self._proxies.setdefault(prefix, Redis(config_prefix=prefix))
+
+    def get_async(
+        self, prefix: str | None = None
+    ) -> contextlib.AbstractAsyncContextManager[redis.asyncio.Redis]:
+        """A client of asyncio with the same settings, for one ``async with`` block in
+        an asynchronous view.
+
+        It is made and closed in the running loop: each asynchronous view of Flask has a
+        loop of its own, and a client that two loops share breaks.
+
+        :param prefix: The prefix. By default the manager's default.
+        :raises ConfigError: If the prefix's settings are wrong, or when the block is
+            entered if they have no meaning for asyncio.
+        :raises RuntimeError: If there is no application context, or the app has no
+            such prefix.
+        """
+        return get_registry(current_app).open_async(prefix or self._default)

@@ -8,6 +8,7 @@ from flask import current_app
 from flask import Flask
 from werkzeug.local import LocalProxy
 
+from .config import check_prefix
 from .config import DEFAULT_PREFIX
 from .config import read_prefix
 from .config import Settings
@@ -60,7 +61,7 @@ class Redis(_Base):
         LocalProxy.__init__(t.cast(t.Any, self), self.__look_up)
         # LocalProxy wraps what it is given in two more calls.
         object.__setattr__(self, "_get_current_object", self.__look_up)
-        self.__remember(config_prefix or DEFAULT_PREFIX, app, False)
+        self.__remember(check_prefix(config_prefix or DEFAULT_PREFIX), app, False)
 
         if app is not None:
             self.init_app(app, **options)
@@ -83,7 +84,7 @@ class Redis(_Base):
         :raises RuntimeError: If another extension holds
             ``app.extensions["redis"]``.
         """
-        prefix = config_prefix or self.__prefix or DEFAULT_PREFIX
+        prefix = check_prefix(config_prefix or self.__prefix or DEFAULT_PREFIX)
 
         if self.__registered and prefix != self.__prefix:
             raise ValueError(
@@ -184,7 +185,8 @@ def _forward(name: str) -> property:
 
 
 for _name in dir(redis.Redis):
-    if not _name.startswith("_") and _name not in vars(Redis):
+    # Not the constructors: there is nothing of theirs that a proxy could forward.
+    if not _name.startswith(("_", "from_")) and _name not in vars(Redis):
         setattr(Redis, _name, _forward(_name))
 
 

@@ -1,20 +1,25 @@
 from __future__ import annotations
 
 import collections.abc as cabc
+import contextlib
 import difflib
 import os
+import threading
 import typing as t
 from concurrent.futures import Future
 
 import redis
+import redis.asyncio
 from flask import Flask
 
 from .clients import make_client
+from .clients import open_async_client
 from .config import DEFAULT_PREFIX
 from .config import Discovery
 from .config import Settings
 from .exceptions import ConfigError
 from .exceptions import UnknownPrefixError
+from .retry import Bound
 
 _KEY = "redis"
 
@@ -38,7 +43,8 @@ class Registry(cabc.Mapping[str, redis.Redis]):
         self._fake_servers: dict[str, t.Any] = {}
         # One attempt a prefix, whose outcome those who wait share. By process: a fork
         # inherits the attempt of a thread that it does not inherit.
-        self._attempts: dict[tuple[int, str], Future[redis.Redis]] = {}
+        self._attempts: dict[tuple[int, str], tuple[int, Future[redis.Redis]]] = {}
+        self._bounds: dict[str, Bound] = {}
         self._claimed: set[str] = set()
 
     def __getitem__(self, prefix: str) -> redis.Redis:
@@ -49,14 +55,17 @@ class Registry(cabc.Mapping[str, redis.Redis]):
 
         settings = self.get_settings(prefix)
         key = (os.getpid(), prefix)
+        me = threading.get_ident()
         mine: Future[redis.Redis] = Future()
-        attempt = self._attempts.setdefault(key, mine)
+        maker, attempt = self._attempts.setdefault(key, (me, mine))
 
         if attempt is mine:
             try:
                 # Another thread may have finished its attempt a moment ago.
                 if prefix not in self.clients:
-                    self.clients[prefix] = make_client(settings, self._fake_servers)
+                    self.clients[prefix] = make_client(
+                        settings, self._get_bound(settings), self._fake_servers
+                    )
 
                 mine.set_result(self.clients[prefix])
             except BaseException as error:
@@ -65,7 +74,31 @@ class Registry(cabc.Mapping[str, redis.Redis]):
             finally:
                 del self._attempts[key]
 
+        elif maker == me:
+            raise RuntimeError(
+                f"The client of {prefix!r} was asked for while it is being made, by its"
+                " own class."
+            )
+
         return attempt.result()
+
+    def open_async(
+        self, prefix: str
+    ) -> contextlib.AbstractAsyncContextManager[redis.asyncio.Redis]:
+        """A client of asyncio for a prefix, as an asynchronous context manager.
+
+        :param prefix: The prefix.
+        :raises ConfigError: If its settings are wrong.
+        :raises UnknownPrefixError: If the app has no such prefix.
+        """
+        settings = self.get_settings(prefix)
+        return open_async_client(
+            settings, self._get_bound(settings), self._fake_servers
+        )
+
+    def _get_bound(self, settings: Settings) -> Bound:
+        # Kept over failed attempts: it knows whether the prefix is down.
+        return self._bounds.setdefault(settings.prefix, Bound(settings))
 
     def __iter__(self) -> cabc.Iterator[str]:
         return iter(self._settings)
@@ -155,7 +188,7 @@ class Registry(cabc.Mapping[str, redis.Redis]):
         """
         self.default = default
         self.managed = True
-        self._settings = discovery.settings | self._settings
+        self._settings = self._settings | discovery.settings
         self._wrong = discovery.wrong
         self._skipped = discovery.skipped
 

@@ -7,8 +7,8 @@ import inspect
 import ipaddress
 import re
 import typing as t
+from dataclasses import dataclass
 from urllib.parse import parse_qsl
-from urllib.parse import SplitResult
 from urllib.parse import unquote
 from urllib.parse import urlsplit
 
@@ -16,15 +16,48 @@ from .exceptions import ConfigError
 from .values import did_you_mean
 from .values import is_unset
 
-SCHEMES = ("redis", "rediss", "unix", "valkey", "valkeys", "fakeredis")
-TLS_SCHEMES = ("rediss", "valkeys")
+#: Each scheme, and the port where its URL leaves it out.
+SCHEMES: dict[str, int | None] = {
+    "redis": 6379,
+    "rediss": 6379,
+    "unix": None,
+    "valkey": 6379,
+    "valkeys": 6379,
+    "redis+cluster": 6379,
+    "rediss+cluster": 6379,
+    "redis+sentinel": 26379,
+    "rediss+sentinel": 26379,
+    "fakeredis": None,
+}
+TLS_SCHEMES = ("rediss", "valkeys", "rediss+cluster", "rediss+sentinel")
+
+
+@dataclass(frozen=True)
+class Place:
+    """What a URL says beside the arguments of the client."""
+
+    scheme: str = "redis"
+    #: Host and port of each start-up node of a cluster, or of each sentinel.
+    nodes: tuple[tuple[str, int], ...] = ()
+    #: The name by which sentinels know the server.
+    service: str = ""
+    #: Whether to read from the replicas that sentinels know.
+    replica: bool = False
+    #: The name of a server of fakeredis.
+    fake_server: str = ""
 
 
 _ESCAPE = (
-    "A '/', '?', '#', '@', '[' or space in its user name or password must be"
+    "A '/', '?', '#', '@' or space in its user name or password must be"
     " percent-encoded, as urllib.parse.quote(password, safe='') does."
 )
 
+
+# What a URL says before its query.
+IN_FRONT_OF_QUERY = (
+    *("host", "port", "unix_socket_path", "ssl", "connection_pool"),
+    *("startup_nodes", "url"),
+)
 
 # A value with the words that an error calls it by.
 Given = dict[str, tuple[str, t.Any]]
@@ -36,109 +69,185 @@ def scheme_of(url: str) -> str:
 
 
 def one_of_schemes() -> str:
-    return f"{', '.join(f'{scheme}://' for scheme in SCHEMES[:-1])} or {SCHEMES[-1]}://"
+    *most, last = (f"{scheme}://" for scheme in SCHEMES)
+    return f"{', '.join(most)} or {last}"
 
 
 def read_url(
     label: str, url: t.Any, accepted: cabc.Mapping[str, inspect.Parameter]
-) -> tuple[str, str | None, Given]:
-    """The scheme, the name of a fake server, and the arguments that a URL says."""
+) -> tuple[Place, Given]:
+    """What a URL says: of the place, and arguments of the client.
+
+    :param label: What an error calls the setting.
+    :param url: The URL.
+    :param accepted: The arguments that the client takes.
+    :raises ConfigError: If it is wrong. The URL is not quoted.
+    """
     if not isinstance(url, str):
         raise ConfigError(f"{label} must be text, such as redis://localhost:6379/0.")
 
-    parts = _split_url(label, url.strip())
-    scheme = parts.scheme
-    fake_server = None
+    scheme, login, address, path, query = _split_url(label, url.strip())
     given: Given = {}
+    username, _, password = login.partition(":")
 
-    if scheme == "fakeredis":
-        fake_server = _fake_server(label, parts)
-    elif scheme == "unix":
-        given["unix_socket_path"] = (label, _socket_path(label, parts))
-    else:
-        given |= _read_authority(label, parts)
+    for name, value in (("username", username), ("password", password)):
+        if value:
+            given[name] = (f"The {name} in {label}", _unquote(label, value))
 
     if scheme in TLS_SCHEMES:
         given["ssl"] = (label, True)
 
-    for name, value in (("username", parts.username), ("password", parts.password)):
-        if value:
-            given[name] = (f"The {name} in {label}", _unquote(label, value))
+    place = Place(scheme)
 
-    if scheme != "unix" and parts.path.strip("/"):
-        if not re.fullmatch(r"/[0-9]+/?", parts.path):
-            raise ConfigError(
-                f"{label} must end in the number of a database, such as /0, or in"
-                f" nothing. {_ESCAPE}"
-            )
+    if scheme == "unix":
+        given["unix_socket_path"] = (label, _socket_path(label, address, path))
+        path = ""
+    elif scheme == "fakeredis":
+        place = Place(scheme, fake_server=_fake_server(label, login + address))
+    elif scheme.endswith("+cluster"):
+        place = Place(scheme, _read_nodes(label, scheme, address))
+    elif scheme.endswith("+sentinel"):
+        place, path, query = _read_sentinel(label, scheme, address, path, query)
+    else:
+        given |= _read_address(label, address)
 
-        given["db"] = (f"The database in {label}", parts.path.strip("/"))
+    given |= _read_database(label, path)
+    given |= _read_query(label, query, accepted, given)
+    return place, given
 
-    given |= _read_query(label, parts.query, accepted, given)
-    return scheme, fake_server, given
+
+_URL = re.compile(r"(?P<scheme>[^:/]+)://(?P<authority>[^/?#]*)(?P<path>[^?#]*)(.*)")
 
 
-def _split_url(label: str, url: str) -> SplitResult:
+def _split_url(label: str, url: str) -> tuple[str, str, str, str, str]:
+    """Scheme, user and password, hosts, path and query of a URL."""
     if scheme_of(url) not in SCHEMES:
         near = did_you_mean(scheme_of(url), SCHEMES, "{}://") if "://" in url else ""
-        raise ConfigError(f"{label} must begin with {one_of_schemes()}.{near}")
-
-    try:
-        parts = urlsplit(url)
-        _ = parts.port
-    except ValueError:
-        parts = None
-
-    if parts is None:
         raise ConfigError(
-            f"{label} must be like redis://user:password@host:6379/0, with a port from"
-            f" 1 to 65535. {_ESCAPE}"
+            f"{label} must begin with {one_of_schemes()}.{near} If it is no Redis, name"
+            " its prefix in RedisManager(ignore=...)."
         )
 
+    match = _URL.fullmatch(url)
+
     if (
-        re.search(r"[\x00-\x20\x7f]", url)
-        or "#" in url
-        or ("@" in parts.path and parts.scheme != "unix")
+        match is None
+        or re.search(r"[\x00-\x20\x7f#]", url)
+        or ("@" in match["path"] and scheme_of(url) != "unix")
     ):
         raise ConfigError(f"{label} cannot be read. {_ESCAPE}")
 
-    return parts
+    login, _, address = match["authority"].rpartition("@")
+
+    if login and not address and scheme_of(url) != "unix":
+        raise ConfigError(f"{label} must name a host after the '@'. {_ESCAPE}")
+
+    return match["scheme"].lower(), login, address, match["path"], match[4][1:]
 
 
-def _fake_server(label: str, parts: SplitResult) -> str:
-    if not re.fullmatch(r"[\w.-]*", parts.netloc):
+def _fake_server(label: str, name: str) -> str:
+    if not re.fullmatch(r"[\w.-]*", name):
         raise ConfigError(
             f"{label} must be like fakeredis://name/0: a name of letters and digits, or"
             " none, and the number of a database, or none."
         )
 
-    return parts.netloc
+    return name
 
 
-def _socket_path(label: str, parts: SplitResult) -> str:
-    if parts.netloc.rpartition("@")[2] or len(parts.path) < 2:
+def _socket_path(label: str, address: str, path: str) -> str:
+    if address or len(path) < 2:
         raise ConfigError(
             f"{label} must be like unix:///path/to/redis.sock?db=0 or"
             f" unix://user:password@/path/to/redis.sock. {_ESCAPE}"
         )
 
-    return _unquote(label, parts.path)
+    return _unquote(label, path)
 
 
-def _read_authority(label: str, parts: SplitResult) -> Given:
-    if parts.netloc and not parts.hostname:
+def _read_address(label: str, address: str) -> Given:
+    """The one host of a URL, and its port if it says one."""
+    if "," in address:
         raise ConfigError(
-            f"{label} must name a host before the port or after the '@', such as"
+            f"{label} names several hosts: use redis+cluster:// or redis+sentinel://."
+        )
+
+    host, port = _read_node(label, address or "localhost")
+    given: Given = {"host": (label, host)}
+
+    if port is not None:
+        given["port"] = (f"The port in {label}", port)
+
+    return given
+
+
+def _read_nodes(label: str, scheme: str, address: str) -> tuple[tuple[str, int], ...]:
+    """The hosts of a URL, with commas between them."""
+    default = t.cast(int, SCHEMES[scheme])
+    nodes = (_read_node(label, it) for it in (address or "localhost").split(","))
+    return tuple((host, default if port is None else port) for host, port in nodes)
+
+
+def _read_node(label: str, address: str) -> tuple[str, int | None]:
+    try:
+        parts = urlsplit(f"//{address}")
+        host, port = parts.hostname, parts.port
+    except ValueError:
+        host, port = None, 0
+
+    if port is not None and not 0 < port < 65536:
+        raise ConfigError(
+            f"{label} must be like redis://user:password@host:6379/0, with a port from"
+            f" 1 to 65535. {_ESCAPE}"
+        )
+
+    if not host:
+        raise ConfigError(
+            f"{label} must name a host before each port and after the '@', such as"
             f" localhost. {_ESCAPE}"
         )
 
-    host = _unquote(label, parts.hostname or "localhost")
-    given: Given = {"host": (label, _check_host(label, host))}
+    return _check_host(label, _unquote(label, host)), port
 
-    if parts.port is not None:
-        given["port"] = (f"The port in {label}", parts.port)
 
-    return given
+def _read_sentinel(
+    label: str, scheme: str, address: str, path: str, query: str
+) -> tuple[Place, str, str]:
+    """The place behind sentinels, and what remains of path and query."""
+    service, _, database = path.removeprefix("/").partition("/")
+
+    if not service:
+        raise ConfigError(
+            f"{label} must name the service that the sentinels watch, as in"
+            " redis+sentinel://host:26379/mymaster/0."
+        )
+
+    roles = [it for it in query.split("&") if it.startswith("role=")]
+
+    if roles and roles not in (["role=master"], ["role=replica"]):
+        raise ConfigError(f"'role' in the query of {label} must be master or replica.")
+
+    place = Place(
+        scheme,
+        _read_nodes(label, scheme, address),
+        _unquote(label, service),
+        replica=roles == ["role=replica"],
+    )
+    rest = "&".join(it for it in query.split("&") if it not in roles)
+    return place, f"/{database}", rest
+
+
+def _read_database(label: str, path: str) -> Given:
+    if not path.strip("/"):
+        return {}
+
+    if not re.fullmatch(r"/[0-9]+/?", path):
+        raise ConfigError(
+            f"{label} must end in the number of a database, such as /0, or in nothing."
+            f" {_ESCAPE}"
+        )
+
+    return {"db": (f"The database in {label}", path.strip("/"))}
 
 
 def _unquote(label: str, text: str) -> str:
@@ -169,7 +278,7 @@ def _read_query(
     for number, (name, value) in enumerate(options, 1):
         where = f"Option {number} in the query of {label}"
 
-        if name in ("host", "port", "unix_socket_path", "ssl", "connection_pool"):
+        if name in IN_FRONT_OF_QUERY:
             raise ConfigError(f"{where} belongs in the part before the query.")
 
         if name not in accepted:
@@ -217,11 +326,11 @@ def _check_host(label: str, host: str) -> str:
     except UnicodeError:
         encoded = b"/"
 
-    if re.search(rb"[\x00-\x20\x7f/:@?#\[\]\\]", encoded):
+    if re.search(rb"[\x00-\x20\x7f/:@?#,\[\]\\]", encoded):
         raise ConfigError(
-            f"{label} must name a host, such as localhost or 127.0.0.1, without scheme,"
-            " port, database or password; or, for a socket, be a path that begins"
-            " with '/'."
+            f"{label} must name a host, such as localhost, 127.0.0.1 or ::1, without"
+            " scheme, port, brackets, database or password; or, for a socket, be a path"
+            " that begins with '/'."
         )
 
     return host

@@ -6,8 +6,10 @@ import codecs
 import collections.abc as cabc
 import difflib
 import functools
+import importlib.util
 import inspect
 import math
+import os
 import re
 import ssl
 import threading
@@ -15,22 +17,33 @@ import types
 import typing as t
 from weakref import WeakKeyDictionary
 
-import redis
+import redis.cluster
 from werkzeug.utils import import_string
 
 from .exceptions import ConfigError
 
 
 class Secret(str):
-    """Text that no ``repr`` shows: up to redis-py 7 a pool's own shows its password."""
+    """Text that no ``repr`` shows."""
 
     __slots__ = ()
 
     def __repr__(self) -> str:
         return "'***'"
 
+
+class Masked(Secret):
+    """Text that is not even shown where it is formatted, which older pools do in their
+    own ``repr``. Nothing but the client library may get it.
+    """
+
+    __slots__ = ()
+
     def __format__(self, format_spec: str) -> str:
         return format("***", format_spec)
+
+
+SECRETS = ("username", "password", "ssl_password")
 
 
 def is_unset(value: t.Any) -> bool:
@@ -48,6 +61,16 @@ def name_of(cls: type[t.Any]) -> str:
     return f"{cls.__module__.partition('.')[0]}.{cls.__qualname__}"
 
 
+def library_of(cls: type[t.Any]) -> str:
+    """The library that a class comes from, maybe by way of the application's own.
+
+    :param cls: A class of clients or pools.
+    :return: ``"redis"``, ``"valkey"``, or nothing if it is another.
+    """
+    roots = (base.__module__.partition(".")[0] for base in cls.__mro__)
+    return next((root for root in roots if root in ("redis", "valkey")), "")
+
+
 def as_class(label: str, value: t.Any) -> type[t.Any] | None:
     """The class that a setting names, or None if it is not set."""
     if is_unset(value):
@@ -63,8 +86,29 @@ def as_class(label: str, value: t.Any) -> type[t.Any] | None:
     return found
 
 
+INSTALL = {
+    "fakeredis": "pip install 'Flask-And-Redis[fakeredis]'",
+    "valkey": "pip install valkey",
+}
+
+
+def check_installed(label: str, package: str) -> None:
+    """Raise if a client library that a setting asks for is missing.
+
+    :param label: What asks for it.
+    :param package: The library's import name.
+    :raises ConfigError: With the command that installs it.
+    """
+    if importlib.util.find_spec(package) is None:
+        raise ConfigError(
+            f"{label} needs the package {package}, which is not installed:"
+            f" {INSTALL[package]}"
+        )
+
+
 _KNOWN_PATHS = (
     "redis.Redis",
+    "redis.RedisCluster",
     "redis.StrictRedis",
     "redis.ConnectionPool",
     "redis.BlockingConnectionPool",
@@ -78,12 +122,17 @@ def import_object(label: str, value: t.Any) -> t.Any:
     if not isinstance(value, str):
         return value
 
+    path = value.strip()
+
+    if (package := path.partition(".")[0]) in INSTALL:
+        check_installed(label, package)
+
     try:
-        return import_string(value.strip())
+        return import_string(path)
     except Exception as error:
         # The module's own exception may quote anything, and import_string quotes the
         # setting: only what kind of error it was is told.
-        kind = type(error).__name__
+        kind = type(getattr(error, "exception", error)).__name__
 
     raise ConfigError(
         f"{label} must be the dotted path of something that can be imported"
@@ -161,7 +210,7 @@ def convert(label: str, parameter: inspect.Parameter, value: t.Any) -> t.Any:
 
         raise ConfigError(f"{label} must be {must_be}.{advice}")
 
-    if name in ("password", "username", "ssl_password") and isinstance(converted, str):
+    if name in SECRETS and isinstance(converted, str):
         return Secret(converted)
 
     return converted
@@ -211,7 +260,15 @@ def _runtime_types(annotation: t.Any) -> list[type[t.Any]]:
     return [kind]
 
 
-_PLAIN = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
+_PLAIN: dict[t.Any, str] = {
+    bool: "true or false",
+    int: "a whole number",
+    float: "a number",
+    str: "text",
+    cabc.Callable: "a function",
+    cabc.Mapping: "a mapping",
+    cabc.Sequence: "a list",
+}
 
 
 def _describe(wanted: tuple[type[t.Any], ...]) -> str:
@@ -227,6 +284,9 @@ def _to_type(wanted: tuple[type[t.Any], ...], value: t.Any) -> t.Any:
         # True is an int to Python, and never meant as one in a setting.
         if isinstance(value, kind) and isinstance(value, bool) <= (kind is bool):
             return _check_text(value) if kind is str else value
+
+    if str in wanted and isinstance(value, os.PathLike):
+        return _to_type(wanted, os.fspath(value))
 
     for kind in wanted:
         try:
@@ -291,13 +351,17 @@ def _to_verify_mode(value: t.Any) -> t.Any:
     if isinstance(value, ssl.VerifyMode):
         return value
 
-    # Celery's spelling, which URLs that both read need.
+    # By name as in redis-py, with Celery's spelling, or by number as in JSON.
+    names = ("none", "optional", "required")
     word = str(value).strip().lower().removeprefix("cert_")
+    return names[names.index(word)] if word in names else names[_to_index(word)]
 
-    if word in ("none", "optional", "required"):
-        return word
 
-    raise ValueError
+def _to_index(word: str) -> int:
+    if word not in ("0", "1", "2"):
+        raise ValueError
+
+    return int(word)
 
 
 def _to_tls_version(value: t.Any) -> ssl.TLSVersion:
@@ -329,12 +393,26 @@ def _to_socket_options(value: t.Any) -> dict[int, t.Any]:
 
 def _to_pool(value: t.Any) -> t.Any:
     pool = import_object("", value)
+    # An unbound LocalProxy of a pool is falsy: redis-py would talk to localhost. It has
+    # a class of its own, as nothing else can be asked of it.
+    get_connection = getattr(pool.__class__, "get_connection", None)
 
-    # An unbound LocalProxy of a pool is falsy: redis-py would talk to localhost.
-    if not isinstance(pool, redis.ConnectionPool):
+    if not callable(get_connection) or inspect.iscoroutinefunction(get_connection):
         raise ValueError
 
     return pool
+
+
+def _to_retry(value: t.Any) -> t.Any:
+    call = getattr(type(value), "call_with_retry", None)
+
+    if call is not None and not inspect.iscoroutinefunction(call):
+        return value
+
+    if (number := _to_type((int,), value)) < 0:
+        raise ValueError
+
+    return number
 
 
 def _to_credential_provider(value: t.Any) -> t.Any:
@@ -343,7 +421,25 @@ def _to_credential_provider(value: t.Any) -> t.Any:
     if not callable(getattr(provider, "get_credentials", None)):
         raise ValueError
 
+    if isinstance(provider, type):
+        # It is made without arguments.
+        inspect.signature(provider).bind()
+
     return provider
+
+
+def _to_driver_info(value: t.Any) -> t.Any:
+    if isinstance(value, str):
+        raise ValueError
+
+    return value
+
+
+def _to_load_balancing(value: t.Any) -> t.Any:
+    if isinstance(value, str):
+        return redis.cluster.LoadBalancingStrategy[value.strip().upper()]
+
+    return value
 
 
 _VERIFY_FLAGS = "names of ssl.VerifyFlags, such as VERIFY_X509_STRICT, with commas"
@@ -351,9 +447,15 @@ _VERIFY_FLAGS = "names of ssl.VerifyFlags, such as VERIFY_X509_STRICT, with comm
 _CONVERTERS: dict[str, tuple[str, cabc.Callable[[t.Any], t.Any]]] = {
     "connection_pool": ("a redis.ConnectionPool or its dotted path", _to_pool),
     "credential_provider": (
-        "an object or a class with 'get_credentials', or the dotted path of one",
+        "an object with 'get_credentials', or its class, or the dotted path of one",
         _to_credential_provider,
     ),
+    "driver_info": ("a redis.DriverInfo", _to_driver_info),
+    "load_balancing_strategy": (
+        "a redis.cluster.LoadBalancingStrategy or its name, such as round_robin",
+        _to_load_balancing,
+    ),
+    "retry": ("a whole number, 0 or above, or a redis.retry.Retry", _to_retry),
     "retry_on_error": ("a list of exception classes", _to_error_classes),
     "socket_keepalive_options": (
         "a mapping of socket options' numbers to their values",
@@ -382,9 +484,14 @@ _SECONDS = "a number of seconds above 0"
 
 _LIMITS: dict[str, tuple[str, cabc.Callable[[t.Any], bool]]] = {
     "port": ("a port number from 1 to 65535", lambda it: 0 < it < 65536),
-    "db": ("the number of a database, 0 or above", lambda it: it >= 0),
+    "db": ("the number of a database, 0 or above", lambda it: 0 <= it < 2**31),
+    "unix_socket_path": (
+        "the path of a socket, such as /tmp/redis.sock",
+        lambda it: bool(it) and "://" not in it,
+    ),
     "max_connections": ("a whole number above 0", lambda it: it > 0),
     "socket_read_size": ("a number of bytes above 0", lambda it: it > 0),
+    "retry_deadline": ("a number of seconds, 0 or above", lambda it: it >= 0),
     "health_check_interval": ("a number of seconds, 0 or above", lambda it: it >= 0),
     "protocol": ("2 or 3", lambda it: it in (2, 3)),
     "socket_timeout": (_SECONDS, _is_seconds),

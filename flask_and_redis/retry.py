@@ -1,0 +1,422 @@
+"""The bounded wait around a command, for every engine.
+
+redis-py's own retries end after 0, 5, 60 or 600 seconds, depending on how the client
+was made, stay with the old address of a server behind sentinels, and are passed by in a
+cluster. This one goes around the whole command instead.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import collections.abc as cabc
+import functools
+import random
+import ssl
+import sys
+import time
+import traceback
+import types
+import typing as t
+
+import redis
+from redis import exceptions as redis_exceptions
+
+from .config import Settings
+from .values import library_of
+from .values import parameters
+
+R = t.TypeVar("R")
+
+# Seconds between two tries: the first pause, and the longest.
+FIRST_PAUSE = 0.02
+LONGEST_PAUSE = 0.5
+
+# The same where a connection of the pool is waited for, which is nobody's outage.
+POOL_PAUSE = 0.01
+
+# What a TLS connection that was cut ends with. Any other error of TLS is a refusal.
+_CUT = (ssl.SSLEOFError, ssl.SSLZeroReturnError, ssl.SSLSyscallError)
+
+
+class Bound:
+    """How long the commands of one prefix may be tried again.
+
+    :param settings: The prefix's settings.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self.prefix: str = settings.prefix
+        self.deadline: float = settings.deadline or 0.0
+        self.retries: int | None = settings.retries
+        #: A command has used up its deadline, and none has succeeded since.
+        self.down: bool = False
+        library = library_of(settings.client_class) or "redis"
+        found = sys.modules[f"{library}.exceptions"]
+        self._transient: tuple[type[Exception], ...] = (
+            found.ConnectionError,
+            found.TimeoutError,
+            found.ClusterDownError,
+            found.TryAgainError,
+            *settings.arguments.get("retry_on_error", ()),
+        )
+        self._connections = _max_connections(settings)
+        # RedisError, or ValkeyError.
+        self._any: type[Exception] = found.ConnectionError.__base__
+        self._permanent = (found.AuthenticationError, found.AuthorizationError)
+
+    def is_transient(self, error: BaseException) -> bool:
+        """Whether trying again may mend an error.
+
+        :param error: What a try ended with.
+        """
+        if isinstance(error, redis_exceptions.RedisClusterException):
+            # One class for "cannot be connected", which has a cause, for slots that no
+            # node answers for, and for what only the caller can mend.
+            cause = error.__cause__
+            return "not covered" in str(error) or (
+                cause is not None and self.is_transient(cause)
+            )
+
+        return (
+            isinstance(error, self._transient)
+            and not isinstance(error, self._permanent)
+            and not any(
+                isinstance(it, ssl.SSLError) and not isinstance(it, _CUT)
+                for it in _behind(error)
+            )
+        )
+
+    def was_connecting(self, error: BaseException) -> bool:
+        """Whether an error came while a connection was made, so that nothing was sent.
+        A traceback tells, for every engine and every client class.
+
+        :param error: What a try ended with.
+        """
+        connecting = {"connect", "get_connection"}
+        return all(
+            not connecting.isdisjoint(
+                frame.f_code.co_name for frame, _ in traceback.walk_tb(it.__traceback__)
+            )
+            for it in _behind(error)
+            if isinstance(it, self._any)
+        )
+
+    def call(
+        self,
+        between: cabc.Callable[[], object],
+        function: cabc.Callable[..., R],
+        /,
+        *args: t.Any,
+        **kwargs: t.Any,
+    ) -> R:
+        """Call a function until it succeeds, ends with an error that trying again does
+        not mend, or the deadline has passed.
+
+        :param between: Is called before another try.
+        :param function: Does a whole command.
+        """
+        started = time.monotonic()
+        wait: Wait | None = None
+
+        while True:
+            try:
+                result = function(*args, **kwargs)
+            except Exception as error:
+                wait = wait or Wait(self, started)
+
+                if (pause := wait.after(error)) is None:
+                    raise
+            else:
+                if self.down:
+                    self.down = False
+
+                return result
+
+            time.sleep(pause)
+            between()
+
+    async def call_async(
+        self,
+        between: cabc.Callable[[], object],
+        function: cabc.Callable[..., cabc.Awaitable[R]],
+        /,
+        *args: t.Any,
+        **kwargs: t.Any,
+    ) -> R:
+        """The same for a coroutine function.
+
+        :param between: Is called before another try.
+        :param function: Does a whole command.
+        """
+        started = time.monotonic()
+        wait: Wait | None = None
+
+        while True:
+            try:
+                result = await function(*args, **kwargs)
+            except Exception as error:
+                wait = wait or Wait(self, started)
+
+                if (pause := wait.after(error)) is None:
+                    raise
+            else:
+                self.down = False
+                return result
+
+            await asyncio.sleep(pause)
+            between()
+
+    def explain_full_pool(self) -> str:
+        """What to do when no connection of the pool became free in time."""
+        return (
+            f"All {self._connections} connections of the Redis {self.prefix!r} were in"
+            f" use for {self.deadline:g} seconds. Set '{self.prefix}_MAX_CONNECTIONS'"
+            " higher, up to the number of threads."
+        )
+
+
+def nothing() -> None:
+    """What to do between two tries, for most engines."""
+
+
+def _max_connections(settings: Settings) -> int:
+    """How many connections a prefix may have, where redis-py limits them."""
+    if (pool := settings.arguments.get("connection_pool")) is not None:
+        return int(pool.max_connections)
+
+    default = parameters(settings.pool_class or redis.ConnectionPool)["max_connections"]
+    return int(settings.arguments.get("max_connections") or default.default or 100)
+
+
+class Wait:
+    """The tries of one command that has failed.
+
+    :param bound: The prefix's.
+    :param started: When the command was given, by :func:`time.monotonic`.
+    """
+
+    def __init__(self, bound: Bound, started: float) -> None:
+        self._bound = bound
+        self._ends = started + bound.deadline
+        self._pause = FIRST_PAUSE
+        self._sent = 0
+
+    def after(self, error: Exception) -> float | None:
+        """How many seconds to wait before the next try, or None if there is none.
+
+        :param error: What the last try ended with.
+        """
+        bound = self._bound
+
+        if not bound.is_transient(error):
+            return None
+
+        if bound.retries is not None and not bound.was_connecting(error):
+            self._sent += 1
+
+            if self._sent > bound.retries:
+                return None
+
+        left = self._ends - time.monotonic()
+
+        if _is_full_pool(error):
+            if left <= 0:
+                raise type(error)(bound.explain_full_pool()) from None
+
+            return min(POOL_PAUSE * random.uniform(0.5, 1), left)  # noqa: S311
+
+        if bound.down or left <= 0:
+            bound.down = True
+            return None
+
+        pause = self._pause * random.uniform(0.5, 1)  # noqa: S311
+        self._pause = min(self._pause * 2, LONGEST_PAUSE)
+        return min(pause, left)
+
+
+def _is_full_pool(error: Exception) -> bool:
+    # The first is a plain ConnectionPool's, the other a BlockingConnectionPool's.
+    return type(error).__name__ == "MaxConnectionsError" or (
+        str(error) == "No connection available."
+    )
+
+
+def _behind(error: BaseException) -> cabc.Iterator[BaseException]:
+    """An error and those that led to it in the same try."""
+    running = set()
+    frame: types.FrameType | None = sys._getframe()
+
+    while frame is not None:
+        running.add(frame)
+        frame = frame.f_back
+
+    yield error
+    left = [error.__cause__, error.__context__]
+
+    while left:
+        it = left.pop()
+
+        # An error that the caller is handling is of another try.
+        if it is not None and (tb := it.__traceback__) and tb.tb_frame not in running:
+            yield it
+            left += [it.__cause__, it.__context__]
+
+
+def bound_client(client: t.Any, bound: Bound) -> None:
+    """Set the bound on a client: on its commands and its pipelines, and so on the locks
+    and scripts that use them.
+
+    :param client: The client.
+    :param bound: Its prefix's bound.
+    """
+    _bound(client, bound, bound.call, _BoundPipeline)
+
+
+def bound_async_client(client: t.Any, bound: Bound) -> None:
+    """The same for a client of asyncio.
+
+    :param client: The client.
+    :param bound: Its prefix's bound.
+    """
+    _bound(client, bound, bound.call_async, _BoundAsyncPipeline)
+
+
+def _bound(
+    client: t.Any,
+    bound: Bound,
+    call: cabc.Callable[..., t.Any],
+    mixin: type[_Replaying],
+) -> None:
+    # The next try of a command without a key is to ask another node of a cluster.
+    between = getattr(client, "replace_default_node", nothing)
+    client.execute_command = functools.partial(call, between, client.execute_command)
+
+    # A class of the application's own may have none.
+    if (make := getattr(client, "pipeline", None)) is not None:
+        client.pipeline = functools.partial(_make_bound, bound, mixin, make)
+
+
+def _make_bound(
+    bound: Bound,
+    mixin: type[_Replaying],
+    make: cabc.Callable[..., t.Any],
+    /,
+    *args: t.Any,
+    **kwargs: t.Any,
+) -> t.Any:
+    made = make(*args, **kwargs)
+    # Its class, not functions set on it: they would refer to it, and a dropped pipeline
+    # would keep its connection until the next garbage collection.
+    made.__class__ = _mix(mixin, type(made))
+    made.remember(bound, functools.partial(make, *args, **kwargs))
+    return made
+
+
+_mixed: dict[tuple[type[t.Any], type[t.Any]], type[t.Any]] = {}
+
+
+def _mix(mixin: type[t.Any], base: type[t.Any]) -> type[t.Any]:
+    if (mixin, base) not in _mixed:
+        module = {"__module__": base.__module__}
+        _mixed[mixin, base] = type(base.__name__, (mixin, base), module)
+
+    return _mixed[mixin, base]
+
+
+class _Replaying:
+    """Mixed into the class of a client's pipelines: keeps their commands, as one whose
+    execution failed has forgotten them, and would return nothing without an error.
+    """
+
+    __bound: Bound
+    __make: cabc.Callable[[], t.Any]
+    __commands: list[tuple[tuple[t.Any, ...], dict[str, t.Any]]]
+    __immediate: bool
+
+    def remember(self, bound: Bound, make: cabc.Callable[[], t.Any]) -> None:
+        self.__bound = bound
+        self.__make = make
+        self.__commands = []
+        self.__immediate = False
+
+    def execute_command(self, *args: t.Any, **options: t.Any) -> t.Any:
+        pipe = t.cast(t.Any, self)
+        queued = len(pipe)
+        result = super().execute_command(*args, **options)  # type: ignore[misc]
+
+        if len(pipe) > queued:
+            self.__commands.append((args, options))
+        else:
+            # Done at once, after WATCH: what follows depends on its reply.
+            self.__immediate = True
+
+        return result
+
+    def take_bound(self) -> Bound | None:
+        """The bound, or None if the commands cannot be replayed."""
+        may_replay = not self.__immediate
+        self.__immediate = False
+        return self.__bound if may_replay else None
+
+    def replays(self) -> cabc.Iterator[t.Any]:
+        """The pipeline itself, then fresh ones with the same commands."""
+        pipe = t.cast(t.Any, self)
+        # reset() may have dropped the first ones.
+        commands = self.__commands[len(self.__commands) - len(pipe) :]
+        scripts = set(getattr(pipe, "scripts", ()))
+        self.__commands = []
+        yield pipe
+
+        while True:
+            fresh = self.__make()
+
+            for args, options in commands:
+                fresh.execute_command(*args, **options)
+
+            if scripts:
+                fresh.scripts |= scripts
+
+            yield fresh
+
+
+class _BoundPipeline(_Replaying):
+    def execute(self, *args: t.Any, **kwargs: t.Any) -> t.Any:
+        execute = super().execute  # type: ignore[misc]
+
+        if (bound := self.take_bound()) is None:
+            return execute(*args, **kwargs)
+
+        pipes = self.replays()
+
+        def attempt() -> t.Any:
+            pipe = next(pipes)
+
+            try:
+                return (execute if pipe is self else pipe.execute)(*args, **kwargs)
+            finally:
+                # redis-py forgets to if it could not connect.
+                pipe.reset()
+
+        return bound.call(nothing, attempt)
+
+
+class _BoundAsyncPipeline(_Replaying):
+    async def execute(self, *args: t.Any, **kwargs: t.Any) -> t.Any:
+        execute = super().execute  # type: ignore[misc]
+
+        if (bound := self.take_bound()) is None:
+            return await execute(*args, **kwargs)
+
+        pipes = self.replays()
+
+        async def attempt() -> t.Any:
+            pipe = next(pipes)
+
+            try:
+                return await (execute if pipe is self else pipe.execute)(
+                    *args, **kwargs
+                )
+            finally:
+                await pipe.reset()
+
+        return await bound.call_async(nothing, attempt)
