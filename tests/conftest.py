@@ -1,39 +1,87 @@
 from __future__ import annotations
 
 import collections.abc as cabc
+import contextlib
 import os
-from pathlib import Path
+import typing as t
 
 import pytest
 from flask import Flask
 
+from .servers import Certificates
+from .servers import Cluster
 from .servers import find_command
+from .servers import find_tls_command
+from .servers import has_tls
 from .servers import KINDS
+from .servers import Sentinels
 from .servers import Server
+from .servers import Startable
+
+S = t.TypeVar("S", bound=Startable)
 
 
-def start_server(kind: str, directory: Path, *arguments: str) -> Server:
-    """A running server, or a skip that names what is missing."""
+def miss(message: str) -> t.NoReturn:
+    """Skip the test, by the name of what is missing. In CI nothing may be missing."""
+    if os.environ.get("CI"):
+        pytest.fail(message)
+
+    pytest.skip(message)
+
+
+def command_of(kind: str, *, tls: bool = False) -> str:
+    """What starts a kind of server. With TLS, redis may be any one on PATH."""
     command = find_command(kind)
 
     if command is None:
-        message = f"No server: {KINDS[kind]} is not there."
+        miss(f"No server: {KINDS[kind]} is not there.")
 
-        if os.environ.get("CI"):
-            pytest.fail(message)
+    if tls and not has_tls(command):
+        command = find_tls_command() if kind == "redis" else None
 
-        pytest.skip(message)
+        if command is None:
+            miss(f"No TLS: {KINDS[kind]} was built without it.")
 
-    server = Server(command, directory, *arguments)
-    server.start()
-    return server
+    return command
+
+
+class Starter:
+    """Starts servers, clusters and sentinels, each in a directory of its own."""
+
+    def __init__(
+        self, stack: contextlib.ExitStack, factory: pytest.TempPathFactory
+    ) -> None:
+        self._stack = stack
+        self._factory = factory
+
+    def __call__(
+        self, what: type[S], *arguments: str, kind: str = "redis", **options: t.Any
+    ) -> S:
+        """Start it, or skip. The options are those of its class."""
+        command = command_of(kind, tls=options.get("certificates") is not None)
+        directory = self._factory.mktemp(kind)
+        started = what(command, directory, *arguments, **options)
+        self._stack.enter_context(started)
+        return started
 
 
 @pytest.fixture(scope="session")
-def _server(tmp_path_factory: pytest.TempPathFactory) -> cabc.Iterator[Server]:
-    server = start_server("redis", tmp_path_factory.mktemp("redis"))
-    yield server
-    server.stop()
+def _start(tmp_path_factory: pytest.TempPathFactory) -> cabc.Iterator[Starter]:
+    """What it starts runs until the end of the session."""
+    with contextlib.ExitStack() as stack:
+        yield Starter(stack, tmp_path_factory)
+
+
+@pytest.fixture
+def start(tmp_path_factory: pytest.TempPathFactory) -> cabc.Iterator[Starter]:
+    """What it starts is stopped after the test."""
+    with contextlib.ExitStack() as stack:
+        yield Starter(stack, tmp_path_factory)
+
+
+@pytest.fixture(scope="session")
+def _server(_start: Starter) -> Server:
+    return _start(Server)
 
 
 @pytest.fixture
@@ -46,12 +94,8 @@ def server(_server: Server) -> Server:
 
 
 @pytest.fixture(scope="session", params=list(KINDS))
-def _each_server(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> cabc.Iterator[Server]:
-    server = start_server(request.param, tmp_path_factory.mktemp(request.param))
-    yield server
-    server.stop()
+def _each_server(request: pytest.FixtureRequest, _start: Starter) -> Server:
+    return _start(Server, kind=request.param)
 
 
 @pytest.fixture
@@ -61,6 +105,64 @@ def each_server(_each_server: Server) -> Server:
         client.flushall()
 
     return _each_server
+
+
+@pytest.fixture(scope="session")
+def _cluster(_start: Starter) -> Cluster:
+    # A long pause of the machine must not make it fail over.
+    return _start(Cluster, node_timeout=15_000)
+
+
+@pytest.fixture
+def cluster(_cluster: Cluster) -> Cluster:
+    """An empty cluster. Tests must not kill its nodes, and resume what they pause."""
+    _cluster.flush()
+    return _cluster
+
+
+@pytest.fixture
+def fresh_cluster(start: Starter) -> Cluster:
+    """A cluster for one test, to kill nodes of. It fails over after 1 s."""
+    return start(Cluster)
+
+
+@pytest.fixture
+def sentinels(start: Starter) -> Sentinels:
+    """A master, two replicas and three sentinels for one test, to kill."""
+    return start(Sentinels)
+
+
+@pytest.fixture(scope="session")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
+    return Certificates(tmp_path_factory.mktemp("certificates"))
+
+
+@pytest.fixture(scope="session")
+def _tls_server(_start: Starter, certificates: Certificates) -> Server:
+    return _start(Server, certificates=certificates)
+
+
+@pytest.fixture
+def tls_server(_tls_server: Server) -> Server:
+    """An empty Redis that speaks TLS only."""
+    with _tls_server.admin() as client:
+        client.flushall()
+
+    return _tls_server
+
+
+@pytest.fixture(scope="session")
+def _mtls_server(_start: Starter, certificates: Certificates) -> Server:
+    return _start(Server, certificates=certificates, mutual=True)
+
+
+@pytest.fixture
+def mtls_server(_mtls_server: Server) -> Server:
+    """An empty Redis that speaks TLS only, with clients that show a certificate."""
+    with _mtls_server.admin() as client:
+        client.flushall()
+
+    return _mtls_server
 
 
 @pytest.fixture

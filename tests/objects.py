@@ -23,3 +23,46 @@ class Provider(redis.CredentialProvider):
 
     def get_credentials(self) -> tuple[str, str]:
         return ("default", "provided")
+
+
+class Nobody(redis.CredentialProvider):
+    """Credentials of a server that wants none."""
+
+    def get_credentials(self) -> t.Any:
+        return ()
+
+
+class Needy(redis.CredentialProvider):
+    """Credentials that cannot be had without being told something."""
+
+    def __init__(self, secret: str) -> None:
+        self.secret = secret
+
+
+class NeedsTenant(redis.Redis):
+    """A client that cannot be made without an argument of its own."""
+
+    def __init__(self, tenant: str, **kwargs: t.Any) -> None:
+        super().__init__(**kwargs)
+        self.tenant = tenant
+
+
+class NoPool(redis.Redis):
+    """A client that makes its own pool."""
+
+    def __init__(self, host: str = "h", db: int = 0) -> None:
+        super().__init__(host=host, db=db)
+
+
+class Patient(redis.Redis):
+    """A client that waits longer than others."""
+
+    def __init__(self, *, socket_timeout: float = 60, **kwargs: t.Any) -> None:
+        super().__init__(socket_timeout=socket_timeout, **kwargs)
+
+
+class Formats(redis.Redis):
+    """A client that makes something of its password."""
+
+    def __init__(self, *, password: str = "", **kwargs: t.Any) -> None:
+        super().__init__(password=f"{password}", **kwargs)

@@ -2,16 +2,33 @@
 
 from __future__ import annotations
 
+import collections.abc as cabc
+import contextlib
+import functools
 import importlib.util
 import os
+import random
+import secrets
 import shutil
+import signal
+import socket
 import subprocess
+import sys
+import tempfile
 import time
 import typing as t
 from pathlib import Path
 
 import redis
+import trustme
 from ephemeral_port_reserve import reserve
+from redis.backoff import NoBackoff
+from redis.crc import key_slot
+from redis.crc import REDIS_CLUSTER_HASH_SLOTS
+from redis.retry import Retry
+
+if t.TYPE_CHECKING:
+    from typing_extensions import Self
 
 #: What each kind of server is started with: a command, or where one may stand.
 KINDS = {
@@ -20,13 +37,20 @@ KINDS = {
     "valkey": "VALKEY_SERVER",
 }
 
+#: How far a cluster's second port is from its first. Redis 6.2 knows no other.
+BUS = 10_000
+
 
 def find_command(kind: str) -> str | None:
     """The command that starts a kind of server, or None if there is none."""
     if kind != "redis":
         return os.environ.get(KINDS[kind])
 
-    if found := shutil.which(KINDS[kind]):
+    # Not that of the wheel, which stands on the PATH of its environment: see below.
+    own = str(Path(sys.executable).parent)
+    path = os.pathsep.join(it for it in os.get_exec_path() if it != own)
+
+    if found := shutil.which(KINDS[kind], path=path):
         return found
 
     # Without root: the server that this package's wheel brings.
@@ -38,53 +62,660 @@ def find_command(kind: str) -> str | None:
     return str(Path(spec.origin).with_name("bin") / "redis-server")
 
 
-class Server:
-    """One server process."""
+def find_tls_command() -> str | None:
+    """The first command with TLS. The wheel's, often the first on PATH, has none."""
+    on_path = [shutil.which(KINDS["redis"], path=path) for path in os.get_exec_path()]
+    commands = [*on_path, *(find_command(kind) for kind in KINDS)]
+    return next((each for each in commands if each and has_tls(each)), None)
+
+
+@functools.cache
+def has_tls(command: str) -> bool:
+    """Whether a server was built with TLS. It is told to listen nowhere, and ends."""
+    with tempfile.TemporaryDirectory() as directory:
+        arguments = ["--port", "0", "--tls-port", "0", "--dir", directory]
+
+        try:
+            done = subprocess.run(
+                [command, *arguments], capture_output=True, timeout=10
+            )
+        except subprocess.TimeoutExpired:
+            return False
+
+    return b"FATAL CONFIG" not in done.stdout + done.stderr
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports free now, and so are those of the cluster bus.
+
+    No outgoing connection takes one while its server is down: systems choose
+    theirs from 32768 upwards.
+    """
+    found: list[int] = []
+
+    for port in random.sample(range(10_000, 10_000 + BUS), BUS):
+        with contextlib.ExitStack() as stack, contextlib.suppress(OSError):
+            for each in (port, port + BUS):
+                bound = stack.enter_context(socket.socket())
+                bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                bound.bind(("127.0.0.1", each))
+
+            found.append(port)
+
+        if len(found) == count:
+            return found
+
+    raise RuntimeError("Too few free ports.")
+
+
+def wait_until(
+    check: cabc.Callable[[], t.Any], what: str, *, timeout: float = 10
+) -> None:
+    """Poll until the check is true. A Redis error counts as not yet."""
+    deadline = time.monotonic() + timeout
+    error: Exception | None = None
+
+    while True:
+        try:
+            if check():
+                return
+            error = None
+        except redis.RedisError as caught:
+            error = caught
+
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"Not in {timeout} s: {what}") from error
+
+        time.sleep(0.01)
+
+
+class Certificates:
+    """An authority, what it issued for loopback, and one that nobody trusts."""
+
+    def __init__(self, directory: Path) -> None:
+        self.ca = directory / "ca.pem"
+        self.cert = directory / "server.pem"
+        self.key = directory / "server.key"
+        self.client_cert = directory / "client.pem"
+        self.client_key = directory / "client.key"
+        self.other_ca = directory / "other-ca.pem"
+
+        authority = trustme.CA()
+        authority.cert_pem.write_to_path(self.ca)
+        trustme.CA().cert_pem.write_to_path(self.other_ca)
+        issued = authority.issue_cert("127.0.0.1", "localhost")
+        issued.cert_chain_pems[0].write_to_path(self.cert)
+        issued.private_key_pem.write_to_path(self.key)
+        issued = authority.issue_cert("client@example.org")
+        issued.cert_chain_pems[0].write_to_path(self.client_cert)
+        issued.private_key_pem.write_to_path(self.client_key)
+
+
+class Startable:
+    """What can be started and stopped, and stops at the end of a `with`."""
 
     def __init__(self, command: str, directory: Path, *arguments: str) -> None:
         self.command = command
         self.directory = directory
         self.arguments = arguments
-        self.port = reserve("127.0.0.1")
+
+    def start(self) -> None:
+        raise NotImplementedError
+
+    def stop(self) -> None:
+        raise NotImplementedError
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.stop()
+
+
+class Server(Startable):
+    """One server process.
+
+    A password is the default user's, also for replication. With certificates
+    the port speaks TLS only; mutual: a client must show a certificate, too.
+    """
+
+    def __init__(
+        self,
+        command: str,
+        directory: Path,
+        *arguments: str,
+        port: int | None = None,
+        password: str | None = None,
+        certificates: Certificates | None = None,
+        mutual: bool = False,
+    ) -> None:
+        super().__init__(command, directory, *arguments)
+        self.password = password
+        self.certificates = certificates
+        self.mutual = mutual
+        self.port = reserve("127.0.0.1") if port is None else port
         self.socket = directory / "server.sock"
+        self.log = directory / "server.log"
         self._process: subprocess.Popen[bytes] | None = None
+        self._paused = False
+
+    @property
+    def address(self) -> str:
+        return f"127.0.0.1:{self.port}"
 
     @property
     def url(self) -> str:
-        return f"redis://127.0.0.1:{self.port}"
+        return f"redis{'s' if self.certificates else ''}://{self.address}"
+
+    @property
+    def alive(self) -> bool:
+        """Whether it runs and is not paused."""
+        process = self._process
+        return process is not None and process.poll() is None and not self._paused
 
     def admin(self, **options: t.Any) -> redis.Redis:
-        """A client that is not the one under test."""
-        return redis.Redis(host="127.0.0.1", port=self.port, **options)
+        """A client that is not the one under test, and tries only once."""
+        defaults = {
+            "host": "127.0.0.1",
+            "port": self.port,
+            "password": self.password,
+            "retry": Retry(NoBackoff(), 0),
+            "socket_timeout": 5,
+        }
 
-    def start(self) -> None:
-        log = self.directory / "server.log"
-        arguments = ["--port", str(self.port), "--bind", "127.0.0.1"]
-        arguments += ["--unixsocket", str(self.socket), "--dir", str(self.directory)]
-        arguments += ["--save", "", "--logfile", str(log), *self.arguments]
-        self._process = subprocess.Popen([self.command, *arguments])
-        deadline = time.monotonic() + 10
+        if self.certificates is not None:
+            defaults |= {
+                "ssl": True,
+                "ssl_ca_certs": str(self.certificates.ca),
+                "ssl_certfile": str(self.certificates.client_cert),
+                "ssl_keyfile": str(self.certificates.client_key),
+            }
 
-        while True:
+        return redis.Redis(**{**defaults, **options})
+
+    def _settings(self) -> list[list[str]]:
+        """What servers and sentinels have in common."""
+        found = [["bind", "127.0.0.1"], ["dir", str(self.directory)]]
+        found += [["logfile", str(self.log)]]
+
+        if self.password is not None:
+            found += [["requirepass", self.password]]
+
+        if self.certificates is None:
+            return [*found, ["port", str(self.port)]]
+
+        found += [["port", "0"], ["tls-port", str(self.port)]]
+        found += [["tls-cert-file", str(self.certificates.cert)]]
+        found += [["tls-key-file", str(self.certificates.key)]]
+        found += [["tls-ca-cert-file", str(self.certificates.ca)]]
+        found += [["tls-auth-clients", "yes" if self.mutual else "no"]]
+        return [*found, ["tls-replication", "yes"]]
+
+    def _command_line(self) -> list[str]:
+        settings = [*self._settings(), ["save", ""], ["unixsocket", str(self.socket)]]
+
+        if self.password is not None:
+            settings += [["masterauth", self.password]]
+
+        line = [self.command]
+
+        for name, *values in settings:
+            line += [f"--{name}", *values]
+
+        return [*line, *self.arguments]
+
+    def launch(self) -> None:
+        """Start it without waiting for it."""
+        with self.log.open("ab") as log:
+            self._process = subprocess.Popen(
+                self._command_line(), stdout=log, stderr=subprocess.STDOUT
+            )
+
+    def wait(self) -> None:
+        """Wait until it answers, at least that a password is missing."""
+
+        def answers() -> bool:
+            if self._process is None or self._process.poll() is not None:
+                raise RuntimeError(self.log.read_text())
+
             try:
                 with self.admin() as client:
                     client.ping()
-                return
             except redis.AuthenticationError:
-                return
-            except redis.ConnectionError:
-                if self._process.poll() is not None or time.monotonic() > deadline:
-                    self.stop()
-                    raise RuntimeError(log.read_text()) from None
-                time.sleep(0.02)
+                pass
 
-    def stop(self) -> None:
+            return True
+
+        try:
+            wait_until(answers, f"{self.command} answers")
+        except TimeoutError as error:
+            raise RuntimeError(self.log.read_text()) from error
+
+    def start(self) -> None:
+        try:
+            self.launch()
+            self.wait()
+        except BaseException:
+            self.stop()
+            raise
+
+    def kill(self) -> None:
+        """End it at once, paused or not."""
         if self._process is not None:
             self._process.kill()
             self._process.wait()
             self._process = None
+            self._paused = False
+
+    def stop(self) -> None:
+        self.kill()
+
+    def pause(self) -> None:
+        """Keep its connections open, but let it answer nothing."""
+        self._signal(signal.SIGSTOP)
+        self._paused = True
+
+    def resume(self) -> None:
+        self._signal(signal.SIGCONT)
+        self._paused = False
+
+    def _signal(self, number: signal.Signals) -> None:
+        if self._process is None:
+            raise RuntimeError("The server is not running.")
+
+        self._process.send_signal(number)
 
     def count_clients(self) -> int:
         """How many connections the server has, beside the one that asks."""
         with self.admin() as client:
             return len(client.client_list()) - 1
+
+
+def start_all(servers: cabc.Iterable[Server]) -> None:
+    """Start servers side by side."""
+    servers = list(servers)
+
+    for server in servers:
+        server.launch()
+
+    for server in servers:
+        server.wait()
+
+
+def replication(server: Server) -> dict[str, t.Any]:
+    with server.admin() as client:
+        info: dict[str, t.Any] = client.info("replication")
+
+    return info
+
+
+def are_linked(master: Server, replicas: cabc.Sequence[Server]) -> bool:
+    """Whether both sides say so: the replicas do before the master sends more."""
+    served = replication(master)
+    return all(
+        served.get(f"slave{number}", {}).get("state") == "online"
+        and replication(replica).get("master_link_status") == "up"
+        for number, replica in enumerate(replicas)
+    )
+
+
+class Cluster(Startable):
+    """Three masters, nodes[:3], and a replica of each, nodes[3:]."""
+
+    MASTERS = 3
+
+    def __init__(
+        self,
+        command: str,
+        directory: Path,
+        *arguments: str,
+        password: str | None = None,
+        certificates: Certificates | None = None,
+        mutual: bool = False,
+        node_timeout: int = 1000,
+    ) -> None:
+        super().__init__(command, directory, *arguments)
+        own = ["--cluster-enabled", "yes", "--repl-diskless-sync-delay", "0"]
+        # A replica is not shown before it got something: by default after 10 s.
+        own += ["--repl-ping-replica-period", "1"]
+        # Until all is linked: nodes tell each other their state twice in this time.
+        own += ["--cluster-node-timeout", "1000"]
+        self.node_timeout = node_timeout
+
+        if certificates is not None:
+            own += ["--tls-cluster", "yes"]
+
+        self.nodes = [
+            Server(
+                command,
+                directory / str(number),
+                *own,
+                *arguments,
+                port=port,
+                password=password,
+                certificates=certificates,
+                mutual=mutual,
+            )
+            for number, port in enumerate(free_ports(2 * self.MASTERS))
+        ]
+
+    @property
+    def address(self) -> str:
+        """Where to ask first: the masters, as they were at the start."""
+        return ",".join(node.address for node in self.nodes[: self.MASTERS])
+
+    def master_of(self, key: str | bytes) -> Server:
+        """The master that serves a key now, or a LookupError."""
+        slot = key_slot(key.encode() if isinstance(key, str) else key)
+        found: list[tuple[int, int]] = []
+
+        for number, node in enumerate(self.nodes):
+            if not node.alive:
+                continue
+
+            with node.admin() as client:
+                epoch, slots = _own_slots(client)
+
+            if any(slot in each for each in slots):
+                found.append((epoch, number))
+
+        if not found:
+            raise LookupError(f"No node serves slot {slot}.")
+
+        # A master back from a pause does not know at once that it was replaced.
+        return self.nodes[max(found)[1]]
+
+    def flush(self) -> None:
+        """Empty it, replicas too."""
+        for node in self.nodes:
+            with node.admin() as client, contextlib.suppress(redis.ReadOnlyError):
+                client.flushall()
+                client.wait(1, 4000)
+
+    def start(self) -> None:
+        try:
+            self._configure()
+            start_all(self.nodes)
+            wait_until(self._is_ready, "the cluster serves", timeout=20)
+
+            for node in self.nodes:
+                with node.admin() as client:
+                    client.config_set("cluster-node-timeout", self.node_timeout)
+        except BaseException:
+            self.stop()
+            raise
+
+    def stop(self) -> None:
+        for node in self.nodes:
+            node.stop()
+
+    def _configure(self) -> None:
+        """Introduce all nodes to each other: write what they would have saved.
+
+        That spares CLUSTER MEET, ADDSLOTS and REPLICATE, and their retries.
+        """
+        ids = [secrets.token_hex(20) for _ in self.nodes]
+        bounds = [
+            number * REDIS_CLUSTER_HASH_SLOTS // self.MASTERS
+            for number in range(self.MASTERS + 1)
+        ]
+
+        for myself, node in enumerate(self.nodes):
+            lines = []
+
+            for number, (each, id) in enumerate(zip(self.nodes, ids, strict=True)):
+                epoch = number % self.MASTERS
+                role, master, slots = "slave", ids[epoch], ""
+
+                if number < self.MASTERS:
+                    role, master = "master", "-"
+                    slots = f" {bounds[number]}-{bounds[number + 1] - 1}"
+
+                role = f"myself,{role}" if number == myself else role
+                lines.append(
+                    f"{id} {each.address}@{each.port + BUS} {role} {master}"
+                    f" 0 0 {epoch + 1} connected{slots}\n"
+                )
+
+            lines.append(f"vars currentEpoch {self.MASTERS} lastVoteEpoch 0\n")
+            node.directory.mkdir(exist_ok=True)
+            (node.directory / "nodes.conf").write_text("".join(lines))
+
+    def _is_ready(self) -> bool:
+        """Whether each node has the whole picture, and each replica its master."""
+        masters, replicas = self.nodes[: self.MASTERS], self.nodes[self.MASTERS :]
+
+        for node in self.nodes:
+            with node.admin() as client:
+                if client.cluster("info")["cluster_state"] != "ok":
+                    return False
+
+                # A replica shows there only when its master has heard of its data.
+                shards = _call(client, "CLUSTER SLOTS")
+
+                if sorted(len(shard) - 2 for shard in shards) != [2] * self.MASTERS:
+                    return False
+
+        pairs = zip(masters, replicas, strict=True)
+        return all(are_linked(master, [replica]) for master, replica in pairs)
+
+
+def _call(client: redis.Redis, *command: str) -> t.Any:
+    """What the server replies, whatever redis-py would make of it."""
+    pool = client.connection_pool
+    connection: t.Any = pool.get_connection()
+
+    try:
+        connection.send_command(*command[0].split(), *command[1:])
+        return connection.read_response()
+    finally:
+        pool.release(connection)
+
+
+def _own_slots(client: redis.Redis) -> tuple[int, list[range]]:
+    """The epoch of the node asked, and the slots it says it serves."""
+    for line in _call(client, "CLUSTER NODES").decode().splitlines():
+        _, _, flags, _, _, _, epoch, _, *slots = line.split()
+
+        if "myself" in flags.split(",") and "master" in flags.split(","):
+            # What begins with a bracket is on its way somewhere.
+            bounds = [each.split("-") for each in slots if each[0] != "["]
+            return int(epoch), [range(int(b[0]), int(b[-1]) + 1) for b in bounds]
+
+    return 0, []
+
+
+class Sentinel(Server):
+    """One sentinel process. It keeps its state in its file over a restart."""
+
+    def __init__(
+        self,
+        command: str,
+        directory: Path,
+        *,
+        port: int | None = None,
+        password: str | None = None,
+        certificates: Certificates | None = None,
+        mutual: bool = False,
+    ) -> None:
+        super().__init__(
+            command,
+            directory,
+            port=port,
+            password=password,
+            certificates=certificates,
+            mutual=mutual,
+        )
+        self.id = secrets.token_hex(20)
+        self.file = directory / "sentinel.conf"
+
+    def configure(self, lines: cabc.Iterable[str]) -> None:
+        """Write its file anew: what all servers need, and the lines."""
+        common = [" ".join(setting) for setting in self._settings()]
+        self.directory.mkdir(exist_ok=True)
+        self.file.write_text("\n".join([*common, *lines, ""]))
+
+    def _command_line(self) -> list[str]:
+        return [self.command, str(self.file), "--sentinel"]
+
+
+class Sentinels(Startable):
+    """A master, servers[0], its two replicas, and three sentinels that watch them.
+
+    The sentinel password is what clients need to talk to the sentinels.
+    """
+
+    SERVICE = "mymaster"
+
+    def __init__(
+        self,
+        command: str,
+        directory: Path,
+        *arguments: str,
+        password: str | None = None,
+        sentinel_password: str | None = None,
+        certificates: Certificates | None = None,
+        mutual: bool = False,
+        down_after: int = 1000,
+        failover_timeout: int = 3000,
+    ) -> None:
+        super().__init__(command, directory, *arguments)
+        self.password = password
+        self.sentinel_password = sentinel_password
+        self.down_after = down_after
+        self.failover_timeout = failover_timeout
+        ports = free_ports(6)
+        own = ["--repl-diskless-sync-delay", "0", *arguments]
+        follow = ["--replicaof", "127.0.0.1", str(ports[0])]
+        self.servers = [
+            Server(
+                command,
+                directory / f"server{number}",
+                *own,
+                *(follow if number else []),
+                port=port,
+                password=password,
+                certificates=certificates,
+                mutual=mutual,
+            )
+            for number, port in enumerate(ports[:3])
+        ]
+        self.sentinels = [
+            Sentinel(
+                command,
+                directory / f"sentinel{number}",
+                port=port,
+                password=sentinel_password,
+                certificates=certificates,
+                mutual=mutual,
+            )
+            for number, port in enumerate(ports[3:])
+        ]
+
+    @property
+    def address(self) -> str:
+        """Where the sentinels are."""
+        return ",".join(sentinel.address for sentinel in self.sentinels)
+
+    def master(self) -> Server:
+        """The master now, by the newest that a live sentinel knows."""
+        found: list[tuple[int, int]] = []
+
+        for sentinel in self.sentinels:
+            if sentinel.alive:
+                with sentinel.admin(protocol=2) as client:
+                    state = _call(client, "SENTINEL MASTER", self.SERVICE)
+
+                fields = _fields(state)
+                found.append((int(fields["config-epoch"]), int(fields["port"])))
+
+        if not found:
+            raise LookupError("No sentinel is alive.")
+
+        port = max(found)[1]
+        return next(server for server in self.servers if server.port == port)
+
+    def start(self) -> None:
+        try:
+            for server in self.servers:
+                server.directory.mkdir(exist_ok=True)
+
+            # A replica that finds its master at once need not try again later.
+            master, *replicas = self.servers
+            master.start()
+            start_all(replicas)
+            wait_until(lambda: are_linked(master, replicas), "the replicas are linked")
+            self._configure()
+            start_all(self.sentinels)
+            wait_until(self._is_ready, "the sentinels see all", timeout=20)
+        except BaseException:
+            self.stop()
+            raise
+
+    def stop(self) -> None:
+        for each in (*self.sentinels, *self.servers):
+            each.stop()
+
+    def _configure(self) -> None:
+        """Introduce all to each other: write what the sentinels would have saved.
+
+        That spares the seconds until they have found each other.
+        """
+        name = self.SERVICE
+        master, *replicas = self.servers
+        common = [
+            f"sentinel monitor {name} 127.0.0.1 {master.port} 2",
+            f"sentinel down-after-milliseconds {name} {self.down_after}",
+            f"sentinel failover-timeout {name} {self.failover_timeout}",
+        ]
+
+        for replica in replicas:
+            common += [f"sentinel known-replica {name} 127.0.0.1 {replica.port}"]
+
+        if self.password is not None:
+            common += [f"sentinel auth-pass {name} {self.password}"]
+
+        if self.sentinel_password is not None:
+            common += [f"sentinel sentinel-pass {self.sentinel_password}"]
+
+        for myself in self.sentinels:
+            own = [f"sentinel myid {myself.id}"]
+            others = [
+                f"sentinel known-sentinel {name} 127.0.0.1 {each.port} {each.id}"
+                for each in self.sentinels
+                if each is not myself
+            ]
+            myself.configure([*own, *common, *others])
+
+    def _is_ready(self) -> bool:
+        """Whether each sentinel is connected to all others and could fail over."""
+        for sentinel in self.sentinels:
+            with sentinel.admin(protocol=2) as client:
+                states = {
+                    what: [_fields(each) for each in _call(client, *command)]
+                    for what, command in {
+                        "master": ("SENTINEL MASTERS",),
+                        "slave": ("SENTINEL REPLICAS", self.SERVICE),
+                        "sentinel": ("SENTINEL SENTINELS", self.SERVICE),
+                    }.items()
+                }
+
+            if [len(each) for each in states.values()] != [1, 2, 2]:
+                return False
+
+            for what, found in states.items():
+                # Anything else in there is that it is down or disconnected.
+                if any(each["flags"] != what for each in found):
+                    return False
+
+            if any(each["master-link-status"] != "ok" for each in states["slave"]):
+                return False
+
+        return True
+
+
+def _fields(flat: list[bytes]) -> dict[str, str]:
+    """What a sentinel says about something: names and values in turn."""
+    texts = [each.decode() for each in flat]
+    return dict(zip(texts[::2], texts[1::2], strict=True))

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import logging
+import traceback
 import typing as t
 
 import pytest
@@ -179,8 +180,12 @@ def test_another_is_logged(app: Flask, caplog: pytest.LogCaptureFixture) -> None
             with pytest.raises(ConfigError, match="^'X_HOST' must name a host"):
                 manager.get("X").ping()
 
-        with pytest.raises(ConfigError, match="^'X_HOST' must name a host"):
+        with pytest.raises(ConfigError, match="^'X_HOST' must name a host") as info:
             app.extensions["redis"]["X"]
+
+        # Not that of init_app, whose frames hold the settings.
+        frames = traceback.walk_tb(info.value.__traceback__)
+        assert not any("config" in frame.f_locals for frame, _ in frames)
 
     assert "X" not in app.extensions["redis"]
 

@@ -17,6 +17,7 @@ from werkzeug.local import LocalProxy
 from flask_and_redis import ConfigError
 from flask_and_redis import Redis
 from flask_and_redis import RedisManager
+from flask_and_redis.values import parameters
 
 from . import objects
 
@@ -78,15 +79,20 @@ def error(
         ("PASSWORD", b"x", "must be text."),
         ("PASSWORD", "\udc80", "must be text."),
         ("USER", ["x"], "must be text."),
-        ("RETRY", "5", "must be an object of redis.Retry."),
+        ("RETRY", "-1", "must be a whole number, 0 or above, or a redis.retry.Retry."),
+        ("RETRY", 0.5, "must be a whole number, 0 or above, or a redis.retry.Retry."),
+        ("RETRY", True, "must be a whole number, 0 or above, or a redis.retry.Retry."),
+        ("RETRY_DEADLINE", "-1", "must be a number of seconds, 0 or above."),
+        ("SENTINEL_KWARGS", {}, "needs a redis+sentinel:// URL."),
+        ("SENTINEL_KWARGS", "x", "must be a mapping."),
         ("RETRY_ON_ERROR", "OSError", "must be a list of exception classes."),
         ("RETRY_ON_ERROR", [int], "must be a list of exception classes."),
         ("RETRY_ON_ERROR", 5, "must be a list of exception classes."),
         ("SOCKET_KEEPALIVE_OPTIONS", "x", "must be a mapping of socket options'"),
         ("SOCKET_KEEPALIVE_OPTIONS", {"x": 1}, "must be a mapping of socket options'"),
-        ("REDIS_CONNECT_FUNC", "x", "must be an object of collections.Callable."),
-        ("CREDENTIAL_PROVIDER", object(), "must be an object or a class with"),
-        ("CREDENTIAL_PROVIDER", "tests.objects.NONE", "must be an object or a class"),
+        ("REDIS_CONNECT_FUNC", "x", "must be a function."),
+        ("CREDENTIAL_PROVIDER", object(), "must be an object with"),
+        ("CREDENTIAL_PROVIDER", "tests.objects.NONE", "must be an object with"),
         ("HOST", "localhost:6379", "must name a host, such as localhost"),
         ("HOST", "redis://localhost", "must name a host, such as localhost"),
         ("HOST", "me@localhost", "must name a host, such as localhost"),
@@ -94,7 +100,22 @@ def error(
         ("HOST", "a..b", "must name a host, such as localhost"),
         ("HOST", "x" * 64, "must name a host, such as localhost"),
         ("HOST", 127, "must be text: the name of a host."),
-        ("UNIX_SOCKET_PATH", 1.5, "must be text. In an environment variable"),
+        (
+            "UNIX_SOCKET_PATH",
+            1.5,
+            "must be the path of a socket, such as /tmp/redis.so",
+        ),
+        ("UNIX_SOCKET_PATH", "redis://:secret@h/0", "must be the path of a socket"),
+        ("HOST", "file://", "must be the path of a socket"),
+        ("DB", 2**31, "must be the number of a database, 0 or above."),
+        ("CREDENTIAL_PROVIDER", "tests.objects.Needy", "must be an object with"),
+        ("SSL_CERT_REQS", 3, "must be none, optional or required."),
+        (
+            "CONNECTION_POOL_CLASS",
+            "redis.SentinelConnectionPool",
+            "derived from redis.",
+        ),
+        ("SOCKET_TIMEOUT", float("inf"), "must be a number of seconds above 0."),
         ("CONNECTION_POOL", object(), "must be a redis.ConnectionPool or its dotted"),
         ("CONNECTION_POOL", "tests.objects", "must be a redis.ConnectionPool or its"),
         ("CONNECTION_POOL", "tests.nothing", "must be a redis.ConnectionPool or its"),
@@ -113,7 +134,6 @@ def error(
 def test_wrong_value(setting: str, value: object, message: str) -> None:
     """A wrong value is an error that names the setting and says what it must be."""
     found = error({"REDIS_HOST": "localhost", f"REDIS_{setting}": value})
-    assert found.startswith(f"'REDIS_{setting}' must be") or setting == "HOST"
     assert f"'REDIS_{setting}' " in found
     assert message in found
 
@@ -135,7 +155,7 @@ def test_unbound_pool() -> None:
         ("localhost", "'REDIS_URL' must begin with redis://"),
         ("redis://h:port/0", "a port from 1 to 65535"),
         ("redis://h:65536/0", "a port from 1 to 65535"),
-        ("redis://h:0/0", "The port in 'REDIS_URL' must be a port number"),
+        ("redis://h:0/0", "a port from 1 to 65535"),
         ("redis://[::1/0", "'REDIS_URL' must be like redis://user:password@host"),
         ("redis://h/cache", "must end in the number of a database"),
         ("redis://h/-1", "must end in the number of a database"),
@@ -150,14 +170,14 @@ def test_unbound_pool() -> None:
         ("redis://:pa?ss@h:6379/0", ESCAPE),
         ("redis://:1?ss@h:6379/0", ESCAPE),
         ("redis://u:1?s=s@h:6379/0", ESCAPE),
-        ("redis://:pa[ss@h:6379/0", ESCAPE),
         ("redis://:pa ss@h:6379/0", ESCAPE),
         ("redis://:pa\tss@h:6379/0", ESCAPE),
         ("redis://h#0", ESCAPE),
         ("redis://:%ff@h", "must percent-encode text as UTF-8"),
         ("redis://h/0?client_name=%ff", "Option 1 in the query of 'REDIS_URL'"),
-        ("redis://:secret@", "must name a host before the port or after the '@'"),
-        ("redis://:secret@:6379/0", "must name a host before the port"),
+        ("redis://:secret@", "'REDIS_URL' must name a host after the '@'"),
+        ("redis://:secret@:6379/0", "must name a host before each port"),
+        ("redis://:6379/0", "must name a host before each port"),
         ("redis://a%2Fb", "must name a host, such as localhost"),
         ("redis://a..b", "must name a host, such as localhost"),
         ("redis://h?socket_timout=1", "Did you mean 'socket_timeout'?"),
@@ -228,6 +248,14 @@ def test_wrong_url(url: object, message: str) -> None:
                 "REDIS_CACHE_CONFIG": redis.cache.CacheConfig(),
             },
             "'REDIS_PROTOCOL' must be 3",
+        ),
+        (
+            {
+                "REDIS_HOST": "h",
+                "REDIS_RETRY": Retry(NoBackoff(), 1),
+                "REDIS_RETRY_DEADLINE": 3,
+            },
+            "'REDIS_RETRY' and 'REDIS_RETRY_DEADLINE' both say how long to try again",
         ),
         (
             {"REDIS_URL": "fakeredis://", "REDIS_CLASS": "tests.test_errors.NoRedis"},
@@ -356,6 +384,84 @@ def test_retry_of_another_kind_is_an_error() -> None:
 
     assert isinstance(Retry(NoBackoff(), 0), Retry)
     retry = AsyncRetry(t.cast(t.Any, NoBackoff()), 0)
-    assert "must be an object of redis.Retry" in error(
+    assert "must be a whole number, 0 or above, or a redis.retry" in error(
         {"REDIS_HOST": "h", "REDIS_RETRY": retry}
+    )
+
+
+def test_what_a_constructor_needs() -> None:
+    """An argument that a class cannot do without is an error at start-up."""
+    config = {"REDIS_URL": "redis://h", "REDIS_CLASS": "tests.objects.NeedsTenant"}
+    assert error(config) == (
+        "'REDIS_TENANT' must be set: tests.NeedsTenant needs the argument 'tenant'."
+    )
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"REDIS_URL": "fakeredis://"},
+        {"REDIS_URL": "redis+sentinel://h/m"},
+        {"REDIS_HOST": "h", "REDIS_CONNECTION_POOL_CLASS": redis.ConnectionPool},
+    ],
+)
+def test_class_that_takes_no_pool(config: dict[str, t.Any]) -> None:
+    """A class that makes its own pool cannot be given one."""
+    assert error({**config, "REDIS_CLASS": "tests.objects.NoPool"}) == (
+        "'REDIS_CLASS' must be a class that takes 'connection_pool' for these settings,"
+        " and tests.NoPool does not."
+    )
+
+
+@pytest.mark.skipif("driver_info" not in parameters(redis.Redis), reason="Not known.")
+def test_driver_info_is_no_text(app: Flask) -> None:
+    """What redis-py would take and fail over later is refused."""
+    message = "'REDIS_DRIVER_INFO' must be a redis.DriverInfo."
+    assert error({"REDIS_HOST": "h", "REDIS_DRIVER_INFO": "x"}) == message
+    app.config.update(REDIS_HOST="h", REDIS_DRIVER_INFO=redis.DriverInfo("me", "1"))
+    RedisManager(app)
+    assert app.extensions["redis"]["REDIS"]
+
+
+def test_lower_case_prefix(app: Flask) -> None:
+    """A prefix that no setting of Flask's can have would be localhost."""
+    for use in (
+        lambda: RedisManager(default="cache"),
+        lambda: RedisManager(prefixes=["cache"]),
+        lambda: RedisManager().get("Cache"),
+        lambda: Redis(app, "cache"),
+        lambda: Redis(app, "CACHE_"),
+        lambda: Redis().init_app(app, "cache"),
+    ):
+        with pytest.raises(ConfigError, match="must be in upper case"):
+            use()
+
+
+def test_setting_for_a_prefix(app: Flask) -> None:
+    """The name of a setting in the place of its prefix would be localhost as well."""
+    app.config["CACHE_URL"] = "redis://h"
+
+    with pytest.raises(ConfigError, match="'CACHE_URL' is a setting"):
+        Redis(app, "CACHE_URL")
+
+
+def test_foreign_setting_with_our_name() -> None:
+    """A setting of something else that looks like ours: the error says how to go on."""
+    found = error({"REDIS_EXPORTER_URL": "http://h"})
+    assert found.endswith("no Redis, name its prefix in RedisManager(ignore=...).")
+
+
+def test_option_for_a_stranger() -> None:
+    """A wrong option is the application's own, whatever prefix it is for."""
+    assert "Did you mean 'decode_responses'?" in error(
+        {"CACHE_URL": "redis://h"}, lambda: RedisManager(decod_responses=True)
+    )
+
+
+def test_missing_valkey(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A class of a library that is not installed is an error with the command."""
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    assert error({"REDIS_HOST": "h", "REDIS_CLASS": "valkey.Valkey"}) == (
+        "'REDIS_CLASS' needs the package valkey, which is not installed:"
+        " pip install valkey"
     )

@@ -175,6 +175,21 @@ def test_manager_joins_it(app: Flask) -> None:
     assert kwargs_of(client)["decode_responses"] is True
 
 
+def test_manager_does_not_read_it_again(app: Flask) -> None:
+    """A manager asks nothing of settings that an earlier Redis read with options."""
+    app.config.update(CACHE_URL="redis://h/3", CACHE_SSL_CERT_REQS="none")
+    client = Redis(app, "CACHE", ssl=True)
+    RedisManager(app)
+    assert client.connection is app.extensions["redis"]["CACHE"]
+    assert kwargs_of(client)["ssl_cert_reqs"] == "none"
+
+
+def test_current_redis_cannot_be_renamed(app: Flask) -> None:
+    """The shared proxy keeps standing for the default prefix of every app."""
+    with pytest.raises(ValueError, match="Make a second Redis"):
+        current_redis.init_app(app, "X")
+
+
 def test_wrong_prefix_registered_again(app: Flask) -> None:
     """A prefix that a manager left out works once Redis registers it rightly."""
     app.config["X_HOST"] = "a b"

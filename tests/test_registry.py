@@ -169,6 +169,20 @@ def test_attempt_of_a_moment_ago(app: Flask, slow: list[str]) -> None:
     assert slow == ["REDIS"]
 
 
+def test_asked_for_while_it_is_made(app: Flask) -> None:
+    """A class whose constructor uses its own prefix is an error, and no dead lock."""
+
+    class Circular(redis.Redis):
+        def __init__(self, **kwargs: t.Any) -> None:
+            app.extensions["redis"]["REDIS"]
+
+    app.config.update(REDIS_HOST="h", REDIS_CLASS=Circular)
+    RedisManager(app)
+
+    with pytest.raises(RuntimeError, match="while it is being made, by its own class"):
+        app.extensions["redis"]["REDIS"]
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="This system cannot fork.")
 @pytest.mark.filterwarnings("ignore:This process.*multi-threaded:DeprecationWarning")
 def test_fork_during_creation(app: Flask, slow: list[str]) -> None:

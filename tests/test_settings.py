@@ -5,6 +5,7 @@ import socket
 import ssl
 import typing as t
 import warnings
+from pathlib import Path
 
 import pytest
 import redis
@@ -170,6 +171,7 @@ def test_conversion(
     [
         ("CERT_REQS", ssl.CERT_NONE, "ssl_cert_reqs", ssl.CERT_NONE),
         ("CERT_REQS", "CERT_OPTIONAL", "ssl_cert_reqs", "optional"),
+        ("CERT_REQS", 0, "ssl_cert_reqs", "none"),
         ("MIN_VERSION", "TLSv1.2", "ssl_min_version", ssl.TLSVersion.TLSv1_2),
         ("MIN_VERSION", 772, "ssl_min_version", ssl.TLSVersion.TLSv1_3),
         ("CHECK_HOSTNAME", "no", "ssl_check_hostname", False),
@@ -322,6 +324,72 @@ def test_connection_pool(value: object) -> None:
     assert client.connection_pool is objects.POOL
 
 
+def test_own_default_of_a_class() -> None:
+    """A class's own default timeout wins over ours."""
+    found = arguments(REDIS_HOST="h", REDIS_CLASS=objects.Patient)
+    assert (found["socket_timeout"], found["socket_connect_timeout"]) == (60, 5)
+
+
+def test_class_that_formats_its_password() -> None:
+    """A class of the application's own gets the password as plain text."""
+    found = arguments(REDIS_URL="redis://:secret@h", REDIS_CLASS=objects.Formats)
+    assert f"{found['password']}" == "secret"
+
+
+def test_path_objects(tmp_path: Path) -> None:
+    """A path may be an object."""
+    found = arguments(REDIS_URL="rediss://h", REDIS_SSL_CA_CERTS=tmp_path)
+    assert found["ssl_ca_certs"] == str(tmp_path)
+
+
+def test_pool_class_keeps_retries() -> None:
+    """A pool class changes nothing of how a command is tried again."""
+    client = make(REDIS_HOST="h", REDIS_CONNECTION_POOL_CLASS=redis.ConnectionPool)
+    plain = make(REDIS_HOST="h")
+    mine = client.connection_pool.connection_kwargs["retry"]
+    assert comparable(mine) == comparable(
+        plain.connection_pool.connection_kwargs["retry"]
+    )
+
+
+def test_host_is_stripped_and_slash_is_no_database() -> None:
+    """What an environment file adds to an address does no harm."""
+    assert arguments(REDIS_HOST=" h\n")["host"] == "h"
+    found = arguments(REDIS_URL="redis://h:6380/")
+    assert (found["host"], found["port"], found["db"]) == ("h", 6380, 0)
+
+
+def test_socket_path_over_host() -> None:
+    """A socket's own setting wins over HOST, as in redis-py."""
+    found = arguments(REDIS_HOST="h", REDIS_UNIX_SOCKET_PATH="/tmp/r.sock")
+    assert found["path"] == "/tmp/r.sock"
+
+
+def test_cache_with_a_pool_class() -> None:
+    """Client-side caching, which a pool takes without naming it, reaches the pool."""
+    with pytest.warns(UserWarning, match="is not safe"):
+        client = make(
+            REDIS_URL="redis://h?protocol=3",
+            REDIS_CACHE_CONFIG=redis.cache.CacheConfig(),
+            REDIS_CONNECTION_POOL_CLASS=redis.ConnectionPool,
+        )
+
+    assert client.connection_pool.cache is not None
+
+
+def test_load_balancing_strategy(app: Flask) -> None:
+    """A cluster's strategy is named as redis-py names it."""
+    strategy = redis.cluster.LoadBalancingStrategy.ROUND_ROBIN
+
+    for value in ("round_robin", strategy):
+        app = Flask("strategy")
+        app.config["REDIS_URL"] = "redis+cluster://h"
+        app.config["REDIS_LOAD_BALANCING_STRATEGY"] = value
+        RedisManager(app)
+        settings = app.extensions["redis"].get_settings("REDIS")
+        assert settings.arguments["load_balancing_strategy"] is strategy
+
+
 def test_connection_pool_outlives_the_client(server: Server) -> None:
     """A pool of the application is the application's to close."""
     pool = redis.ConnectionPool.from_url(server.url)
@@ -335,6 +403,9 @@ def test_connection_pool_makes_other_settings_useless() -> None:
     """What a given pool leaves without effect is warned of."""
     with pytest.warns(UserWarning, match="^'REDIS_PASSWORD' is without effect") as log:
         make(REDIS_CONNECTION_POOL=objects.POOL, REDIS_PASSWORD="x")
+
+    with pytest.warns(UserWarning, match="^'REDIS_MAX_CONNECTIONS' is without effect"):
+        make(REDIS_CONNECTION_POOL=objects.POOL, REDIS_MAX_CONNECTIONS=3)
 
     assert log[0].filename == __file__
 
@@ -421,6 +492,10 @@ def test_unset_options() -> None:
         ("REDIS_PASWORD", "REDIS_PASSWORD"),
         ("REDIS_SOCKET_TIMEOUTS", "REDIS_SOCKET_TIMEOUT"),
         ("REDIS_HOSTS", "REDIS_HOST"),
+        ("REDIS_URI", "REDIS_URL"),
+        ("REDIS_USE_SSL", "REDIS_SSL"),
+        ("REDIS_DATABASE", "REDIS_DB"),
+        ("REDIS_PASS", "REDIS_PASSWORD"),
         ("REDIS_CONECTION_POOL_CLASS", "REDIS_CONNECTION_POOL_CLASS"),
     ],
 )

@@ -1,0 +1,71 @@
+"""A server in front of a real one that loses replies."""
+
+from __future__ import annotations
+
+import socket
+import socketserver
+import threading
+
+
+class Cutter(socketserver.ThreadingTCPServer):
+    """Passes everything on, but loses the reply of some commands: they are done, and
+    the connection is cut.
+    """
+
+    daemon_threads = True
+    allow_reuse_address = True
+
+    def __init__(self, upstream: int) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.upstream = upstream
+        #: How many connections there were.
+        self.connections = 0
+        self._word = b""
+        self._times = 0
+        self._lock = threading.Lock()
+
+    @property
+    def url(self) -> str:
+        return f"redis://127.0.0.1:{self.server_address[1]}"
+
+    def lose(self, word: bytes, times: int = 1) -> None:
+        """Lose the replies to the next requests with a word in them."""
+        self._word, self._times = word, times
+
+    def loses(self, request: bytes) -> bool:
+        with self._lock:
+            if self._times and self._word in request:
+                self._times -= 1
+                return True
+
+        return False
+
+    def __enter__(self) -> Cutter:
+        threading.Thread(target=self.serve_forever, args=[0.01], daemon=True).start()
+        return self
+
+    def __exit__(self, *args: object) -> None:
+        self.shutdown()
+        self.server_close()
+
+
+class _Handler(socketserver.BaseRequestHandler):
+    server: Cutter
+
+    def handle(self) -> None:
+        self.server.connections += 1
+        client: socket.socket = self.request
+
+        try:
+            with socket.create_connection(("127.0.0.1", self.server.upstream)) as up:
+                while request := client.recv(65536):
+                    lost = self.server.loses(request)
+                    up.sendall(request)
+                    reply = up.recv(65536)
+
+                    if lost or not reply:
+                        return
+
+                    client.sendall(reply)
+        except OSError:
+            return

@@ -1,0 +1,618 @@
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+import typing as t
+from urllib.parse import quote
+
+import pytest
+import redis
+import valkey
+from flask import Flask
+
+from flask_and_redis import ConfigError
+from flask_and_redis import current_redis
+from flask_and_redis import RedisManager
+from flask_and_redis.values import parameters
+
+from .conftest import Starter
+from .servers import Certificates
+from .servers import Cluster
+from .servers import KINDS
+from .servers import Sentinels
+from .servers import Server
+from .views import create_app
+
+ENGINES = [
+    *(f"redis:// {kind}" for kind in KINDS),
+    *(f"redis+cluster:// {kind}" for kind in KINDS),
+    *(f"redis+sentinel:// {kind}" for kind in KINDS),
+    *("valkey://", "unix://", "rediss://", "rediss:// mutual", "valkeys://"),
+    *("rediss+sentinel:// mutual", "rediss+cluster:// mutual", "fakeredis://"),
+]
+
+
+TLS = {
+    "rediss://": Server,
+    "valkeys://": Server,
+    "rediss+cluster://": Cluster,
+    "rediss+sentinel://": Sentinels,
+}
+
+
+@pytest.fixture(params=ENGINES)
+def url(request: pytest.FixtureRequest, start: Starter) -> str:
+    """The URL of each engine in turn."""
+    engine, _, kind = request.param.partition(" ")
+
+    if engine == "fakeredis://":
+        return "fakeredis://views/1"
+
+    if engine == "unix://":
+        return f"unix://{start(Server).socket}?db=3"
+
+    if engine in TLS:
+        certificates: Certificates = request.getfixturevalue("certificates")
+        tls: t.Any = start(
+            TLS[engine], certificates=certificates, mutual=kind == "mutual"
+        )
+        return (
+            f"{engine}{tls.address}{'/mymaster' if 'sentinel' in engine else ''}"
+            f"?ssl_ca_certs={certificates.ca}&ssl_certfile={certificates.client_cert}"
+            f"&ssl_keyfile={certificates.client_key}"
+        )
+
+    if engine == "redis+cluster://":
+        return f"{engine}{start(Cluster, kind=kind).address}"
+
+    if engine == "redis+sentinel://":
+        return f"{engine}{start(Sentinels, kind=kind).address}/mymaster/1"
+
+    return f"{engine}{start(Server, kind=kind or 'redis').address}/1"
+
+
+@pytest.fixture
+def app_of_url(url: str, monkeypatch: pytest.MonkeyPatch) -> Flask:
+    """The one app, of which one environment variable is all that changes."""
+    monkeypatch.setenv("FLASK_REDIS_URL", url)
+    return create_app()
+
+
+def test_views(app_of_url: Flask) -> None:
+    """The same views work on each engine."""
+    client = app_of_url.test_client()
+    assert client.put("/keys/a", data="ä").json == {"set": True}
+    assert client.put("/keys/b", data="x").json == {"set": True}
+    assert client.get("/keys/a").json == {"value": "ä"}
+    assert client.get("/keys/none").json == {"value": None}
+    assert client.get("/scan").json == {"keys": ["a", "b"]}
+    assert [client.post("/count").get_json()["count"] for _ in range(3)] == [1, 2, 3]
+    assert client.post("/pipeline").json == {"counts": [1, 2]}
+    assert client.post("/pipeline").json == {"counts": [2, 4]}
+    assert client.post("/transaction").json == {"same": True}
+    assert client.post("/script").json == {"sum": 3}
+    assert client.post("/lock").json == {"owned": True}
+
+    for n in (0, 3):
+        expected = {"counts": [n + 1, n + 2], "next": n + 3}
+        assert client.post("/async").json == expected
+
+
+AWKWARD = "p/a?s#s w:o@r%d[0]&+=é\"'\\"
+
+
+def quoted(text: str) -> str:
+    return quote(text, safe="")
+
+
+def manage(**config: t.Any) -> tuple[Flask, RedisManager]:
+    """An app with these settings of prefix REDIS."""
+    app = Flask("engines")
+    app.config.update({f"REDIS_{name}": value for name, value in config.items()})
+    return app, RedisManager(app)
+
+
+def client_of(**config: t.Any) -> t.Any:
+    return manage(**config)[0].extensions["redis"]["REDIS"]
+
+
+@pytest.fixture(scope="module")
+def guarded(_start: Starter) -> Server:
+    """A server with an ACL user whose password has every awkward character."""
+    server = _start(Server)
+
+    with server.admin() as client:
+        client.execute_command(
+            "ACL", "SETUSER", "me", "on", f">{AWKWARD}", "~*", "+@all"
+        )
+        client.execute_command("ACL", "SETUSER", "default", "off")
+
+    return server
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"URL": "redis://me:{quoted}@{address}/2"},
+        {"URL": "redis://{address}/2?username=me&password={quoted}"},
+        {"URL": "redis://{address}/2", "USERNAME": "me", "PASSWORD": AWKWARD},
+        {"HOST": "127.0.0.1", "PORT": "{port}", "USER": "me", "PASSWORD": AWKWARD},
+        {"URL": "unix://me:{quoted}@{socket}?db=1"},
+        {"UNIX_SOCKET_PATH": "{socket}", "USERNAME": "me", "PASSWORD": AWKWARD},
+    ],
+)
+def test_acl_user(guarded: Server, config: dict[str, str]) -> None:
+    """Each way to say a password lets every character through."""
+    values = {
+        name: value.format(
+            quoted=quoted(AWKWARD),
+            address=guarded.address,
+            port=guarded.port,
+            socket=guarded.socket,
+        )
+        for name, value in config.items()
+    }
+    assert client_of(**values).acl_whoami() == "me"
+
+
+def test_cluster_with_password(start: Starter) -> None:
+    """User and password of a URL are those of each node."""
+    cluster = start(Cluster, password=AWKWARD)
+    client = client_of(URL=f"redis+cluster://:{quoted(AWKWARD)}@{cluster.address}")
+    assert all(client.set(f"k{n}", n) for n in range(20))
+
+
+# redis-py would rather have LOAD_BALANCING_STRATEGY.
+ignore_deprecation = pytest.mark.filterwarnings(
+    "ignore:.*read_from_replicas:DeprecationWarning"
+)
+
+
+@ignore_deprecation
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"URL": "redis+cluster://{cluster.address}/0"},
+        {"URL": "redis://{cluster.nodes[0].address}", "CLASS": "redis.RedisCluster"},
+        {
+            "HOST": "127.0.0.1",
+            "PORT": "{cluster.nodes[0].port}",
+            "DB": "0",
+            "CLASS": redis.RedisCluster,
+        },
+    ],
+)
+def test_cluster_settings(cluster: Cluster, config: dict[str, t.Any]) -> None:
+    """A cluster is named by its scheme or its class, and takes redis.Redis's arguments
+    as well as its own.
+    """
+    config |= {
+        name: value.format(cluster=cluster)
+        for name, value in config.items()
+        if isinstance(value, str)
+    }
+    client = client_of(
+        **config,
+        DECODE_RESPONSES="true",
+        SOCKET_KEEPALIVE="no",
+        REINITIALIZE_STEPS="7",
+        READ_FROM_REPLICAS="true",
+    )
+    assert isinstance(client, redis.RedisCluster)
+    assert client.set("k", "v")
+    assert client.get("k") == "v"
+    assert (client.read_from_replicas, client.reinitialize_steps) == (True, 7)
+    node = t.cast(t.Any, client).get_random_node().redis_connection
+    kwargs = node.connection_pool.connection_kwargs
+    assert kwargs["socket_timeout"] == kwargs["socket_connect_timeout"] == 1
+    assert kwargs["socket_keepalive"] is False
+
+
+@ignore_deprecation
+def test_read_from_replicas_in_the_url(cluster: Cluster) -> None:
+    """What redis-py ignores in a cluster's URL is heeded."""
+    url = f"redis+cluster://{cluster.address}?read_from_replicas=true"
+    assert client_of(URL=url).read_from_replicas is True
+
+
+def test_cluster_errors(cluster: Cluster) -> None:
+    """What only the caller can mend is raised at once, and not as an outage."""
+    client = client_of(URL=f"redis+cluster://{cluster.address}")
+
+    with pytest.raises(redis.exceptions.RedisClusterException, match="same key slot"):
+        client.execute_command("MGET", "a", "b")
+
+    app, _ = manage(URL=f"redis+cluster://nobody:wrong@{cluster.address}")
+
+    with app.app_context():
+        with pytest.raises(redis.exceptions.RedisClusterException) as info:
+            current_redis.get("k")
+
+        assert isinstance(info.value.__cause__, redis.AuthenticationError)
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (
+            {"URL": "redis+cluster://h/1"},
+            "The database in 'REDIS_URL' cannot be used: a",
+        ),
+        ({"URL": "redis+cluster://h", "DB": 1}, None),
+        ({"HOST": "h", "DB": 1, "CLASS": "redis.RedisCluster"}, "'REDIS_DB' cannot be"),
+        (
+            {"HOST": "/s", "CLASS": "redis.RedisCluster"},
+            "'REDIS_HOST' cannot be used: a",
+        ),
+        (
+            {"URL": "redis+cluster://h", "CLASS": "redis.Redis"},
+            "must be derived from re",
+        ),
+        (
+            {"URL": "redis+cluster://h?ssl_ca_certs=x"},
+            "needs TLS, and nothing asks for",
+        ),
+        ({"URL": "redis+cluster://h?health_check_interval=1"}, "is no argument of the"),
+        (
+            {
+                "URL": "redis+cluster://h",
+                "CONNECTION_POOL_CLASS": "redis.BlockingConnectionPool",
+            },
+            "a cluster makes a pool for each of its nodes",
+        ),
+        (
+            {"URL": "redis+cluster://h", "HEALTH_CHECK_INTERVAL": 5},
+            "'REDIS_HEALTH_CHECK_INTERVAL' needs a client class that takes",
+        ),
+        ({"URL": "redis+cluster://a:1,b:x"}, "with a port from 1 to 65535"),
+        ({"URL": "redis+cluster://a:1,,b"}, "must name a host before each port"),
+        (
+            {"URL": "redis://a:1,b:2"},
+            "several hosts: use redis+cluster:// or redis+sent",
+        ),
+        (
+            {"URL": "redis+sentinel://h"},
+            "must name the service that the sentinels watch",
+        ),
+        (
+            {"URL": "redis+sentinel://h/"},
+            "must name the service that the sentinels watch",
+        ),
+        ({"URL": "redis+sentinel://h/m/x"}, "must end in the number of a database"),
+        ({"URL": "redis+sentinel://h/m?role=slave"}, "must be master or replica"),
+        (
+            {"URL": "redis+sentinel://h/m", "CLASS": "redis.RedisCluster"},
+            "derived from",
+        ),
+        (
+            {
+                "URL": "redis+sentinel://h/m",
+                "CONNECTION_POOL_CLASS": "redis.BlockingConnectionPool",
+            },
+            "must be a class derived from redis.SentinelConnectionPool",
+        ),
+        (
+            {"URL": "redis+sentinel://h/m", "SENTINEL_KWARGS": {"pasword": "x"}},
+            "'REDIS_SENTINEL_KWARGS' must have arguments of redis.Redis as its keys."
+            " Did you mean 'password'?",
+        ),
+        (
+            {"URL": "redis+sentinel://h/m", "SENTINEL_KWARGS": {"password": 1.5}},
+            "'password' in 'REDIS_SENTINEL_KWARGS' must be text",
+        ),
+    ],
+)
+def test_wrong_engines(config: dict[str, t.Any], message: str | None) -> None:
+    """What an engine cannot do is an error at start-up."""
+    app = Flask("wrong")
+    app.config.update({f"REDIS_{name}": value for name, value in config.items()})
+
+    if message is None:
+        # The address comes from the URL alone.
+        RedisManager(app)
+        return
+
+    with pytest.raises(ConfigError) as info:
+        RedisManager(app)
+
+    assert message in str(info.value)
+
+
+def test_cluster_that_was_down(start: Starter) -> None:
+    """A cluster that cannot be reached is tried again by the next command."""
+    cluster = start(Cluster)
+    app, _ = manage(URL=f"redis+cluster://{cluster.address}", RETRY_DEADLINE=0.3)
+    cluster.stop()
+
+    with app.app_context():
+        for _ in range(2):
+            with pytest.raises(redis.exceptions.RedisClusterException):
+                current_redis.get("k")
+
+    cluster.start()
+
+    with app.app_context():
+        assert current_redis.get("k") is None
+
+
+def use_during(failover: t.Callable[[], None], app: Flask) -> list[str]:
+    """What the views of an app answer while its server fails over, beside 200."""
+    errors: list[str] = []
+    counted: list[int] = []
+    done = threading.Event()
+
+    def request() -> None:
+        client = app.test_client()
+
+        while not done.is_set() and not errors:
+            for view in ("/count", "/pipeline", "/lock"):
+                response = client.post(view)
+
+                if response.status_code != 200:
+                    errors.append(f"{view}: {response.status}")
+
+            counted.append(1)
+
+    threads = [threading.Thread(target=request) for _ in range(4)]
+
+    for thread in threads:
+        thread.start()
+
+    time.sleep(0.3)
+    failover()
+    before = len(counted)
+
+    # More than were under way, so that some were asked for after it.
+    while len(counted) < before + 20 and not errors:
+        time.sleep(0.01)
+
+    done.set()
+
+    for thread in threads:
+        thread.join()
+
+    return errors
+
+
+def test_sentinel_failover(
+    sentinels: Sentinels, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Views ride out the death of a master without an error."""
+    url = f"redis+sentinel://{sentinels.address}/mymaster"
+    monkeypatch.setenv("FLASK_REDIS_URL", url)
+    app = create_app()
+    client: t.Any = app.extensions["redis"]["REDIS"]
+    client.set("k", 0)
+    client.wait(2, 1000)
+    old = sentinels.master()
+    assert use_during(old.kill, app) == []
+    assert client.connection_pool.master_address[1] != old.port
+
+
+def test_cluster_failover(
+    fresh_cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Views ride out the death of a master without an error."""
+    url = f"redis+cluster://{fresh_cluster.address}"
+    monkeypatch.setenv("FLASK_REDIS_URL", url)
+    old = fresh_cluster.master_of("{n}count")
+    assert use_during(old.kill, create_app()) == []
+    assert fresh_cluster.master_of("{n}count") is not old
+
+
+def test_async_failover(sentinels: Sentinels) -> None:
+    """Asynchronous clients ride it out as well."""
+    app, manager = manage(URL=f"redis+sentinel://{sentinels.address}/mymaster")
+
+    async def use() -> None:
+        async with manager.get_async() as client:
+            await client.set("k", 1)
+            sentinels.master().kill()
+            assert await client.incr("j") == 1
+
+    with app.app_context():
+        asyncio.run(use())
+
+
+def test_sentinel_settings(start: Starter) -> None:
+    """Servers and sentinels have credentials of their own."""
+    password = "p@s/s?w#rd"
+    own = "s3ntinel-s3cret"
+    sentinels = start(Sentinels, password=password, sentinel_password=own)
+    url = f"redis+sentinel://:{quoted(password)}@{sentinels.address}/mymaster/2"
+    app, manager = manage(
+        URL=url,
+        SENTINEL_KWARGS={"password": own, "username": ""},
+        CLIENT_NAME="data",
+    )
+
+    async def use() -> None:
+        async with manager.get_async() as client:
+            assert await client.get("k") == b"v"
+
+    with app.app_context():
+        assert current_redis.set("k", "v")
+        assert current_redis.client_getname() == "data"
+        asyncio.run(use())
+        pool: t.Any = current_redis.connection_pool
+        kwargs = pool.sentinel_manager.sentinels[0].connection_pool.connection_kwargs
+        assert kwargs["socket_timeout"] == kwargs["socket_connect_timeout"] == 1
+        assert pool.connection_kwargs["socket_timeout"] == 5
+
+    config = {"URL": url, "RETRY_DEADLINE": 0.1}
+    wrong = client_of(**config, SENTINEL_KWARGS={"password": f"not-{own}"})
+
+    with pytest.raises(redis.sentinel.MasterNotFoundError) as info:
+        wrong.get("k")
+
+    assert password not in str(info.value)
+    assert own not in str(info.value)
+
+
+def test_sentinel_replica(sentinels: Sentinels) -> None:
+    """role=replica reads from a replica."""
+    url = f"redis+sentinel://{sentinels.address}/mymaster"
+    client_of(URL=url).set("k", "v")
+    client = client_of(URL=f"{url}?role=replica&decode_responses=true")
+    assert client.role()[0] == "slave"
+
+    with pytest.raises(redis.ReadOnlyError):
+        client.set("k", "w")
+
+    assert client_of(URL=f"{url}?role=master").role()[0] == b"master"
+
+
+def test_sentinel_without_tls(app: Flask) -> None:
+    """Sentinels inherit the servers' TLS, unless their own settings say no."""
+    app.config.update(
+        A_URL="rediss+sentinel://h/m?ssl_ca_certs=/ca.pem",
+        B_URL="rediss+sentinel://h/m?ssl_ca_certs=/ca.pem",
+        B_SENTINEL_KWARGS={"ssl": "false", "socket_timeout": "0.5"},
+        C_URL="redis+sentinel://h:1,[::1]:2,i/m/3",
+    )
+    RedisManager(app)
+
+    def sentinels_of(prefix: str) -> list[t.Any]:
+        pool = app.extensions["redis"][prefix].connection_pool
+        return [it.connection_pool for it in pool.sentinel_manager.sentinels]
+
+    assert sentinels_of("A")[0].connection_class is redis.SSLConnection
+    assert sentinels_of("A")[0].connection_kwargs["ssl_ca_certs"] == "/ca.pem"
+    assert sentinels_of("B")[0].connection_class is redis.Connection
+    assert sentinels_of("B")[0].connection_kwargs["socket_timeout"] == 0.5
+    assert [
+        (it.connection_kwargs["host"], it.connection_kwargs["port"])
+        for it in sentinels_of("C")
+    ] == [("h", 1), ("::1", 2), ("i", 26379)]
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"SSL_CA_CERTS": "{other_ca}"},
+        {"SSL_CA_CERTS": "{ca}", "SSL_CERTFILE": "", "SSL_KEYFILE": ""},
+    ],
+)
+def test_refused_certificate_at_once(
+    mtls_server: Server, certificates: Certificates, wrong: dict[str, str]
+) -> None:
+    """A certificate that is refused, on either side, is no outage: it is not waited
+    for.
+    """
+    config = {
+        "URL": mtls_server.url,
+        "SSL_CA_CERTS": "{ca}",
+        "SSL_CERTFILE": "{client_cert}",
+        "SSL_KEYFILE": "{client_key}",
+    }
+    values = {k: v.format_map(vars(certificates)) for k, v in config.items()}
+    assert client_of(**values).ping()
+    values |= {k: v.format_map(vars(certificates)) for k, v in wrong.items()}
+    client = client_of(**values)
+    bound = client.execute_command.func.__self__
+
+    with pytest.raises(redis.ConnectionError):
+        client.ping()
+
+    # It would be, had the deadline been used up.
+    assert not bound.down
+
+
+def test_valkey_class(server: Server) -> None:
+    """valkey-py's class works with its own pools and errors."""
+    app, manager = manage(
+        URL=f"valkey://{server.address}/4",
+        CLASS="valkey.Valkey",
+        CONNECTION_POOL_CLASS="valkey.BlockingConnectionPool",
+        MAX_CONNECTIONS=3,
+    )
+
+    async def use() -> None:
+        async with manager.get_async() as client:
+            assert await client.get("k") == b"v"
+
+    with app.app_context():
+        assert isinstance(current_redis, valkey.Valkey)
+        assert current_redis.set("k", "v")
+        assert current_redis.pipeline().get("k").execute() == [b"v"]
+        asyncio.run(use())
+        pool = current_redis.connection_pool
+        assert isinstance(pool, valkey.BlockingConnectionPool)
+
+    with pytest.raises(ConfigError, match="a class derived from valkey.ConnectionPool"):
+        client_of(
+            CLASS=valkey.Valkey, HOST="h", CONNECTION_POOL_CLASS=redis.ConnectionPool
+        )
+
+    pool = valkey.ConnectionPool(port=server.port)
+    assert client_of(CLASS="valkey.Valkey", CONNECTION_POOL=pool).ping()
+
+    with pytest.raises(ConfigError, match="must be a pool of the same library as re"):
+        client_of(CONNECTION_POOL=pool)
+
+
+def test_what_valkey_lacks() -> None:
+    """An argument of redis-py that valkey-py's class does not take is an error."""
+    lacking = set(parameters(redis.Redis)) - set(parameters(valkey.Valkey))
+
+    for name in lacking:
+        with pytest.raises(ConfigError) as info:
+            client_of(HOST="h", CLASS="valkey.Valkey", **{name.upper(): 1})
+
+        assert str(info.value) == (
+            f"'REDIS_{name.upper()}' needs a client class that takes {name!r}, and"
+            " valkey.Valkey does not."
+        )
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (
+            {"URL": "redis://h", "CLASS": "tests.objects.MyRedis"},
+            "has no asynchronous t",
+        ),
+        (
+            {"CONNECTION_POOL": redis.ConnectionPool()},
+            "'REDIS_CONNECTION_POOL' cannot be used with get_async",
+        ),
+    ],
+)
+def test_no_async_twin(config: dict[str, t.Any], message: str) -> None:
+    """Settings without meaning for asyncio are an error that says so."""
+    app, manager = manage(**config)
+
+    async def use() -> None:
+        async with manager.get_async():
+            raise AssertionError("It was opened.")
+
+    with app.app_context(), pytest.raises(ConfigError, match=message):
+        asyncio.run(use())
+
+
+def test_async_needs_a_context(app: Flask) -> None:
+    """An asynchronous client is asked for within an application context."""
+    with pytest.raises(RuntimeError, match="application context"):
+        RedisManager(app).get_async()
+
+
+def test_async_leaves_no_connection(server: Server) -> None:
+    """Each block closes what it opened, also with redis-py's own retry object."""
+    retry = redis.retry.Retry(redis.backoff.NoBackoff(), 1)
+    app, manager = manage(
+        URL=server.url, CREDENTIAL_PROVIDER="tests.objects.Nobody", RETRY=retry
+    )
+    before = server.count_clients()
+
+    async def use() -> None:
+        async with manager.get_async() as client:
+            await asyncio.gather(*(client.incr("k") for _ in range(10)))
+
+    with app.app_context():
+        for _ in range(5):
+            asyncio.run(use())
+
+        assert current_redis.get("k") == b"50"
+
+    assert server.count_clients() <= before + 1

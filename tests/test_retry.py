@@ -1,0 +1,524 @@
+from __future__ import annotations
+
+import asyncio
+import socket
+import threading
+import time
+import typing as t
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import redis
+import valkey
+from flask import Flask
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from flask_and_redis import current_redis
+from flask_and_redis import RedisManager
+from flask_and_redis.retry import Bound
+
+from .cutter import Cutter
+from .servers import Cluster
+from .servers import Server
+
+
+class Kept(redis.Redis):
+    """A class of the application's own, which sees every try of every command."""
+
+    def __init__(self, **kwargs: t.Any) -> None:
+        super().__init__(**kwargs)
+        self.tries: list[str] = []
+
+    def execute_command(self, *args: t.Any, **options: t.Any) -> t.Any:
+        self.tries.append(args[0])
+        return super().execute_command(*args, **options)  # type: ignore[no-untyped-call]
+
+
+def make(**config: t.Any) -> t.Any:
+    """The client of prefix REDIS with these settings."""
+    app = Flask("retry")
+    app.config.update({f"REDIS_{name}": value for name, value in config.items()})
+    RedisManager(app)
+    return app.extensions["redis"]["REDIS"]
+
+
+@pytest.fixture
+def cutter(server: Server) -> t.Iterator[Cutter]:
+    with Cutter(server.port) as cutter:
+        yield cutter
+
+
+@pytest.fixture
+def own_server(server: Server, tmp_path: t.Any) -> t.Iterator[Server]:
+    """A server to stop and start."""
+    own = Server(server.command, tmp_path)
+    own.start()
+    yield own
+    own.stop()
+
+
+def start_soon(server: Server) -> threading.Thread:
+    """Let a server come back while a command waits for it."""
+
+    def start() -> None:
+        time.sleep(0.5)
+        server.start()
+
+    thread = threading.Thread(target=start)
+    thread.start()
+    return thread
+
+
+def test_restart_is_ridden_out(own_server: Server) -> None:
+    """A command given while the server is away is done when it is back."""
+    client = make(URL=own_server.url)
+    client.set("k", 1)
+    own_server.stop()
+    thread = start_soon(own_server)
+    assert client.incr("k") == 1
+    thread.join()
+
+
+@pytest.mark.parametrize("transaction", [True, False])
+def test_pipelines_are_replayed(own_server: Server, transaction: bool) -> None:
+    """A pipeline that a restart interrupts is replayed as a whole, its scripts too."""
+    client = make(URL=own_server.url)
+    script = client.register_script("return redis.call('incr', KEYS[1])")
+    script(keys=["n"])
+
+    with client.pipeline(transaction=transaction) as pipe:
+        pipe.set("dropped", 1)
+        pipe.reset()
+        pipe.set("a", 1).incr("a")
+        script(keys=["n"], client=pipe)
+        own_server.stop()
+        thread = start_soon(own_server)
+        assert pipe.execute() == [True, 2, 1]
+        thread.join()
+        # It can be used again.
+        assert pipe.get("a").get("dropped").execute() == [b"2", None]
+        assert pipe.execute() == []
+
+    assert client.pipeline().set("b", 1).get("b").execute() == [True, b"1"]
+    own_server.stop()
+    thread = start_soon(own_server)
+    assert client.pipeline(transaction=transaction).set("b", 2).execute() == [True]
+    thread.join()
+
+
+def test_lock_over_a_restart(own_server: Server) -> None:
+    """A lock, which is a script, is taken when the server is back."""
+    client = make(URL=own_server.url)
+    client.ping()
+    own_server.stop()
+    thread = start_soon(own_server)
+
+    with client.lock("lock", timeout=5):
+        thread.join()
+
+
+def test_watch_is_not_replayed(cutter: Cutter) -> None:
+    """After WATCH commands depend on what was read: an error goes to the caller."""
+    client = make(URL=cutter.url)
+
+    with client.pipeline() as pipe:
+        pipe.watch("k")
+        assert pipe.get("k") is None
+        pipe.multi()
+        pipe.incr("k")
+        cutter.lose(b"EXEC")
+
+        with pytest.raises(redis.WatchError):
+            pipe.execute()
+
+        # The next transaction of the same pipeline is bounded again.
+        cutter.lose(b"EXEC")
+        assert pipe.incr("k").execute() == [3]
+
+    def increment(pipe: t.Any) -> None:
+        pipe.multi()
+        pipe.incr("k")
+
+    assert client.transaction(increment, "k") == [4]
+
+
+def test_lost_reply_is_asked_for_again(cutter: Cutter) -> None:
+    """By default a command whose reply was lost is done again: an INCR counts twice."""
+    client = make(URL=cutter.url)
+    cutter.lose(b"INCR")
+    assert client.incr("k") == 2
+    cutter.lose(b"INCR", times=2)
+    assert client.pipeline().incr("k").execute() == [5]
+
+
+def test_retry_0_sends_once(cutter: Cutter) -> None:
+    """With RETRY = 0 nothing that may have been sent is sent again."""
+    client = make(URL=cutter.url, RETRY="0")
+    cutter.lose(b"INCR")
+
+    with pytest.raises(redis.ConnectionError):
+        client.incr("k")
+
+    assert client.get("k") == b"1"
+    cutter.lose(b"INCR")
+
+    with pytest.raises(redis.ConnectionError):
+        client.pipeline().incr("k").execute()
+
+    assert client.get("k") == b"2"
+
+
+def test_retry_0_with_another_library(cutter: Cutter) -> None:
+    """valkey-py's errors are told apart like redis-py's."""
+    client = make(URL=cutter.url, CLASS="valkey.Valkey", RETRY=0)
+    cutter.lose(b"INCR")
+
+    with pytest.raises(valkey.ConnectionError):
+        client.incr("k")
+
+    assert client.get("k") == b"1"
+
+
+def test_retry_0_while_an_error_is_handled(cutter: Cutter, own_server: Server) -> None:
+    """An error that the caller is handling says nothing of what was sent now."""
+    first = make(URL=cutter.url, RETRY=0)
+    second = make(URL=own_server.url, RETRY=0)
+    own_server.stop()
+    cutter.lose(b"INCR")
+
+    try:
+        first.incr("k")
+    except redis.ConnectionError:
+        thread = start_soon(own_server)
+        assert second.incr("k") == 1
+        thread.join()
+
+
+def test_retry_0_in_a_cluster(fresh_cluster: Cluster) -> None:
+    """In a cluster as well connecting is tried again, and nothing that was sent."""
+    client = make(URL=f"redis+cluster://{fresh_cluster.address}", RETRY=0)
+    client.set("k", 0)
+    owner = fresh_cluster.master_of("k")
+    owner.pause()
+    timer = threading.Timer(1.5, owner.kill)
+    timer.start()
+
+    # It was sent to a server that did not answer.
+    with pytest.raises((redis.TimeoutError, redis.exceptions.RedisClusterException)):
+        client.incr("k")
+
+    timer.join()
+    deadline = time.monotonic() + 20
+
+    while True:
+        try:
+            # From now on there is nobody to send it to, until the replica takes over.
+            assert client.incr("k") in (1, 2)
+            break
+        except (redis.RedisError, redis.exceptions.RedisClusterException):
+            assert time.monotonic() < deadline
+
+
+def test_retry_counts(cutter: Cutter) -> None:
+    """With RETRY = n a command that may have been sent is sent n times more."""
+    client = make(URL=cutter.url, RETRY=2)
+    cutter.lose(b"INCR", times=2)
+    assert client.incr("k") == 3
+    cutter.lose(b"INCR", times=3)
+
+    with pytest.raises(redis.ConnectionError):
+        client.incr("k")
+
+    assert client.get("k") == b"6"
+
+
+def test_retry_0_still_connects(own_server: Server) -> None:
+    """With RETRY = 0 connecting is tried again all the same."""
+    client = make(URL=own_server.url, RETRY=0)
+    own_server.stop()
+    thread = start_soon(own_server)
+    assert client.incr("k") == 1
+    thread.join()
+
+
+def test_one_try_while_down(own_server: Server) -> None:
+    """When a command has used up its deadline the next ones get one try each, until
+    one succeeds.
+    """
+    client = make(URL=own_server.url, CLASS=Kept, RETRY_DEADLINE="0.2")
+    own_server.stop()
+
+    with pytest.raises(redis.ConnectionError):
+        client.get("k")
+
+    assert len(client.tries) > 2
+
+    for _ in range(3):
+        client.tries.clear()
+
+        with pytest.raises(redis.ConnectionError):
+            client.get("k")
+
+        assert client.tries == ["GET"]
+
+    own_server.start()
+    client.tries.clear()
+    assert client.get("k") is None
+    assert client.tries == ["GET"]
+    own_server.stop()
+
+    with pytest.raises(redis.ConnectionError):
+        client.get("k")
+
+    assert len(client.tries) > 3
+
+
+def test_deadline_0(own_server: Server) -> None:
+    """RETRY_DEADLINE = 0 is one try."""
+    client = make(URL=own_server.url, CLASS=Kept, RETRY_DEADLINE=0)
+    own_server.stop()
+
+    with pytest.raises(redis.ConnectionError):
+        client.get("k")
+
+    assert client.tries == ["GET"]
+
+
+def test_hung_server() -> None:
+    """A server that accepts and never answers is waited for within the deadline."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+        client = make(
+            HOST="127.0.0.1",
+            PORT=port,
+            CLASS=Kept,
+            SOCKET_TIMEOUT=0.05,
+            RETRY_DEADLINE=0.3,
+        )
+
+        with pytest.raises((redis.TimeoutError, redis.ConnectionError)):
+            client.get("k")
+
+        assert len(client.tries) > 1
+
+
+def test_pause_is_ridden_out(own_server: Server) -> None:
+    """A command given to a server that answers nothing for a while, over a connection
+    that it has, is done when it answers again.
+    """
+    client = make(URL=own_server.url, SOCKET_TIMEOUT=0.2)
+    client.ping()
+    own_server.pause()
+    timer = threading.Timer(0.5, own_server.resume)
+    timer.start()
+    assert client.get("k") is None
+    timer.join()
+
+
+@pytest.mark.parametrize("setting", ["URL", "HOST"])
+def test_wrong_password_at_once(server: Server, setting: str) -> None:
+    """A wrong password is not tried again."""
+    addresses: dict[str, dict[str, t.Any]] = {
+        "URL": {"URL": server.url.replace("//", "//nobody:wrong@")},
+        "HOST": {"HOST": "127.0.0.1", "PORT": server.port, "USER": "nobody"}
+        | {"PASSWORD": "wrong"},
+    }
+    client = make(CLASS=Kept, **addresses[setting])
+
+    with pytest.raises(redis.AuthenticationError):
+        client.get("k")
+
+    assert client.tries == ["GET"]
+
+
+def test_errors_of_a_command(server: Server) -> None:
+    """What is wrong with a command is raised at once."""
+    client = make(URL=server.url, CLASS=Kept)
+    client.set("k", "v")
+    client.tries.clear()
+
+    with pytest.raises(redis.ResponseError, match="WRONGTYPE"):
+        client.lpush("k", 1)
+
+    with pytest.raises(redis.DataError):
+        client.set("k", object())
+
+    assert client.tries == ["LPUSH", "SET"]
+
+    with pytest.raises(redis.ResponseError, match="WRONGTYPE"):
+        client.pipeline().lpush("k", 1).execute()
+
+    results = client.pipeline().lpush("k", 1).get("k").execute(raise_on_error=False)
+    assert isinstance(results[0], redis.ResponseError)
+    assert results[1] == b"v"
+
+
+def test_retry_on_error(server: Server) -> None:
+    """RETRY_ON_ERROR adds to what is tried again."""
+    client = make(
+        URL=server.url,
+        CLASS=Kept,
+        RETRY_ON_ERROR=[redis.ResponseError],
+        RETRY_DEADLINE=0.1,
+    )
+    client.set("k", "v")
+    client.tries.clear()
+
+    with pytest.raises(redis.ResponseError):
+        client.lpush("k", 1)
+
+    assert len(client.tries) > 1
+
+
+def test_own_retry_object(server: Server) -> None:
+    """With redis-py's own retry object nothing of ours is set on the client."""
+    client = make(URL=server.url, RETRY=Retry(NoBackoff(), 1))
+    assert "execute_command" not in vars(client)
+    assert "pipeline" not in vars(client)
+    assert type(client.pipeline()) is redis.client.Pipeline
+
+
+@pytest.mark.parametrize("pool_class", [None, "redis.BlockingConnectionPool"])
+def test_full_pool_is_waited_for(server: Server, pool_class: str | None) -> None:
+    """More threads than connections wait for each other, not for an error."""
+    client = make(
+        URL=server.url,
+        MAX_CONNECTIONS=2,
+        CONNECTION_POOL_CLASS=pool_class,
+        CLIENT_NAME=f"shared-{pool_class}",
+    )
+
+    with ThreadPoolExecutor(16) as threads:
+        replies = list(threads.map(lambda _: client.incr("k"), range(200)))
+
+    assert sorted(replies) == list(range(1, 201))
+    names = [it["name"] for it in client.client_list()]
+    assert 1 <= names.count(f"shared-{pool_class}") <= 2
+
+
+@pytest.mark.parametrize("pool_class", [None, "redis.BlockingConnectionPool"])
+def test_full_pool_for_too_long(server: Server, pool_class: str | None) -> None:
+    """A pool that stays full is an error that says which setting to change, and says
+    nothing about the server.
+    """
+    client = make(
+        URL=server.url,
+        MAX_CONNECTIONS=1,
+        CONNECTION_POOL_CLASS=pool_class,
+        RETRY_DEADLINE=0.2,
+    )
+    connection = client.connection_pool.get_connection()
+
+    for _ in range(2):
+        with pytest.raises(redis.ConnectionError) as info:
+            client.get("k")
+
+        assert str(info.value) == (
+            "All 1 connections of the Redis 'REDIS' were in use for 0.2 seconds. Set"
+            " 'REDIS_MAX_CONNECTIONS' higher, up to the number of threads."
+        )
+
+    client.connection_pool.release(connection)
+    assert client.get("k") is None
+
+
+def test_full_pool_of_the_application(server: Server) -> None:
+    """The error knows how large a pool of the application's own is."""
+    pool = redis.ConnectionPool.from_url(server.url, max_connections=3)
+    client = make(CONNECTION_POOL=pool, RETRY_DEADLINE=0)
+    connections = [pool.get_connection() for _ in range(3)]
+
+    with pytest.raises(redis.ConnectionError, match="^All 3 connections of"):
+        client.get("k")
+
+    for connection in connections:
+        pool.release(connection)
+
+    pool.disconnect()
+
+
+def test_pipelines_leave_no_cycle(server: Server) -> None:
+    """A pipeline that is dropped while it watches gives its connection back at once."""
+    client = make(URL=server.url, MAX_CONNECTIONS=1, RETRY_DEADLINE=0)
+    pipe = client.pipeline()
+    pipe.watch("k")
+    del pipe
+    assert client.get("k") is None
+
+
+def test_pipeline_of_an_own_class(server: Server) -> None:
+    """A pipeline stays an instance of its class."""
+    pipe = make(URL=server.url).pipeline()
+    assert isinstance(pipe, redis.client.Pipeline)
+    assert type(pipe).__name__ == "Pipeline"
+    assert not pipe.command_stack
+    assert bool(pipe)
+
+
+def run_async(app: Flask, function: t.Any) -> t.Any:
+    """Run a coroutine function with the client of an asynchronous block."""
+
+    async def main() -> t.Any:
+        async with app.extensions["manager"].get_async() as client:
+            return await function(client)
+
+    with app.app_context():
+        return asyncio.run(main())
+
+
+@pytest.fixture
+def async_app(app: Flask, own_server: Server) -> Flask:
+    app.config["REDIS_URL"] = own_server.url
+    app.extensions["manager"] = RedisManager(app)
+    return app
+
+
+def test_async_restart(async_app: Flask, own_server: Server) -> None:
+    """Asynchronous commands and pipelines wait for a restart as well."""
+
+    async def use(client: t.Any) -> None:
+        await client.set("a", 1)
+        own_server.stop()
+        thread = start_soon(own_server)
+        assert await client.incr("a") == 1
+        thread.join()
+        script = client.register_script("return ARGV[1]")
+        pipe = client.pipeline().set("b", 1).incr("b")
+        await script(args=["x"], client=pipe)
+        own_server.stop()
+        thread = start_soon(own_server)
+        assert await pipe.execute() == [True, 2, b"x"]
+        thread.join()
+
+        async with client.pipeline() as pipe:
+            await pipe.watch("a")
+            assert await pipe.get("a") is None
+            pipe.multi()
+            pipe.incr("a")
+            assert await pipe.execute() == [1]
+
+        with pytest.raises(redis.ResponseError):
+            await client.lpush("a", 1)
+
+    run_async(async_app, use)
+
+
+def test_async_shares_what_is_down(app: Flask, own_server: Server) -> None:
+    """A prefix that is down for one kind of client is so for the other."""
+    own_server.stop()
+    app.config.update(REDIS_URL=own_server.url, REDIS_RETRY_DEADLINE=0.2)
+    app.extensions["manager"] = RedisManager(app)
+
+    async def use(client: t.Any) -> None:
+        with pytest.raises(redis.ConnectionError):
+            await client.get("k")
+
+    run_async(app, use)
+
+    with app.app_context():
+        bound: Bound = current_redis.connection.execute_command.func.__self__  # type: ignore[attr-defined]
+        assert bound.down
+        own_server.start()
+        assert current_redis.get("k") is None
+        assert not bound.down
