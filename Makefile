@@ -16,9 +16,10 @@ run: $(VENV)/.run  ## Serve the example on http://127.0.0.1:8300
 test: $(VENV)/.test  ## Run the tests
 	$(BIN)/python -m pytest --cov --cov-fail-under=100 $(ARGS)
 
-bench: $(VENV)/.test  ## Measure what a look-up costs, beside other ways
+bench: $(VENV)/.test  ## Measure look-ups and commands, beside other ways
 	$(INSTALL) --group benchmarks
 	$(BIN)/python tests/benchmarks/lookup.py
+	$(BIN)/python -m tests.benchmarks.commands
 
 check: $(VENV)/.check  ## Run all checks: style, types, docs, package, every Python
 	$(BIN)/tox run $(ARGS)

@@ -646,6 +646,12 @@ class Sentinels(Startable):
             master.start()
             start_all(replicas)
             wait_until(lambda: are_linked(master, replicas), "the replicas are linked")
+
+            # Linked, but the master may still send nothing until they say so.
+            with master.admin() as client:
+                client.publish("started", "")
+                client.wait(len(replicas), 4000)
+
             self._configure()
             start_all(self.sentinels)
             wait_until(self._is_ready, "the sentinels see all", timeout=20)
