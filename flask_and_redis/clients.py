@@ -170,8 +170,7 @@ def _make_behind_sentinels(settings: Settings, arguments: dict[str, t.Any]) -> t
     """A client, synchronous or not, that asks sentinels for its server."""
     client_class = settings.client_class
     kind = _sentinels_of(client_class)
-    sentinel_kwargs = dict(settings.sentinel_arguments)
-    sentinel_kwargs.setdefault("retry", _no_retry(client_class))
+    sentinel_kwargs = {"retry": _no_retry(client_class), **settings.sentinel_arguments}
     _mask(sentinel_kwargs)
     sentinel = kind.Sentinel(settings.place.nodes, sentinel_kwargs=sentinel_kwargs)
     pool_class = settings.pool_class or kind.SentinelConnectionPool

@@ -570,9 +570,11 @@ def _read_sentinel_kwargs(
     }
 
     for name, it in value.items():
-        if name not in accepted or name in ADDRESS:
+        # One try visits the next sentinel instead of trying one again.
+        if name not in accepted or name in (*ADDRESS, "retry"):
             raise ConfigError(
-                f"{label} must have arguments of redis.Redis as its keys."
+                f"{label} must have arguments of redis.Redis as its keys, and none of"
+                " the address or of retries."
                 f"{did_you_mean(str(name), accepted)}"
             )
 

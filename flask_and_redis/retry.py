@@ -393,9 +393,10 @@ class _BoundPipeline(_Replaying):
 
             try:
                 return (execute if pipe is self else pipe.execute)(*args, **kwargs)
-            finally:
+            except BaseException:
                 # redis-py forgets to if it could not connect.
                 pipe.reset()
+                raise
 
         return bound.call(nothing, attempt)
 
@@ -416,7 +417,8 @@ class _BoundAsyncPipeline(_Replaying):
                 return await (execute if pipe is self else pipe.execute)(
                     *args, **kwargs
                 )
-            finally:
+            except BaseException:
                 await pipe.reset()
+                raise
 
         return await bound.call_async(nothing, attempt)

@@ -294,8 +294,12 @@ def test_cluster_errors(cluster: Cluster) -> None:
         ),
         (
             {"URL": "redis+sentinel://h/m", "SENTINEL_KWARGS": {"pasword": "x"}},
-            "'REDIS_SENTINEL_KWARGS' must have arguments of redis.Redis as its keys."
-            " Did you mean 'password'?",
+            "'REDIS_SENTINEL_KWARGS' must have arguments of redis.Redis as its keys,"
+            " and none of the address or of retries. Did you mean 'password'?",
+        ),
+        (
+            {"URL": "redis+sentinel://h/m", "SENTINEL_KWARGS": {"retry": 3}},
+            "and none of the address or of retries",
         ),
         (
             {"URL": "redis+sentinel://h/m", "SENTINEL_KWARGS": {"password": 1.5}},
