@@ -51,6 +51,9 @@ def make_client(
         client = _make_behind_sentinels(settings, arguments)
     elif settings.is_cluster:
         client = bound.call(nothing, _make_cluster, settings, arguments)
+        # As with a pool: leaving "with current_redis as r:" would take the nodes from
+        # all threads, and for good.
+        client.close = nothing
     elif settings.pool_class is not None and "connection_pool" not in arguments:
         client = _make_with_pool(settings, settings.pool_class, arguments)
     else:
@@ -172,6 +175,10 @@ def _make_behind_sentinels(settings: Settings, arguments: dict[str, t.Any]) -> t
     kind = _sentinels_of(client_class)
     sentinel_kwargs = {"retry": _no_retry(client_class), **settings.sentinel_arguments}
     _mask(sentinel_kwargs)
+
+    if isinstance(provider := sentinel_kwargs.get("credential_provider"), type):
+        sentinel_kwargs["credential_provider"] = provider()
+
     sentinel = kind.Sentinel(settings.place.nodes, sentinel_kwargs=sentinel_kwargs)
     pool_class = settings.pool_class or kind.SentinelConnectionPool
     tls = arguments.pop("ssl", False)
@@ -305,6 +312,11 @@ def _for_asyncio(settings: Settings) -> Settings:
     arguments.pop("retry", None)
     taken = parameters(found)
 
+    if settings.pool_class is not None:
+        # The pool lives as long as the client, so its class makes no difference.
+        of_client = parameters(settings.client_class)
+        arguments = {name: it for name, it in arguments.items() if name in of_client}
+
     for name in arguments:
         if name not in taken or name == "connection_pool":
             raise ConfigError(
@@ -312,7 +324,6 @@ def _for_asyncio(settings: Settings) -> Settings:
                 f" {found.__module__}.{found.__qualname__} has no such argument."
             )
 
-    # The pool lives as long as the client, so its class makes no difference.
     return dataclasses.replace(
         settings, client_class=found, arguments=arguments, pool_class=None
     )

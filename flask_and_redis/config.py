@@ -571,7 +571,7 @@ def _read_sentinel_kwargs(
 
     for name, it in value.items():
         # One try visits the next sentinel instead of trying one again.
-        if name not in accepted or name in (*ADDRESS, "retry"):
+        if name not in accepted or name in (*ADDRESS, "connection_pool", "retry"):
             raise ConfigError(
                 f"{label} must have arguments of redis.Redis as its keys, and none of"
                 " the address or of retries."

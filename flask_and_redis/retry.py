@@ -62,6 +62,9 @@ class Bound:
         self._connections = _max_connections(settings)
         # RedisError, or ValkeyError.
         self._any: type[Exception] = found.ConnectionError.__base__
+        # The reply of a node that did nothing, as it has not, or no longer, the slot.
+        self._redirection: type[Exception] = found.AskError
+        self._is_cluster = settings.is_cluster
         self._permanent = (found.AuthenticationError, found.AuthorizationError)
 
     def is_transient(self, error: BaseException) -> bool:
@@ -77,6 +80,9 @@ class Bound:
                 cause is not None and self.is_transient(cause)
             )
 
+        if self._is_cluster and isinstance(error, self._redirection):
+            return True
+
         return (
             isinstance(error, self._transient)
             and not isinstance(error, self._permanent)
@@ -88,10 +94,14 @@ class Bound:
 
     def was_connecting(self, error: BaseException) -> bool:
         """Whether an error came while a connection was made, so that nothing was sent.
-        A traceback tells, for every engine and every client class.
+        A traceback tells, for every client class. In a cluster nothing does: other
+        nodes may have been sent to before.
 
         :param error: What a try ended with.
         """
+        if self._is_cluster:
+            return isinstance(error, self._redirection)
+
         connecting = {"connect", "get_connection"}
         return all(
             not connecting.isdisjoint(
@@ -235,9 +245,9 @@ class Wait:
 
 
 def _is_full_pool(error: Exception) -> bool:
-    # The first is a plain ConnectionPool's, the other a BlockingConnectionPool's.
+    # Of a pool of redis-py, of one that blocks, and of one of valkey-py.
     return type(error).__name__ == "MaxConnectionsError" or (
-        str(error) == "No connection available."
+        str(error) in ("No connection available.", "Too many connections")
     )
 
 
@@ -290,15 +300,19 @@ def _bound(
     # The next try of a command without a key is to ask another node of a cluster.
     between = getattr(client, "replace_default_node", nothing)
     client.execute_command = functools.partial(call, between, client.execute_command)
+    # Its pipelines learn of a failover only by asking for the slots.
+    nodes = getattr(client, "nodes_manager", None)
+    refresh = nothing if nodes is None else nodes.initialize
 
     # A class of the application's own may have none.
     if (make := getattr(client, "pipeline", None)) is not None:
-        client.pipeline = functools.partial(_make_bound, bound, mixin, make)
+        client.pipeline = functools.partial(_make_bound, bound, mixin, refresh, make)
 
 
 def _make_bound(
     bound: Bound,
     mixin: type[_Replaying],
+    refresh: cabc.Callable[[], t.Any],
     make: cabc.Callable[..., t.Any],
     /,
     *args: t.Any,
@@ -308,7 +322,7 @@ def _make_bound(
     # Its class, not functions set on it: they would refer to it, and a dropped pipeline
     # would keep its connection until the next garbage collection.
     made.__class__ = _mix(mixin, type(made))
-    made.remember(bound, functools.partial(make, *args, **kwargs))
+    made.remember(bound, refresh, functools.partial(make, *args, **kwargs))
     return made
 
 
@@ -330,18 +344,28 @@ class _Replaying:
 
     __bound: Bound
     __make: cabc.Callable[[], t.Any]
+    __refresh: cabc.Callable[[], t.Any]
     __commands: list[tuple[tuple[t.Any, ...], dict[str, t.Any]]]
     __immediate: bool
 
-    def remember(self, bound: Bound, make: cabc.Callable[[], t.Any]) -> None:
+    def remember(
+        self,
+        bound: Bound,
+        refresh: cabc.Callable[[], t.Any],
+        make: cabc.Callable[[], t.Any],
+    ) -> None:
         self.__bound = bound
+        self.__refresh = refresh
         self.__make = make
         self.__commands = []
         self.__immediate = False
 
     def execute_command(self, *args: t.Any, **options: t.Any) -> t.Any:
         pipe = t.cast(t.Any, self)
-        queued = len(pipe)
+
+        if not (queued := len(pipe)):
+            self.__commands.clear()
+
         result = super().execute_command(*args, **options)  # type: ignore[misc]
 
         if len(pipe) > queued:
@@ -358,6 +382,10 @@ class _Replaying:
         self.__immediate = False
         return self.__bound if may_replay else None
 
+    def refresh(self) -> t.Any:
+        """Ask a cluster for its slots. If that fails, so does the try."""
+        return self.__refresh()
+
     def replays(self) -> cabc.Iterator[t.Any]:
         """The pipeline itself, then fresh ones with the same commands."""
         pipe = t.cast(t.Any, self)
@@ -371,7 +399,9 @@ class _Replaying:
             fresh = self.__make()
 
             for args, options in commands:
-                fresh.execute_command(*args, **options)
+                # Not the node that a command of several keys was sent to.
+                again = {k: it for k, it in options.items() if k != "target_nodes"}
+                fresh.execute_command(*args, **again)
 
             if scripts:
                 fresh.scripts |= scripts
@@ -390,6 +420,9 @@ class _BoundPipeline(_Replaying):
 
         def attempt() -> t.Any:
             pipe = next(pipes)
+
+            if pipe is not self:
+                self.refresh()
 
             try:
                 return (execute if pipe is self else pipe.execute)(*args, **kwargs)
@@ -412,6 +445,9 @@ class _BoundAsyncPipeline(_Replaying):
 
         async def attempt() -> t.Any:
             pipe = next(pipes)
+
+            if pipe is not self and (refreshed := self.refresh()) is not None:
+                await refreshed
 
             try:
                 return await (execute if pipe is self else pipe.execute)(

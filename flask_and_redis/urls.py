@@ -104,6 +104,10 @@ def read_url(
         path = ""
     elif scheme == "fakeredis":
         place = Place(scheme, fake_server=_fake_server(label, login + address))
+    elif "+" in scheme and "@" in login:
+        raise ConfigError(
+            f"{label} must name its user once, before all hosts. {_ESCAPE}"
+        )
     elif scheme.endswith("+cluster"):
         place = Place(scheme, _read_nodes(label, scheme, address))
     elif scheme.endswith("+sentinel"):

@@ -22,6 +22,7 @@ from .servers import Cluster
 from .servers import KINDS
 from .servers import Sentinels
 from .servers import Server
+from .servers import wait_until
 from .views import create_app
 
 ENGINES = [
@@ -266,6 +267,7 @@ def test_cluster_errors(cluster: Cluster) -> None:
             "'REDIS_HEALTH_CHECK_INTERVAL' needs a client class that takes",
         ),
         ({"URL": "redis+cluster://a:1,b:x"}, "with a port from 1 to 65535"),
+        ({"URL": "redis+cluster://u:p@a:1,u:p@b:2"}, "must name its user once, before"),
         ({"URL": "redis+cluster://a:1,,b"}, "must name a host before each port"),
         (
             {"URL": "redis://a:1,b:2"},
@@ -403,6 +405,82 @@ def test_cluster_failover(
     old = fresh_cluster.master_of("{n}count")
     assert use_during(old.kill, create_app()) == []
     assert fresh_cluster.master_of("{n}count") is not old
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda client: client.pipeline(transaction=True).incr("k").execute()[0] > 0,
+        lambda client: client.pipeline(transaction=False).incr("k").execute()[0] > 0,
+        lambda client: client.delete("k") in (0, 1),
+    ],
+)
+def test_cluster_failover_of_one_use(
+    fresh_cluster: Cluster, use: t.Callable[[t.Any], bool]
+) -> None:
+    """Transactions, pipelines and commands of several keys find the new master, with no
+    other command to learn of it.
+    """
+    client = client_of(URL=f"redis+cluster://{fresh_cluster.address}")
+    client.set("k", 1)
+    fresh_cluster.master_of("k").kill()
+    assert use(client)
+
+
+def test_cluster_transaction_after_a_planned_failover(fresh_cluster: Cluster) -> None:
+    """A transaction follows a slot that has moved."""
+    client = client_of(URL=f"redis+cluster://{fresh_cluster.address}")
+    client.set("k", 1)
+    old = fresh_cluster.master_of("k")
+
+    for node in fresh_cluster.nodes:
+        with node.admin() as admin:
+            if admin.info("replication").get("master_port") == old.port:
+                admin.execute_command("CLUSTER", "FAILOVER")
+
+    def moved() -> bool:
+        return fresh_cluster.master_of("k") is not old
+
+    wait_until(moved, "the replica took over")
+    assert client.pipeline(transaction=True).incr("k").execute() == [2]
+
+
+def test_with_leaves_a_cluster_alone(cluster: Cluster) -> None:
+    """Leaving a with block takes nothing from the cluster's shared client."""
+    client = client_of(URL=f"redis+cluster://{cluster.address}")
+
+    for _ in range(2):
+        with client as same:
+            assert same.set("k", "v")
+            assert same.ping()
+
+
+def test_async_ignores_the_pool_class(server: Server) -> None:
+    """What only a pool's class takes has no effect on an asynchronous client."""
+    app, manager = manage(
+        URL=server.url, CONNECTION_POOL_CLASS=redis.BlockingConnectionPool, TIMEOUT=3
+    )
+
+    async def use() -> None:
+        async with manager.get_async() as client:
+            assert await client.get("k") is None
+
+    with app.app_context():
+        asyncio.run(use())
+
+
+def test_three_hung_sentinels(sentinels: Sentinels) -> None:
+    """Sentinels that answer nothing are asked once each in a try."""
+    url = f"redis+sentinel://{sentinels.address}/mymaster"
+    client = client_of(
+        URL=url, RETRY_DEADLINE=0, SENTINEL_KWARGS={"socket_timeout": 0.1}
+    )
+
+    for sentinel in sentinels.sentinels:
+        sentinel.pause()
+
+    with pytest.raises(redis.sentinel.MasterNotFoundError):
+        client.get("k")
 
 
 def test_async_failover(sentinels: Sentinels) -> None:
