@@ -497,6 +497,21 @@ def test_async_failover(sentinels: Sentinels) -> None:
         asyncio.run(use())
 
 
+def test_async_cluster_failover(fresh_cluster: Cluster) -> None:
+    """An asynchronous pipeline finds the new master of a cluster."""
+    app, manager = manage(URL=f"redis+cluster://{fresh_cluster.address}")
+
+    async def use() -> None:
+        async with manager.get_async() as client:
+            await client.set("k", 1)
+            fresh_cluster.master_of("k").kill()
+            pipe: t.Any = client.pipeline()
+            assert (await pipe.incr("k").execute())[0] > 0
+
+    with app.app_context():
+        asyncio.run(use())
+
+
 def test_sentinel_settings(start: Starter) -> None:
     """Servers and sentinels have credentials of their own."""
     password = "p@s/s?w#rd"
@@ -552,6 +567,7 @@ def test_sentinel_without_tls(app: Flask) -> None:
         B_URL="rediss+sentinel://h/m?ssl_ca_certs=/ca.pem",
         B_SENTINEL_KWARGS={"ssl": "false", "socket_timeout": "0.5"},
         C_URL="redis+sentinel://h:1,[::1]:2,i/m/3",
+        C_SENTINEL_KWARGS={"credential_provider": "tests.objects.Provider"},
     )
     RedisManager(app)
 
@@ -563,6 +579,8 @@ def test_sentinel_without_tls(app: Flask) -> None:
     assert sentinels_of("A")[0].connection_kwargs["ssl_ca_certs"] == "/ca.pem"
     assert sentinels_of("B")[0].connection_class is redis.Connection
     assert sentinels_of("B")[0].connection_kwargs["socket_timeout"] == 0.5
+    provider = sentinels_of("C")[0].connection_kwargs["credential_provider"]
+    assert provider.get_credentials() == ("default", "provided")
     assert [
         (it.connection_kwargs["host"], it.connection_kwargs["port"])
         for it in sentinels_of("C")
