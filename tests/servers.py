@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 import collections.abc as cabc
 import contextlib
 import functools
@@ -151,7 +152,7 @@ class Certificates:
         issued.private_key_pem.write_to_path(self.client_key)
 
 
-class Startable:
+class Startable(abc.ABC):
     """What can be started and stopped, and stops at the end of a `with`."""
 
     def __init__(self, command: str, directory: Path, *arguments: str) -> None:
@@ -159,11 +160,11 @@ class Startable:
         self.directory = directory
         self.arguments = arguments
 
-    def start(self) -> None:
-        raise NotImplementedError
+    @abc.abstractmethod
+    def start(self) -> None: ...
 
-    def stop(self) -> None:
-        raise NotImplementedError
+    @abc.abstractmethod
+    def stop(self) -> None: ...
 
     def __enter__(self) -> Self:
         self.start()

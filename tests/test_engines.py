@@ -34,7 +34,7 @@ ENGINES = [
 ]
 
 
-TLS = {
+TLS: dict[str, type[t.Any]] = {
     "rediss://": Server,
     "valkeys://": Server,
     "rediss+cluster://": Cluster,

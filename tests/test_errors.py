@@ -413,7 +413,10 @@ def test_class_that_takes_no_pool(config: dict[str, t.Any]) -> None:
     )
 
 
-@pytest.mark.skipif("driver_info" not in parameters(redis.Redis), reason="Not known.")
+@pytest.mark.skipif(
+    "driver_info" not in parameters(redis.Redis),
+    reason="This redis-py has no driver_info.",
+)
 def test_driver_info_is_no_text(app: Flask) -> None:
     """What redis-py would take and fail over later is refused."""
     message = "'REDIS_DRIVER_INFO' must be a redis.DriverInfo."
