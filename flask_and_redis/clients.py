@@ -21,6 +21,7 @@ from .exceptions import ConfigError
 from .retry import Bound
 from .retry import bound_async_client
 from .retry import bound_client
+from .retry import Link
 from .retry import nothing
 from .values import library_of
 from .values import Masked
@@ -28,6 +29,9 @@ from .values import name_of
 from .values import parameters
 from .values import Secret
 from .values import SECRETS
+
+# Seconds in which a server that is down must answer to be up again.
+ANSWER_TIMEOUT = 1.0
 
 # A pool takes these from its arguments without naming them.
 _OF_POOL = frozenset({"cache", "cache_config"})
@@ -50,7 +54,7 @@ def make_client(
     elif settings.place.scheme.endswith("+sentinel"):
         client = _make_behind_sentinels(settings, arguments)
     elif settings.is_cluster:
-        client = bound.call(nothing, _make_cluster, settings, arguments)
+        client = bound.call(Link(), _make_cluster, settings, arguments)
         # As with a pool: leaving "with current_redis as r:" would take the nodes from
         # all threads, and for good.
         client.close = nothing
@@ -66,7 +70,7 @@ def make_client(
         _mask(pool.connection_kwargs)
 
     if settings.deadline is not None:
-        bound_client(client, bound)
+        bound_client(client, bound, lambda: _ask(client))
 
     return client  # type: ignore[no-any-return]
 
@@ -107,6 +111,48 @@ def _no_retry(client_class: type[t.Any]) -> t.Any:
     kind = f"{library}.asyncio" if is_async else library
     no_backoff = sys.modules[f"{library}.backoff"].NoBackoff()
     return sys.modules[f"{kind}.retry"].Retry(no_backoff, 0)
+
+
+def _ask(client: t.Any) -> None:
+    """Raise unless the server of a client answers, over a connection of its own."""
+    connection = _make_connection(client.connection_pool)
+
+    try:
+        connection.connect()
+        connection.send_command("PING")
+        connection.read_response()
+    except _errors_of(client).ResponseError:
+        # It has answered.
+        pass
+    finally:
+        connection.disconnect()
+
+
+async def _ask_async(client: t.Any) -> None:
+    connection = _make_connection(client.connection_pool)
+
+    try:
+        await connection.connect()
+        await connection.send_command("PING")
+        await connection.read_response()
+    except _errors_of(client).ResponseError:
+        pass
+    finally:
+        await connection.disconnect()
+
+
+def _errors_of(client: t.Any) -> t.Any:
+    return sys.modules[f"{library_of(type(client)) or 'redis'}.exceptions"]
+
+
+def _make_connection(pool: t.Any) -> t.Any:
+    """A connection as the pool would make one, which waits a short time only."""
+    kwargs = dict(pool.connection_kwargs)
+
+    for name in ("socket_timeout", "socket_connect_timeout"):
+        kwargs[name] = min(kwargs.get(name) or ANSWER_TIMEOUT, ANSWER_TIMEOUT)
+
+    return pool.connection_class(**kwargs)
 
 
 def _own_pools(client: t.Any) -> None:
@@ -252,7 +298,7 @@ async def open_async_client(
     client = _make_async(_for_asyncio(settings), fake_servers)
 
     if settings.deadline is not None:
-        bound_async_client(client, bound)
+        bound_async_client(client, bound, lambda: _ask_async(client))
 
     try:
         yield client

@@ -582,6 +582,13 @@ def _read_sentinel_kwargs(
             found[name] = convert(f"{name!r} in {label}", accepted[name], it)
 
     if not found.get("ssl", False):
+        for name in value:
+            if name.startswith("ssl_"):
+                raise ConfigError(
+                    f"{name!r} in {label} needs TLS, and nothing asks for it: use a"
+                    f" rediss+sentinel:// URL, or add 'ssl': True to {label}."
+                )
+
         # Explicitly without TLS, behind servers that have it.
         found = {k: it for k, it in found.items() if k.partition("_")[0] != "ssl"}
 

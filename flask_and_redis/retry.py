@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import collections.abc as cabc
+import dataclasses
 import functools
 import random
 import ssl
@@ -19,6 +20,7 @@ import types
 import typing as t
 
 import redis
+import redis.sentinel
 from redis import exceptions as redis_exceptions
 
 from .config import Settings
@@ -33,6 +35,9 @@ LONGEST_PAUSE = 0.5
 
 # The same where a connection of the pool is waited for, which is nobody's outage.
 POOL_PAUSE = 0.01
+
+# How sentinels' refusals read in the error of a master that was not found.
+_REFUSALS = ("AuthenticationError", "CERTIFICATE_VERIFY_FAILED")
 
 # What a TLS connection that was cut ends with. Any other error of TLS is a refusal.
 _CUT = (ssl.SSLEOFError, ssl.SSLZeroReturnError, ssl.SSLSyscallError)
@@ -83,6 +88,13 @@ class Bound:
         if self._is_cluster and isinstance(error, self._redirection):
             return True
 
+        # redis-py makes one error of those of all sentinels, of which only the text is
+        # left.
+        if isinstance(error, redis.sentinel.MasterNotFoundError) and any(
+            refusal in str(error) for refusal in _REFUSALS
+        ):
+            return False
+
         return (
             isinstance(error, self._transient)
             and not isinstance(error, self._permanent)
@@ -113,7 +125,7 @@ class Bound:
 
     def call(
         self,
-        between: cabc.Callable[[], object],
+        link: Link,
         function: cabc.Callable[..., R],
         /,
         *args: t.Any,
@@ -122,19 +134,24 @@ class Bound:
         """Call a function until it succeeds, ends with an error that trying again does
         not mend, or the deadline has passed.
 
-        :param between: Is called before another try.
+        :param link: What can be done for its client beside the tries.
         :param function: Does a whole command.
         """
         started = time.monotonic()
         wait: Wait | None = None
 
         while True:
+            ask = link.ask if self.down else None
+
             try:
+                if ask is not None:
+                    ask()
+
                 result = function(*args, **kwargs)
             except Exception as error:
                 wait = wait or Wait(self, started)
 
-                if (pause := wait.after(error)) is None:
+                if (pause := wait.after(error, link.ask is not ask)) is None:
                     raise
             else:
                 if self.down:
@@ -143,11 +160,11 @@ class Bound:
                 return result
 
             time.sleep(pause)
-            between()
+            link.turn()
 
     async def call_async(
         self,
-        between: cabc.Callable[[], object],
+        link: Link,
         function: cabc.Callable[..., cabc.Awaitable[R]],
         /,
         *args: t.Any,
@@ -155,26 +172,31 @@ class Bound:
     ) -> R:
         """The same for a coroutine function.
 
-        :param between: Is called before another try.
+        :param link: What can be done for its client beside the tries.
         :param function: Does a whole command.
         """
         started = time.monotonic()
         wait: Wait | None = None
 
         while True:
+            ask = link.ask if self.down else None
+
             try:
+                if ask is not None:
+                    await ask()
+
                 result = await function(*args, **kwargs)
             except Exception as error:
                 wait = wait or Wait(self, started)
 
-                if (pause := wait.after(error)) is None:
+                if (pause := wait.after(error, link.ask is not ask)) is None:
                     raise
             else:
                 self.down = False
                 return result
 
             await asyncio.sleep(pause)
-            between()
+            link.turn()
 
     def explain_full_pool(self) -> str:
         """What to do when no connection of the pool became free in time."""
@@ -187,6 +209,19 @@ class Bound:
 
 def nothing() -> None:
     """What to do between two tries, for most engines."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Link:
+    """What can be done for one client beside its commands."""
+
+    #: Raises unless the server answers at once, over a connection of its own. None if
+    #: that cannot be asked.
+    ask: cabc.Callable[[], t.Any] | None = None
+    #: Is called before another try: the next one goes to another node of a cluster.
+    turn: cabc.Callable[[], object] = nothing
+    #: Asks a cluster for its slots.
+    refresh: cabc.Callable[[], t.Any] = nothing
 
 
 def _max_connections(settings: Settings) -> int:
@@ -209,14 +244,18 @@ class Wait:
         self._bound = bound
         self._ends = started + bound.deadline
         self._pause = FIRST_PAUSE
+        self._tries = 0
         self._sent = 0
 
-    def after(self, error: Exception) -> float | None:
+    def after(self, error: Exception, may_ask: bool) -> float | None:
         """How many seconds to wait before the next try, or None if there is none.
 
         :param error: What the last try ended with.
+        :param may_ask: Whether the server can be asked, and has not been, if it is
+            back.
         """
         bound = self._bound
+        self._tries += 1
 
         if not bound.is_transient(error):
             return None
@@ -237,7 +276,9 @@ class Wait:
 
         if bound.down or left <= 0:
             bound.down = True
-            return None
+            # One try that hung may have taken all the time. Sentinels may know of
+            # another server by now.
+            return 0 if may_ask and self._tries == 1 else None
 
         pause = self._pause * random.uniform(0.5, 1)  # noqa: S311
         self._pause = min(self._pause * 2, LONGEST_PAUSE)
@@ -272,47 +313,54 @@ def _behind(error: BaseException) -> cabc.Iterator[BaseException]:
             left += [it.__cause__, it.__context__]
 
 
-def bound_client(client: t.Any, bound: Bound) -> None:
+def bound_client(client: t.Any, bound: Bound, ask: cabc.Callable[[], None]) -> None:
     """Set the bound on a client: on its commands and its pipelines, and so on the locks
     and scripts that use them.
 
     :param client: The client.
     :param bound: Its prefix's bound.
+    :param ask: See :class:`Link`.
     """
-    _bound(client, bound, bound.call, _BoundPipeline)
+    _bound(client, bound, bound.call, ask, _BoundPipeline)
 
 
-def bound_async_client(client: t.Any, bound: Bound) -> None:
+def bound_async_client(
+    client: t.Any, bound: Bound, ask: cabc.Callable[[], cabc.Awaitable[None]]
+) -> None:
     """The same for a client of asyncio.
 
     :param client: The client.
     :param bound: Its prefix's bound.
+    :param ask: See :class:`Link`.
     """
-    _bound(client, bound, bound.call_async, _BoundAsyncPipeline)
+    _bound(client, bound, bound.call_async, ask, _BoundAsyncPipeline)
 
 
 def _bound(
     client: t.Any,
     bound: Bound,
     call: cabc.Callable[..., t.Any],
+    ask: cabc.Callable[[], t.Any],
     mixin: type[_Replaying],
 ) -> None:
-    # The next try of a command without a key is to ask another node of a cluster.
-    between = getattr(client, "replace_default_node", nothing)
-    client.execute_command = functools.partial(call, between, client.execute_command)
-    # Its pipelines learn of a failover only by asking for the slots.
     nodes = getattr(client, "nodes_manager", None)
-    refresh = nothing if nodes is None else nodes.initialize
+    link = Link(
+        # Of a cluster other nodes may answer.
+        ask=ask if hasattr(client, "connection_pool") else None,
+        turn=getattr(client, "replace_default_node", nothing),
+        refresh=nothing if nodes is None else nodes.initialize,
+    )
+    client.execute_command = functools.partial(call, link, client.execute_command)
 
     # A class of the application's own may have none.
     if (make := getattr(client, "pipeline", None)) is not None:
-        client.pipeline = functools.partial(_make_bound, bound, mixin, refresh, make)
+        client.pipeline = functools.partial(_make_bound, bound, mixin, link, make)
 
 
 def _make_bound(
     bound: Bound,
     mixin: type[_Replaying],
-    refresh: cabc.Callable[[], t.Any],
+    link: Link,
     make: cabc.Callable[..., t.Any],
     /,
     *args: t.Any,
@@ -322,7 +370,7 @@ def _make_bound(
     # Its class, not functions set on it: they would refer to it, and a dropped pipeline
     # would keep its connection until the next garbage collection.
     made.__class__ = _mix(mixin, type(made))
-    made.remember(bound, refresh, functools.partial(make, *args, **kwargs))
+    made.remember(bound, link, functools.partial(make, *args, **kwargs))
     return made
 
 
@@ -343,19 +391,16 @@ class _Replaying:
     """
 
     __bound: Bound
+    __link: Link
     __make: cabc.Callable[[], t.Any]
-    __refresh: cabc.Callable[[], t.Any]
     __commands: list[tuple[tuple[t.Any, ...], dict[str, t.Any]]]
     __immediate: bool
 
     def remember(
-        self,
-        bound: Bound,
-        refresh: cabc.Callable[[], t.Any],
-        make: cabc.Callable[[], t.Any],
+        self, bound: Bound, link: Link, make: cabc.Callable[[], t.Any]
     ) -> None:
         self.__bound = bound
-        self.__refresh = refresh
+        self.__link = link
         self.__make = make
         self.__commands = []
         self.__immediate = False
@@ -376,15 +421,16 @@ class _Replaying:
 
         return result
 
-    def take_bound(self) -> Bound | None:
-        """The bound, or None if the commands cannot be replayed."""
-        may_replay = not self.__immediate
+    def reset(self) -> t.Any:
+        # Nothing is watched any more.
         self.__immediate = False
-        return self.__bound if may_replay else None
+        return super().reset()  # type: ignore[misc]
 
-    def refresh(self) -> t.Any:
-        """Ask a cluster for its slots. If that fails, so does the try."""
-        return self.__refresh()
+    def take_bound(self) -> tuple[Bound, Link] | None:
+        """The bound and its link, or None if there is nothing to replay."""
+        may_replay = not self.__immediate and len(t.cast(t.Any, self)) > 0
+        self.__immediate = False
+        return (self.__bound, self.__link) if may_replay else None
 
     def replays(self) -> cabc.Iterator[t.Any]:
         """The pipeline itself, then fresh ones with the same commands."""
@@ -413,48 +459,58 @@ class _BoundPipeline(_Replaying):
     def execute(self, *args: t.Any, **kwargs: t.Any) -> t.Any:
         execute = super().execute  # type: ignore[misc]
 
-        if (bound := self.take_bound()) is None:
+        if (taken := self.take_bound()) is None:
             return execute(*args, **kwargs)
 
+        bound, link = taken
         pipes = self.replays()
 
         def attempt() -> t.Any:
             pipe = next(pipes)
 
-            if pipe is not self:
-                self.refresh()
+            if pipe is self:
+                return execute(*args, **kwargs)
+
+            # If a cluster does not tell its slots, this try has failed.
+            link.refresh()
 
             try:
-                return (execute if pipe is self else pipe.execute)(*args, **kwargs)
-            except BaseException:
+                return pipe.execute(*args, **kwargs)
+            finally:
                 # redis-py forgets to if it could not connect.
                 pipe.reset()
-                raise
 
-        return bound.call(nothing, attempt)
+        try:
+            return bound.call(link, attempt)
+        finally:
+            self.reset()
 
 
 class _BoundAsyncPipeline(_Replaying):
     async def execute(self, *args: t.Any, **kwargs: t.Any) -> t.Any:
         execute = super().execute  # type: ignore[misc]
 
-        if (bound := self.take_bound()) is None:
+        if (taken := self.take_bound()) is None:
             return await execute(*args, **kwargs)
 
+        bound, link = taken
         pipes = self.replays()
 
         async def attempt() -> t.Any:
             pipe = next(pipes)
 
-            if pipe is not self and (refreshed := self.refresh()) is not None:
+            if pipe is self:
+                return await execute(*args, **kwargs)
+
+            if (refreshed := link.refresh()) is not None:
                 await refreshed
 
             try:
-                return await (execute if pipe is self else pipe.execute)(
-                    *args, **kwargs
-                )
-            except BaseException:
+                return await pipe.execute(*args, **kwargs)
+            finally:
                 await pipe.reset()
-                raise
 
-        return await bound.call_async(nothing, attempt)
+        try:
+            return await bound.call_async(link, attempt)
+        finally:
+            await self.reset()

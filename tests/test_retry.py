@@ -143,6 +143,27 @@ def test_watch_is_not_replayed(cutter: Cutter) -> None:
     assert client.transaction(increment, "k") == [4]
 
 
+def test_unwatched_is_replayed(cutter: Cutter) -> None:
+    """A pipeline that was reset watches nothing, and is bounded again."""
+    client = make(URL=cutter.url)
+
+    with client.pipeline() as pipe:
+        pipe.watch("k")
+        pipe.reset()
+        cutter.lose(b"EXEC")
+        assert pipe.incr("k").execute() == [2]
+
+
+def test_empty_pipeline_tells_nothing(own_server: Server) -> None:
+    """A pipeline without commands sends nothing, so a prefix that is down stays so."""
+    client = make(URL=own_server.url)
+    bound: Bound = client.execute_command.func.__self__
+    bound.down = True
+    own_server.stop()
+    assert client.pipeline().execute() == []
+    assert bound.down
+
+
 def test_lost_reply_is_asked_for_again(cutter: Cutter) -> None:
     """By default a command whose reply was lost is done again: an INCR counts twice."""
     client = make(URL=cutter.url)
@@ -243,8 +264,8 @@ def test_retry_0_still_connects(own_server: Server) -> None:
 
 
 def test_one_try_while_down(own_server: Server) -> None:
-    """When a command has used up its deadline the next ones get one try each, until
-    one succeeds.
+    """When a command has used up its deadline, the next ones ask once whether the
+    server is back, and are not sent before it is.
     """
     client = make(URL=own_server.url, CLASS=Kept, RETRY_DEADLINE="0.2")
     own_server.stop()
@@ -253,14 +274,15 @@ def test_one_try_while_down(own_server: Server) -> None:
         client.get("k")
 
     assert len(client.tries) > 2
+    client.tries.clear()
+    pipe = client.pipeline().get("k")
 
-    for _ in range(3):
-        client.tries.clear()
-
+    for use in (lambda: client.get("k"), pipe.execute):
         with pytest.raises(redis.ConnectionError):
-            client.get("k")
+            use()
 
-        assert client.tries == ["GET"]
+    assert client.tries == []
+    assert len(pipe) == 0
 
     own_server.start()
     client.tries.clear()
@@ -301,6 +323,67 @@ def test_hung_server() -> None:
             client.get("k")
 
         assert len(client.tries) > 1
+
+
+@pytest.mark.parametrize("engine", ["redis", "valkey", "unix", "own pool"])
+def test_hung_server_while_down(
+    own_server: Server, engine: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While a server that hangs is down, each command opens a connection to ask it, and
+    waits a short time only, whatever SOCKET_TIMEOUT is.
+    """
+    monkeypatch.setattr("flask_and_redis.clients.ANSWER_TIMEOUT", 0.1)
+    config: dict[str, t.Any] = {"URL": own_server.url, "SOCKET_TIMEOUT": 5}
+
+    if engine == "valkey":
+        config["CLASS"] = "valkey.Valkey"
+    elif engine == "unix":
+        config["URL"] = f"unix://{own_server.socket}"
+    elif engine == "own pool":
+        config = {"CONNECTION_POOL": redis.ConnectionPool.from_url(own_server.url)}
+
+    client = make(**config)
+    bound: Bound = client.execute_command.func.__self__
+    bound.down = True
+    own_server.pause()
+    started = time.monotonic()
+
+    for _ in range(3):
+        with pytest.raises((redis.TimeoutError, valkey.TimeoutError)):
+            client.get("k")
+
+    # One SOCKET_TIMEOUT would take longer.
+    assert time.monotonic() - started < 5
+    own_server.resume()
+    assert client.get("k") is None
+    assert not bound.down
+    client.connection_pool.disconnect()
+
+
+def test_one_hung_try_is_not_all(own_server: Server) -> None:
+    """Where one try took all the time, the server is asked once more before the
+    command fails, and the command is done if it answers.
+    """
+    client = make(URL=own_server.url, SOCKET_TIMEOUT=0.5, RETRY_DEADLINE=0.5)
+    client.ping()
+    own_server.pause()
+    timer = threading.Timer(0.7, own_server.resume)
+    timer.start()
+    assert client.get("k") is None
+    timer.join()
+
+
+def test_down_and_no_right_to_ping(server: Server) -> None:
+    """A server that refuses to be asked has answered."""
+    admin = redis.Redis.from_url(server.url)
+    admin.execute_command("ACL", "SETUSER", "getter", "on", "nopass", "~*", "+get")  # type: ignore[no-untyped-call]
+    client = make(URL=server.url, USERNAME="getter", PASSWORD="any")
+    bound: Bound = client.execute_command.func.__self__
+    bound.down = True
+    assert client.get("k") is None
+    assert not bound.down
+    admin.execute_command("ACL", "DELUSER", "getter")  # type: ignore[no-untyped-call]
+    admin.close()
 
 
 def test_pause_is_ridden_out(own_server: Server) -> None:
@@ -500,6 +583,33 @@ def test_async_restart(async_app: Flask, own_server: Server) -> None:
 
         with pytest.raises(redis.ResponseError):
             await client.lpush("a", 1)
+
+    run_async(async_app, use)
+
+
+def test_async_while_down(async_app: Flask, own_server: Server) -> None:
+    """An asynchronous command asks too before it is sent to a server that was down."""
+
+    async def use(client: t.Any) -> None:
+        bound: Bound = client.execute_command.func.__self__
+        bound.down = True
+        own_server.stop()
+
+        with pytest.raises(redis.ConnectionError):
+            await client.get("k")
+
+        assert bound.down
+        own_server.start()
+        assert await client.pipeline().incr("k").execute() == [1]
+        assert not bound.down
+        await client.execute_command(
+            "ACL", "SETUSER", "getter", "on", "nopass", "~*", "+get"
+        )
+        client.connection_pool.connection_kwargs.update(username="getter", password="x")
+        await client.connection_pool.disconnect()
+        bound.down = True
+        assert await client.get("k") == b"1"
+        assert not bound.down
 
     run_async(async_app, use)
 
