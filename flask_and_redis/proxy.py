@@ -124,7 +124,8 @@ class Redis(_Base):
         raise RuntimeError(
             "There is no application context, so no app whose Redis to use. Push"
             " one by 'with app.app_context():'. For a thread, take '.connection'"
-            " while there is one and hand it over."
+            " while there is one and hand it over. In an app factory, after init_app,"
+            f' the client is \'app.extensions["redis"]["{self.__prefix or "REDIS"}"]\'.'
         )
 
     def __find_settings(self) -> Settings | None:

@@ -157,6 +157,12 @@ def test_unbound() -> None:
         with pytest.raises(RuntimeError, match=NO_CONTEXT):
             proxy.connection.ping()
 
+        # Not a falsy proxy of a pool, with which redis-py would use localhost.
+        with pytest.raises(RuntimeError, match=NO_CONTEXT) as info:
+            redis.Redis(connection_pool=proxy.connection_pool)
+
+        assert 'app.extensions["redis"]["' in str(info.value)
+
     assert repr(RedisManager().get("X")) == "<flask_and_redis.Redis 'X' unbound>"
     assert repr(current_redis) == "<flask_and_redis.Redis default unbound>"
 
