@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --constraint .ci/constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help run test bench check format constraints clean
+.PHONY: help run test bench bench-outages check format constraints clean
 
 help:  ## Show this help
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 22
@@ -21,6 +21,10 @@ bench: $(VENV)/.test  ## Measure look-ups and commands, beside other ways
 	$(BIN)/python tests/benchmarks/lookup.py
 	$(BIN)/python -m tests.benchmarks.commands
 
+bench-outages: $(VENV)/.test  ## Measure how long requests wait in outages (10 minutes)
+	$(INSTALL) --group benchmarks
+	$(BIN)/python -m tests.benchmarks.outages --csv docs/measured/outages.csv
+
 check: $(VENV)/.check  ## Run all checks: style, types, docs, package, every Python
 	$(BIN)/tox run $(ARGS)
 
@@ -30,7 +34,7 @@ format: $(VENV)/.check  ## Format the code
 
 constraints: $(VENV)/.check  ## Pin the development tools' newest versions
 	$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.10 --no-header --no-annotate \
-	  $(addprefix --group ,tests integrations benchmarks docs typing style package check pre-commit) --all-extras pyproject.toml | grep -vE '^(fakeredis|flask|redis|werkzeug)=' >.ci/constraints.txt
+	  $(addprefix --group ,tests integrations load benchmarks docs typing style package check pre-commit) --all-extras pyproject.toml | grep -vE '^(fakeredis|flask|redis|werkzeug)=' >.ci/constraints.txt
 
 clean:  ## Remove what the other targets made
 	rm -rf $(VENV) .tox .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage dist docs/_build

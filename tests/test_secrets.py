@@ -1,11 +1,15 @@
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import io
 import logging
+import socket
+import sys
 import traceback
 import typing as t
 import warnings
+from pathlib import Path
 
 import pytest
 import redis
@@ -19,8 +23,12 @@ from flask_and_redis import ConfigError
 from flask_and_redis import current_redis
 from flask_and_redis import RedisManager
 from flask_and_redis.urls import SCHEMES
+from flask_and_redis.values import parameters
 
 from . import objects
+from .conftest import Starter
+from .servers import Certificates
+from .servers import Server
 
 SECRET = "s3cr3t-n0-l34k"
 
@@ -183,3 +191,171 @@ def test_repr_of_the_client(config: dict[str, str]) -> None:
 
     assert SECRET not in f"{pool.connection_kwargs['password']}"
     assert connection.password == SECRET
+
+
+#: Every setting that may hold a dotted path, says the documentation.
+PATHS = ("CLASS", "CONNECTION_POOL", "CONNECTION_POOL_CLASS", "CREDENTIAL_PROVIDER")
+
+
+def test_nothing_else_is_imported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No setting is evaluated, and none imports what it names but those documented."""
+    code = "import redis\n\n\nclass Thing(redis.ConnectionPool): pass\n"
+    (tmp_path / "bomb.py").write_text(code)
+    monkeypatch.syspath_prepend(tmp_path)
+    names = {*NAMES, *PATHS, "SSL_CIPHERS", "REDIS_CONNECT_FUNC", "EVENT_DISPATCHER"}
+    names |= {
+        name.upper()
+        for it in (redis.Redis, redis.RedisCluster, redis.BlockingConnectionPool)
+        for name in parameters(it)
+    }
+    importing = set()
+
+    for name in names:
+        for text in ("bomb.Thing", "bomb:Thing", "__import__('bomb')", "{bomb}"):
+            for url in ("redis://h", "redis+sentinel://h/m", "fakeredis://", None):
+                register({"REDIS_URL": url, f"REDIS_{name}": text, f"X_{name}": text})
+
+                if sys.modules.pop("bomb", None):
+                    importing.add(name)
+
+    assert importing == set(PATHS)
+
+
+PLACES: dict[str, t.Callable[[str], dict[str, t.Any]]] = {
+    "URL": lambda address: {"URL": f"redis://{SECRET}:{SECRET}@{address}"},
+    "setting": lambda address: {"URL": f"redis://{address}", "PASSWORD": SECRET},
+    "query": lambda address: {"URL": f"redis://{address}?password={SECRET}"},
+    "provider": lambda address: {
+        "URL": f"redis://{address}",
+        "CREDENTIAL_PROVIDER": redis.UsernamePasswordCredentialProvider(SECRET, SECRET),
+    },
+    "sentinels": lambda address: {
+        "URL": f"redis+sentinel://:{SECRET}@{address}/m",
+        "SENTINEL_KWARGS": {"password": SECRET, "username": SECRET},
+    },
+    "sentinels' URL": lambda address: {
+        "URL": f"redis+sentinel://{SECRET}:{SECRET}@{address}/m",
+    },
+    "cluster": lambda address: {"URL": f"redis+cluster://:{SECRET}@{address}"},
+    "TLS": lambda address: {
+        "URL": f"rediss://:{SECRET}@{address}",
+        "SSL_PASSWORD": SECRET,
+    },
+    "blocking pool": lambda address: {
+        "URL": f"redis://:{SECRET}@{address}",
+        "CONNECTION_POOL_CLASS": "redis.BlockingConnectionPool",
+    },
+    "valkey": lambda address: {
+        "URL": f"redis://:{SECRET}@{address}",
+        "CLASS": "valkey.Valkey",
+    },
+}
+BOUNDS = {"RETRY_DEADLINE": 0.2, "SOCKET_TIMEOUT": 0.1, "SOCKET_CONNECT_TIMEOUT": 0.1}
+
+
+def drive(config: dict[str, t.Any], *, fill: bool = False) -> str:
+    """All that is said when a prefix is used in every way and fails."""
+    app = Flask("secrets")
+    app.config.update({f"REDIS_{name}": it for name, it in (config | BOUNDS).items()})
+
+    with everything_printed() as output:
+        manager = RedisManager(app)
+        pool: t.Any = None
+
+        with app.app_context():
+            if fill:
+                pool = current_redis.connection_pool
+                held = pool.make_connection()
+                pool.get_connection = lambda *args, **kwargs: refuse(held)
+
+            client: t.Any = current_redis
+
+            for use in (
+                lambda: client.set("k", "v"),
+                lambda: client.pipeline().set("k", "v").execute(),
+                lambda: client.lock("l", timeout=1).acquire(),
+                lambda: client.pubsub().subscribe("c"),
+                lambda: asyncio.run(set_async(manager)),
+            ):
+                try:
+                    use()
+                except Exception as error:
+                    output.writelines(traceback.format_exception(error))
+                    output.write(f"{error!r} {error} {error.args}")
+                else:
+                    output.write("It did not fail.")
+
+            output.write(f"{current_redis!r} {app.extensions['redis']!r}")
+
+            if not issubclass(current_redis.__class__, redis.RedisCluster):
+                output.write(f"{current_redis.connection!r}")
+                output.write(f"{current_redis.connection_pool.connection_kwargs!r}")
+
+    return output.getvalue()
+
+
+def refuse(connection: object) -> t.NoReturn:
+    raise redis.exceptions.MaxConnectionsError("Too many connections")
+
+
+async def set_async(manager: RedisManager) -> None:
+    async with manager.get_async() as client:
+        await client.set("k", "v")
+
+
+@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+def test_errors_of_outages(place: str, start: Starter, server: Server) -> None:
+    """Wherever a password stands, no error of an outage says it: refused, unresolved,
+    hung, wrong password, full pool.
+    """
+    config = PLACES[place]
+
+    with socket.create_server(("127.0.0.1", 0)) as hung:
+        port = hung.getsockname()[1]
+        said = {
+            "refused": drive(config("127.0.0.1:1")),
+            "unresolved": drive(config("no-such-host.invalid:1")),
+            "hung": drive(config(f"127.0.0.1:{port}")),
+            "wrong": drive(config(start(Server, password="right").address)),
+        }
+
+    if place in ("setting", "blocking pool"):
+        said["full"] = drive(config(server.address), fill=True)
+        assert "'REDIS_MAX_CONNECTIONS'" in said["full"]
+
+    for fault, text in said.items():
+        assert "Error" in text, fault
+        assert SECRET not in text, fault
+
+
+def test_errors_of_a_server(start: Starter) -> None:
+    """Nor do the errors of a server that takes the password: out of memory, a replica
+    that is read-only, data that is loaded.
+    """
+    full = start(Server, "--maxmemory", "1", password=SECRET)
+    replica = start(Server, "--replicaof", *full.address.split(":"), password=SECRET)
+    said = {
+        "OutOfMemoryError": drive({"URL": f"redis://:{SECRET}@{full.address}"}),
+        "ReadOnlyError": drive({"URL": f"redis://:{SECRET}@{replica.address}"}),
+    }
+
+    for error, text in said.items():
+        assert error in text
+        assert SECRET not in text
+
+
+def test_errors_of_certificates(tls_server: Server, certificates: Certificates) -> None:
+    """Nor those of a certificate that is not trusted, or a key that cannot be read."""
+    base = {"URL": f"rediss://:{SECRET}@{tls_server.address}", "SSL_PASSWORD": SECRET}
+
+    for options in (
+        {"SSL_CA_CERTS": str(certificates.other_ca)},
+        {"SSL_CA_CERTS": "/no/such/file"},
+        {"SSL_CERTFILE": str(certificates.client_cert), "SSL_KEYFILE": "/no/such/file"},
+    ):
+        text = drive({**base, **options})
+        assert "Error" in text
+        assert SECRET not in text

@@ -1,61 +1,22 @@
 from __future__ import annotations
 
-import contextlib
 import http.client
 import json
-import os
-import subprocess
-import sys
 import time
 import typing as t
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from ephemeral_port_reserve import reserve
 
 from .conftest import Starter
 from .servers import Certificates
 from .servers import Cluster
 from .servers import Sentinels
 from .servers import Server
+from .web import gunicorn
 
-
-@contextlib.contextmanager
-def gunicorn(
-    log: Path, environment: dict[str, str], *arguments: str
-) -> t.Iterator[int]:
-    """The port that gunicorn serves the app of these tests on."""
-    port = reserve("127.0.0.1")
-    command = [sys.executable, "-m", "gunicorn", "--bind", f"127.0.0.1:{port}"]
-    command += ["--preload", *arguments, "tests.workers_app:app"]
-
-    with log.open("wb") as output:
-        process = subprocess.Popen(
-            command,
-            env={**os.environ, **environment},
-            cwd=Path(__file__).parent.parent,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-        )
-
-    try:
-        deadline = time.monotonic() + 30
-
-        while True:
-            try:
-                get(port, "/echo/first")
-                break
-            except OSError:
-                if process.poll() is not None or time.monotonic() > deadline:
-                    raise RuntimeError(log.read_text()) from None
-
-                time.sleep(0.05)
-
-        yield port
-    finally:
-        process.terminate()
-        process.wait(20)
+APP = "tests.workers_app:app"
 
 
 def get(port: int, path: str) -> dict[str, t.Any]:
@@ -109,8 +70,10 @@ def test_forked_workers(
     engines: dict[str, str], tmp_path: Path, worker: list[str]
 ) -> None:
     """Workers forked from a parent that used every engine get their own replies."""
-    with gunicorn(tmp_path / "log", engines, "--workers", "4", *worker) as port:
-        found = get_many(port, "/echo", 800)
+    arguments = ["--preload", "--workers", "4", *worker]
+
+    with gunicorn(APP, tmp_path / "log", engines, *arguments) as served:
+        found = get_many(served.port, "/echo", 800)
 
     # Four prefixes with two replies each, twice: 6,400 a run of this test.
     assert sum(len(said["replies"]) for said in found) == 6400
@@ -124,11 +87,13 @@ def test_async_views(
     """Asynchronous views work in each kind of worker and leave no connection open."""
     environment = {**engines, "FLASK_REDIS_URL": server.url}
 
-    with gunicorn(tmp_path / "log", environment, "--workers", "2", *worker) as port:
+    arguments = ["--preload", "--workers", "2", *worker]
+
+    with gunicorn(APP, tmp_path / "log", environment, *arguments) as served:
         before = ids_of(server)
 
         for prefix in ("REDIS", "CLUSTER", "SENTINEL", "TLS"):
-            get_many(port, f"/async/{prefix}", 50)
+            get_many(served.port, f"/async/{prefix}", 50)
 
         deadline = time.monotonic() + 10
 

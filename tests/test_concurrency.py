@@ -1,0 +1,159 @@
+from __future__ import annotations
+
+import collections
+import gc
+import os
+import threading
+import time
+import typing as t
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import redis
+from flask import Flask
+
+from flask_and_redis import current_redis
+from flask_and_redis import RedisManager
+from flask_and_redis.retry import Bound
+
+from .servers import Server
+
+NAME = "concurrent"
+
+
+@pytest.fixture
+def small_pool(app: Flask, server: Server) -> Flask:
+    """An app with fewer connections than these tests have threads."""
+    app.config.update(
+        REDIS_URL=server.url, REDIS_MAX_CONNECTIONS=8, REDIS_CLIENT_NAME=NAME
+    )
+    RedisManager(app)
+    return app
+
+
+def count_connections(server: Server) -> int:
+    with server.admin() as admin:
+        return [it["name"] for it in admin.client_list()].count(NAME)
+
+
+def test_64_threads_on_8_connections(small_pool: Flask, server: Server) -> None:
+    """Threads that start together, and make the client with their first command, get
+    their own replies over the few connections that the pool may have.
+    """
+    together = threading.Barrier(64)
+
+    def use(number: int) -> list[str]:
+        together.wait()
+        wrong = []
+
+        for turn in range(20):
+            token = f"{number}-{turn}"
+
+            with small_pool.app_context():
+                current_redis.set(token, token)
+                found: t.Any = current_redis.get(token)
+
+                # Contexts of one thread do not disturb each other.
+                with small_pool.app_context():
+                    pipe: t.Any = current_redis.pipeline()
+                    replies = pipe.echo(token).get(token).execute()
+
+            if {found, *replies} != {token.encode()}:
+                wrong.append(token)
+
+        return wrong
+
+    with ThreadPoolExecutor(64) as threads:
+        assert list(threads.map(use, range(64))) == [[]] * 64
+
+    assert 1 <= count_connections(server) <= 8
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="This system cannot fork.")
+@pytest.mark.filterwarnings("ignore:This process.*multi-threaded:DeprecationWarning")
+def test_fork_while_threads_are_busy(small_pool: Flask) -> None:
+    """Neither the children nor the parent get replies of the other's, and neither waits
+    for a thread that it has not.
+    """
+    client: t.Any = small_pool.extensions["redis"]["REDIS"]
+    done = threading.Event()
+
+    def use(name: str) -> bool:
+        return all(
+            client.echo(f"{name}-{turn}") == f"{name}-{turn}".encode()
+            for turn in range(20)
+        )
+
+    def keep_using(number: int) -> bool:
+        right = True
+
+        while not done.is_set():
+            right = use(f"parent-{number}") and right
+
+        return right
+
+    with ThreadPoolExecutor(16) as threads:
+        running = [threads.submit(keep_using, number) for number in range(16)]
+        children = []
+
+        for _ in range(10):
+            time.sleep(0.02)
+
+            if not (pid := os.fork()):
+                right = False
+
+                try:
+                    right = use(f"child-{os.getpid()}")
+                finally:
+                    os._exit(0 if right else 1)
+
+            children.append(pid)
+
+        ends = [os.waitpid(pid, 0)[1] for pid in children]
+        done.set()
+        assert ends == [0] * 10
+        assert all(it.result() for it in running)
+
+
+def test_1000_apps(server: Server) -> None:
+    """Apps that are made, used and dropped leave no connection, thread or object."""
+    threads = threading.active_count()
+    kinds = (Flask, redis.Redis, redis.ConnectionPool, redis.Connection, Bound)
+    manager = RedisManager()
+
+    def count_objects() -> collections.Counter[str]:
+        # What ends a pool is called when its client is gone, which frees more.
+        while gc.collect():
+            pass
+
+        return collections.Counter(
+            kind.__name__
+            for it in gc.get_objects()
+            for kind in kinds
+            if type(it) is kind
+        )
+
+    def use_one() -> None:
+        app = Flask("dropped")
+        app.config.update(REDIS_URL=server.url, REDIS_CLIENT_NAME=NAME)
+        manager.init_app(app)
+
+        with app.app_context():
+            assert current_redis.ping()
+
+    # What is made once and kept, such as types.
+    use_one()
+    before = count_objects()
+
+    for _ in range(1000):
+        use_one()
+
+    assert count_objects() == before
+    assert threading.active_count() == threads
+    deadline = time.monotonic() + 5
+
+    # A server needs a moment to see that they are closed.
+    while count_connections(server) and time.monotonic() < deadline:
+        time.sleep(0.01)
+
+    assert count_connections(server) == 0

@@ -1,0 +1,77 @@
+"""Apps served by gunicorn, in processes of their own."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import os
+import subprocess
+import sys
+import time
+import typing as t
+from pathlib import Path
+
+from ephemeral_port_reserve import reserve
+
+
+class Gunicorn:
+    """A server of an app, such as ``tests.workers_app:app``."""
+
+    def __init__(
+        self, app: str, log: Path, environment: dict[str, str], *arguments: str
+    ) -> None:
+        self.log = log
+        self.port = reserve("127.0.0.1")
+        command = [sys.executable, "-m", "gunicorn", "--bind", f"127.0.0.1:{self.port}"]
+
+        with log.open("wb") as output:
+            self._process = subprocess.Popen(
+                [*command, *arguments, app],
+                env={**os.environ, **environment},
+                cwd=Path(__file__).parent.parent,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+            )
+
+    def wait(self) -> None:
+        """Wait until it answers, whatever it is."""
+        deadline = time.monotonic() + 30
+
+        while True:
+            connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
+
+            try:
+                connection.request("GET", "/")
+                connection.getresponse().read()
+                return
+            except (OSError, http.client.HTTPException):
+                if self._process.poll() is not None or time.monotonic() > deadline:
+                    raise RuntimeError(self.log.read_text()) from None
+
+                time.sleep(0.05)
+            finally:
+                connection.close()
+
+    def workers(self) -> set[int]:
+        """The processes of its workers. Linux only."""
+        pid = self._process.pid
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text()
+        return set(map(int, children.split()))
+
+    def stop(self) -> None:
+        self._process.terminate()
+        self._process.wait(20)
+
+
+@contextlib.contextmanager
+def gunicorn(
+    app: str, log: Path, environment: dict[str, str], *arguments: str
+) -> t.Iterator[Gunicorn]:
+    """Serve an app."""
+    server = Gunicorn(app, log, environment, *arguments)
+
+    try:
+        server.wait()
+        yield server
+    finally:
+        server.stop()
