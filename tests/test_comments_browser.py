@@ -25,6 +25,7 @@ from .browser import start_thread
 from .conftest import miss
 from .conftest import Starter
 from .servers import Server
+from .servers import wait_until
 
 PHONE: t.Any = {"width": 360, "height": 740}
 
@@ -124,7 +125,7 @@ def test_conversation(open_page: Open) -> None:
 
 def test_outage(open_page: Open, server: Server, app: Flask) -> None:
     """A browser that watches a thread is told of what comes after an outage, without
-    reloading; one that asks for a page in it is told so.
+    reloading; one that asks for a page in it is told so. One that is gone is noticed.
     """
     with app.app_context():
         thread_id = store.start_thread("Ada", "Title", "Text")
@@ -149,6 +150,16 @@ def test_outage(open_page: Open, server: Server, app: Flask) -> None:
     )
     asking.goto("/")
     expect(asking.get_by_role("heading", level=1)).to_have_text("Threads")
+
+    # A viewer that is gone is noticed by the heartbeat.
+    links: t.Any = app.extensions["redis"]["REDIS_LINKS"]
+
+    def is_subscribed() -> bool:
+        return dict(links.pubsub_numsub(store.CHANNEL)) == {store.CHANNEL: 1}
+
+    wait_until(is_subscribed, "the process has subscribed again")
+    watching.context.close()
+    wait_until(lambda: not is_subscribed(), "the last viewer is gone")
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -45,7 +45,8 @@ def index() -> ResponseReturnValue:
     )
 
 
-@bp.get("/by/<author>")
+# A path, as there may be a slash in a name.
+@bp.get("/by/<path:author>")
 def by_author(author: str) -> ResponseReturnValue:
     """The threads that somebody has started."""
     page = store.list_threads(page_number(), author)

@@ -14,10 +14,10 @@ import threading
 import time
 import typing as t
 
-import redis
 from flask import current_app
 from flask import Flask
 
+from .errors import REDIS_ERRORS
 from .extensions import manager
 from .store import CHANNEL
 
@@ -89,7 +89,7 @@ class Feed:
 
                     # After an error this connects and subscribes again.
                     message = pubsub.get_message(timeout=POLL)
-                except redis.RedisError:
+                except REDIS_ERRORS:
                     time.sleep(PAUSE)
                     continue
 
