@@ -1,17 +1,24 @@
 # Everything is set up in .venv: Python 3.10 or later and make are enough.
 PYTHON ?= python3
+PORT ?= 8300
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --constraint .ci/constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help run test bench bench-outages check format constraints clean
+.PHONY: help run run-gunicorn test bench bench-outages check format constraints clean
 
 help:  ## Show this help
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 22
 
 run: $(VENV)/.run  ## Serve the example on http://127.0.0.1:8300
-	$(BIN)/python examples/visits/app.py
+	$(BIN)/flask --app examples/comments run --port $(PORT)
+
+run-gunicorn: $(VENV)/.run  ## Serve it as in production: several workers, on a real Redis
+	REDIS_LINKS_URL=$${REDIS_LINKS_URL:-redis://localhost:6379/0} \
+	REDIS_CONTENT_URL=$${REDIS_CONTENT_URL:-redis://localhost:6379/1} \
+	REDIS_SESSIONS_URL=$${REDIS_SESSIONS_URL:-redis://localhost:6379/2} \
+	$(BIN)/gunicorn --bind 127.0.0.1:$(PORT) --config examples/comments/gunicorn.conf.py 'examples.comments:create_app()'
 
 test: $(VENV)/.test  ## Run the tests
 	$(BIN)/python -m pytest --cov --cov-fail-under=100 $(ARGS)
@@ -45,7 +52,7 @@ $(VENV)/.venv:
 	touch $@
 
 $(VENV)/.run: $(VENV)/.venv pyproject.toml .ci/constraints.txt
-	$(INSTALL) --editable '.[fakeredis]'
+	$(INSTALL) --editable '.[fakeredis]' --group examples
 	touch $@
 
 $(VENV)/.test: $(VENV)/.run

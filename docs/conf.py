@@ -13,6 +13,8 @@ nitpicky = True
 nitpick_ignore_regex = [
     (r"py:.*", r"(flask|redis|werkzeug|fnmatch|collections|contextlib|t)\b.*"),
     (r"py:.*", r"(ValueError|KeyError|RuntimeError|TypeError|Flask|t\.Any|cabc\..*)"),
+    # A type variable.
+    (r"py:class", r"flask_and_redis\.manager\.C"),
 ]
 autodoc_typehints = "signature"
 autodoc_member_order = "bysource"

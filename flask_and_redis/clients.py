@@ -23,6 +23,7 @@ from .retry import bound_async_client
 from .retry import bound_client
 from .retry import Link
 from .retry import nothing
+from .urls import Place
 from .values import library_of
 from .values import Masked
 from .values import name_of
@@ -49,19 +50,13 @@ def make_client(
     """
     arguments = _prepare(settings, settings.client_class)
 
-    if settings.place.scheme == "fakeredis":
-        client = _make_fake(settings, arguments, fake_servers)
-    elif settings.place.scheme.endswith("+sentinel"):
-        client = _make_behind_sentinels(settings, arguments)
-    elif settings.is_cluster:
+    if settings.is_cluster:
         client = bound.call(Link(), _make_cluster, settings, arguments)
         # As with a pool: leaving "with current_redis as r:" would take the nodes from
         # all threads, and for good.
         client.close = nothing
-    elif settings.pool_class is not None and "connection_pool" not in arguments:
-        client = _make_with_pool(settings, settings.pool_class, arguments)
     else:
-        client = settings.client_class(**arguments)
+        client = _make_without_bound(settings, arguments, fake_servers)
 
     if "connection_pool" not in arguments and hasattr(client, "connection_pool"):
         _own_pools(client)
@@ -73,6 +68,22 @@ def make_client(
         bound_client(client, bound, lambda: _ask(client))
 
     return client  # type: ignore[no-any-return]
+
+
+def _make_without_bound(
+    settings: Settings, arguments: dict[str, t.Any], fake_servers: dict[str, t.Any]
+) -> t.Any:
+    """A client of any engine but a cluster, whose constructor connects."""
+    if settings.place.scheme == "fakeredis":
+        return _make_fake(settings, arguments, fake_servers)
+
+    if settings.place.scheme.endswith("+sentinel"):
+        return _make_behind_sentinels(settings, arguments)
+
+    if settings.pool_class is not None and "connection_pool" not in arguments:
+        return _make_with_pool(settings, settings.pool_class, arguments)
+
+    return settings.client_class(**arguments)
 
 
 def _prepare(settings: Settings, client_class: type[t.Any]) -> dict[str, t.Any]:
@@ -157,18 +168,139 @@ def _make_connection(pool: t.Any) -> t.Any:
 
 def _own_pools(client: t.Any) -> None:
     """Let the client's pools live as long as the client, and no shorter."""
-    pool = client.connection_pool
-    pools = [pool]
-
-    if isinstance(pool, redis.SentinelConnectionPool):
-        pools += [it.connection_pool for it in pool.sentinel_manager.sentinels]
-
     # All threads share the client: leaving "with current_redis as r:" in one of them
     # must not cut the connections that the others use.
     client.auto_close_connection_pool = False
 
-    for it in pools:
-        weakref.finalize(client, it.disconnect).atexit = False
+    for pool in (client.connection_pool, *_pools_of_sentinels(client)):
+        weakref.finalize(client, pool.disconnect).atexit = False
+
+
+def pools_of(client: t.Any) -> list[t.Any]:
+    """The pools of connections to the servers: one or, of a cluster, one a node. None
+    if it keeps its connections otherwise.
+
+    :param client: A client.
+    """
+    if isinstance(client, redis.RedisCluster):
+        nodes = client.nodes_manager.nodes_cache.values()
+        connections = [it.redis_connection for it in list(nodes)]
+        return [it.connection_pool for it in connections if it is not None]
+
+    pool = getattr(client, "connection_pool", None)
+    return [] if pool is None else [pool]
+
+
+def _pools_of_sentinels(client: t.Any) -> list[t.Any]:
+    pool = getattr(client, "connection_pool", None)
+
+    if isinstance(pool, redis.SentinelConnectionPool):
+        return [it.connection_pool for it in pool.sentinel_manager.sentinels]
+
+    return []
+
+
+def disconnect(client: t.Any, *, in_use: bool) -> None:
+    """Disconnect all pools of a client. It connects again when it is used.
+
+    :param client: The client.
+    :param in_use: Whether to cut connections that are lent out. In another thread that
+        is more than an error of the connection to redis-py.
+    """
+    for pool in (*pools_of(client), *_pools_of_sentinels(client)):
+        # Not by name, as in valkey-py it has several.
+        pool.disconnect(in_use)
+
+
+def split_for_probes(settings: Settings, timeout: float) -> list[Settings]:
+    """Settings for short-lived clients that try once, for :func:`open_probe`. In a
+    cluster, and behind sentinels, there is one for each start-up node or sentinel: what
+    one of them says will do, and none of them keeps the others waiting.
+
+    :param settings: The prefix's settings.
+    :param timeout: Seconds that connecting, and each reply, may take.
+    """
+    timeouts = {"socket_timeout": timeout, "socket_connect_timeout": timeout}
+    probe = dataclasses.replace(
+        settings,
+        # In a cluster each node is asked for itself.
+        client_class=redis.Redis if settings.is_cluster else settings.client_class,
+        pool_class=None,
+        deadline=0.0,
+        retries=None,
+    )
+    taken = parameters(probe.client_class)
+    arguments = {
+        name: it
+        for name, it in {**settings.arguments, **timeouts}.items()
+        if name in taken and name not in _NOT_OF_PROBES
+    }
+
+    if (pool := arguments.get("connection_pool")) is not None:
+        arguments["connection_pool"] = _copy_pool(pool, settings.client_class, timeouts)
+
+    if settings.is_cluster:
+        return [
+            dataclasses.replace(
+                probe, arguments=arguments | {"host": host, "port": port}, place=Place()
+            )
+            for host, port in settings.nodes
+        ]
+
+    if settings.place.scheme.endswith("+sentinel"):
+        return [
+            dataclasses.replace(
+                probe,
+                arguments=arguments,
+                place=dataclasses.replace(settings.place, nodes=(node,)),
+                sentinel_arguments={**settings.sentinel_arguments, **timeouts},
+            )
+            for node in settings.place.nodes
+        ]
+
+    return [dataclasses.replace(probe, arguments=arguments)]
+
+
+# What a client with a single connection has no use for, or shares with others.
+_NOT_OF_PROBES = {"cache", "cache_config", "retry", "single_connection_client"}
+
+
+_OF_OTHER_POOL = ("himport_", "maint_", "orig_", "oss_")
+
+
+def _copy_pool(
+    pool: t.Any, client_class: type[t.Any], timeouts: cabc.Mapping[str, float]
+) -> t.Any:
+    """A pool of its own to the same server."""
+    # redis-py adds some that belong to the other pool.
+    known = {
+        name: it
+        for name, it in pool.connection_kwargs.items()
+        if not name.startswith(_OF_OTHER_POOL)
+    }
+    library = sys.modules[library_of(client_class)]
+    return library.ConnectionPool(
+        connection_class=pool.connection_class,
+        **{**known, **timeouts, "retry": _no_retry(client_class)},
+    )
+
+
+@contextlib.contextmanager
+def open_probe(
+    settings: Settings, fake_servers: dict[str, t.Any]
+) -> cabc.Iterator[t.Any]:
+    """A client apart from the prefix's own, and from its pool, disconnected at the end.
+
+    :param settings: Settings from :func:`split_for_probes`.
+    :param fake_servers: The fake servers of the app by name, which is added to.
+    """
+    arguments = _prepare(settings, settings.client_class)
+    client = _make_without_bound(settings, arguments, fake_servers)
+
+    try:
+        yield client
+    finally:
+        disconnect(client, in_use=True)
 
 
 def _make_with_pool(

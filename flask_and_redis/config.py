@@ -40,6 +40,9 @@ DEFAULT_PREFIX = "REDIS"
 # What makes a prefix. No ending is the end of another one.
 ENDINGS = ("URL", "HOST", "UNIX_SOCKET_PATH", "CONNECTION_POOL")
 
+# Those of them that other things than Redis do not use.
+_SURE_ENDINGS = ("URL", "UNIX_SOCKET_PATH", "CONNECTION_POOL")
+
 # The groups whose HOST is something else's in most applications.
 FOREIGN_HOSTS = (
     *(
@@ -136,6 +139,33 @@ class Settings:
     def is_cluster(self) -> bool:
         return issubclass(self.client_class, redis.RedisCluster)
 
+    @property
+    def nodes(self) -> tuple[tuple[str, int], ...]:
+        """Host and port of each start-up node of a cluster, or of each sentinel."""
+        given = self.arguments.get("startup_nodes") or ()
+        return (
+            self.place.nodes
+            or tuple((it.host, int(it.port)) for it in given)
+            or ((self.connection["host"], self.connection["port"]),)
+        )
+
+    @property
+    def connection(self) -> dict[str, t.Any]:
+        """The arguments of a connection, with the defaults of its address."""
+        found: dict[str, t.Any] = {"host": "localhost", "port": 6379, "db": 0}
+        pool = self.arguments.get("connection_pool")
+
+        if pool is None:
+            taken = parameters(self.client_class)
+            found |= {it: taken[it].default or found[it] for it in found if it in taken}
+            return found | dict(self.arguments)
+
+        kwargs = dict(pool.connection_kwargs)
+        names = {it.__name__ for it in pool.connection_class.__mro__}
+        kwargs["unix_socket_path"] = kwargs.pop("path", None)
+        kwargs["ssl"] = "SSLConnection" in names
+        return found | kwargs
+
 
 @dataclass
 class Discovery:
@@ -146,6 +176,8 @@ class Discovery:
     wrong: dict[str, ConfigError]
     # Groups that look like a prefix and are none, with the reason.
     skipped: dict[str, str]
+    # Prefixes that may be somebody else's, as nothing but a HOST speaks for Redis.
+    guessed: list[str]
 
 
 def discover(
@@ -178,7 +210,7 @@ def discover(
             or prefix.startswith(("REDIS", "VALKEY"))
         )
 
-    found = Discovery({}, {}, {})
+    found = Discovery({}, {}, {}, [])
     candidates = prefixes
 
     if candidates is None:
@@ -219,6 +251,10 @@ def _read_candidate(
 
     try:
         found.settings[prefix] = read_settings(prefix, values, options)
+
+        if not is_ours(prefix) and not _has_address(config, prefix, _SURE_ENDINGS):
+            found.guessed.append(prefix)
+
         return
     except ConfigError as error:
         # Without its traceback, whose frames hold the settings.
@@ -309,8 +345,12 @@ def _is_text(config: cabc.Mapping[str, t.Any], key: str) -> bool:
     return isinstance(value, str) and bool(value.strip())
 
 
-def _has_address(config: cabc.Mapping[str, t.Any], prefix: str) -> bool:
-    return any(not is_unset(config.get(f"{prefix}_{end}")) for end in ENDINGS)
+def _has_address(
+    config: cabc.Mapping[str, t.Any],
+    prefix: str,
+    endings: cabc.Iterable[str] = ENDINGS,
+) -> bool:
+    return any(not is_unset(config.get(f"{prefix}_{end}")) for end in endings)
 
 
 def group_settings(

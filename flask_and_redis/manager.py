@@ -7,14 +7,20 @@ import typing as t
 import redis.asyncio
 from flask import current_app
 from flask import Flask
+from werkzeug.local import LocalProxy
 
+from . import health
 from .config import check_prefix
 from .config import DEFAULT_PREFIX
 from .config import discover
+from .health import PingResult
+from .health import PoolStats
 from .proxy import Redis
 from .registry import find_registry
 from .registry import get_registry
 from .registry import make_registry
+
+C = t.TypeVar("C")
 
 
 class RedisManager:
@@ -140,3 +146,72 @@ class RedisManager:
             such prefix.
         """
         return get_registry(current_app).open_async(prefix or self._default)
+
+    def ping(self, *prefixes: str, timeout: float = 1.0) -> dict[str, PingResult]:
+        """Ask servers whether they answer, for a health check: all at once, each over
+        a short-lived connection of its own, in no more than the timeout in all.
+
+        A cluster is ok when it says that all of its slots are served. A server behind
+        sentinels is the one that they name. For a prefix with an override, its client
+        is asked.
+
+        :param prefixes: The prefixes. Without any, all but those that were found by
+            ``<P>_HOST`` alone and may be somebody else's, so that nobody else is sent
+            a password.
+        :param timeout: Seconds until this returns at the latest.
+        :return: A result for each prefix, which :func:`flask.jsonify` takes.
+        :raises RuntimeError: If there is no application context, or the app has no
+            Redis, or no such prefix.
+        :raises ValueError: If the timeout is not above 0.
+        """
+        return health.ping(get_registry(current_app), prefixes, timeout)
+
+    def stats(self) -> dict[str, PoolStats]:
+        """How full the pool of each prefix is, in this process. No client is made and
+        no server is asked.
+
+        :return: Figures for each prefix, which :func:`flask.jsonify` takes.
+        :raises RuntimeError: If there is no application context, or the app has no
+            Redis.
+        """
+        return health.stats(get_registry(current_app))
+
+    def override(self, prefix: str, client: C) -> contextlib.AbstractContextManager[C]:
+        """Put another client in the place of a prefix's own for one ``with`` block, in
+        a test: all threads of the current app get it, wherever they look the prefix
+        up, :attr:`.Redis.connection` and ``app.extensions["redis"]`` included.
+
+        Blocks may be nested. The end of a block brings back what was there before, and
+        closes nothing. Clients that were taken before, and those of :meth:`get_async`,
+        stay as they are.
+
+        :param prefix: The prefix.
+        :param client: The client, or something that stands for one.
+        :return: A context manager, which gives the client. The application context
+            is needed for this call, and not within the block.
+        :raises RuntimeError: If there is no application context, or the app has no
+            Redis, or no such prefix.
+        """
+        registry = get_registry(current_app)
+        registry.check_known(prefix)
+
+        if isinstance(client, LocalProxy):
+            # A proxy for the same prefix would look itself up for ever.
+            return registry.override(prefix, client._get_current_object())
+
+        return registry.override(prefix, client)
+
+    def close(self) -> None:
+        """Close every pool that was made for the current app. The next use of a prefix
+        makes a new one: call this at the end of a worker or a test, or in a process
+        that has just been forked.
+
+        What other threads are doing is not cut: a connection that is in use is closed
+        when its client is no longer referred to. Clients that were taken before still
+        work. A pool that the application made itself (``<P>_CONNECTION_POOL``) and the
+        client of an override are left alone. The data of ``fakeredis://`` stay.
+
+        :raises RuntimeError: If there is no application context, or the app has no
+            Redis.
+        """
+        get_registry(current_app).close()

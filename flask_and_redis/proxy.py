@@ -11,7 +11,6 @@ from werkzeug.local import LocalProxy
 from .config import check_prefix
 from .config import DEFAULT_PREFIX
 from .config import read_prefix
-from .config import Settings
 from .exceptions import ConfigError
 from .registry import get_registry
 from .registry import make_registry
@@ -128,11 +127,11 @@ class Redis(_Base):
             f' the client is \'app.extensions["redis"]["{self.__prefix or "REDIS"}"]\'.'
         )
 
-    def __find_settings(self) -> Settings | None:
-        """The settings, or None where a command would not find them either."""
+    def __find_class(self) -> type[t.Any] | None:
+        """The client's class, or None where a command would not find it either."""
         try:
             registry = self.__find_registry()
-            return registry.get_settings(self.__prefix or registry.default)
+            return registry.get_class(self.__prefix or registry.default)
         except (RuntimeError, ConfigError):
             return None
 
@@ -149,15 +148,15 @@ class Redis(_Base):
 
     @property  # type: ignore[misc]
     def __class__(self) -> type[t.Any]:
-        settings = self.__find_settings()
-        return redis.Redis if settings is None else settings.client_class
+        found = self.__find_class()
+        return redis.Redis if found is None else found
 
     def __bool__(self) -> bool:
         return True
 
     def __repr__(self) -> str:
         prefix = repr(self.__prefix) if self.__prefix else "default"
-        state = "" if self.__find_settings() else " unbound"
+        state = " unbound" if self.__find_class() is None else ""
         return f"<flask_and_redis.Redis {prefix}{state}>"
 
     def __str__(self) -> str:

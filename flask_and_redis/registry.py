@@ -12,6 +12,7 @@ import redis
 import redis.asyncio
 from flask import Flask
 
+from .clients import disconnect
 from .clients import make_client
 from .clients import open_async_client
 from .config import DEFAULT_PREFIX
@@ -35,11 +36,17 @@ class Registry(cabc.Mapping[str, redis.Redis]):
         self.default: str = DEFAULT_PREFIX
         #: Whether a manager has searched the app's settings.
         self.managed: bool = False
-        #: The clients made so far: what proxies look into first.
-        self.clients: dict[str, redis.Redis] = {}
+        self._made: dict[str, redis.Redis] = {}
+        #: What proxies look into first: the clients made so far or, while there are
+        #: overrides, these alone.
+        self.clients: dict[str, redis.Redis] = self._made
+        # The overrides of each prefix, the one in force last.
+        self._overrides: dict[str, list[_Override]] = {}
+        self._overriding = threading.Lock()
         self._settings: dict[str, Settings] = {}
         self._wrong: dict[str, ConfigError] = {}
         self._skipped: dict[str, str] = {}
+        self._guessed: frozenset[str] = frozenset()
         self._fake_servers: dict[str, t.Any] = {}
         # One attempt a prefix, whose outcome those who wait share. By process: a fork
         # inherits the attempt of a thread that it does not inherit.
@@ -62,12 +69,14 @@ class Registry(cabc.Mapping[str, redis.Redis]):
         if attempt is mine:
             try:
                 # Another thread may have finished its attempt a moment ago.
-                if prefix not in self.clients:
-                    self.clients[prefix] = make_client(
+                client = self._made.get(prefix)
+
+                if client is None:
+                    client = self._made[prefix] = make_client(
                         settings, self._get_bound(settings), self._fake_servers
                     )
 
-                mine.set_result(self.clients[prefix])
+                mine.set_result(client)
             except BaseException as error:
                 mine.set_exception(error)
                 raise
@@ -126,6 +135,86 @@ class Registry(cabc.Mapping[str, redis.Redis]):
             raise ConfigError(*self._wrong[prefix].args)
 
         raise UnknownPrefixError(self._explain_unknown(prefix))
+
+    def get_class(self, prefix: str) -> type[t.Any]:
+        """The class of a prefix's client, which is not made for it.
+
+        :param prefix: The prefix.
+        :raises ConfigError: If its settings are wrong.
+        :raises UnknownPrefixError: If the app has no such prefix.
+        """
+        try:
+            # Not type(), as what stands for a client says so in its __class__.
+            return self.clients[prefix].__class__
+        except KeyError:
+            return self.get_settings(prefix).client_class
+
+    def find_client(self, prefix: str) -> redis.Redis | None:
+        """The client of a prefix, an override's included, or None if it has not been
+        made.
+
+        :param prefix: The prefix.
+        """
+        return self.clients.get(prefix, self._made.get(prefix))
+
+    def list_surely_redis(self) -> list[str]:
+        """The prefixes but those that may be another server's: found by their HOST
+        alone, and asked for by nobody.
+        """
+        return [it for it in self if it not in self._guessed - self._claimed]
+
+    @property
+    def skipped(self) -> dict[str, str]:
+        """Why settings that look like those of a prefix are none."""
+        return {**self._skipped, **{it: str(why) for it, why in self._wrong.items()}}
+
+    @property
+    def overridden(self) -> cabc.Collection[str]:
+        """The prefixes with another client in place of their own."""
+        return self._overrides.keys()
+
+    @property
+    def fake_servers(self) -> dict[str, t.Any]:
+        """The fake servers of the app, by name. Clients add to them."""
+        return self._fake_servers
+
+    @contextlib.contextmanager
+    def override(self, prefix: str, client: t.Any) -> cabc.Iterator[t.Any]:
+        """Put a client in the place of a prefix's own, for one ``with`` block.
+
+        :param prefix: The prefix.
+        :param client: What all threads of the app get instead.
+        :raises UnknownPrefixError: If the app has no such prefix.
+        """
+        self.check_known(prefix)
+        mine = _Override(client)
+
+        with self._overriding:
+            self._overrides.setdefault(prefix, []).append(mine)
+            self._show_overrides()
+
+        try:
+            yield client
+        finally:
+            # Not the last one: blocks of two threads may end in any order.
+            with self._overriding:
+                self._overrides[prefix].remove(mine)
+
+                if not self._overrides[prefix]:
+                    del self._overrides[prefix]
+
+                self._show_overrides()
+
+    def _show_overrides(self) -> None:
+        # A dict of their own: a client that is made meanwhile does not undo them.
+        overrides = {it: found[-1].client for it, found in self._overrides.items()}
+        self.clients = overrides or self._made
+
+    def close(self) -> None:
+        """Disconnect and forget the clients made here, but for what they are doing."""
+        for prefix in list(self._made):
+            if "connection_pool" not in self._settings[prefix].arguments:
+                disconnect(self._made.pop(prefix), in_use=False)
 
     def check_known(self, prefix: str) -> None:
         """Raise if the app has no such prefix; wrong settings show at first use.
@@ -191,6 +280,14 @@ class Registry(cabc.Mapping[str, redis.Redis]):
         self._settings = self._settings | discovery.settings
         self._wrong = discovery.wrong
         self._skipped = discovery.skipped
+        self._guessed = frozenset(discovery.guessed)
+
+
+class _Override:
+    """One block's client, told from another block's by identity."""
+
+    def __init__(self, client: t.Any) -> None:
+        self.client = client
 
 
 def find_registry(app: Flask) -> Registry | None:

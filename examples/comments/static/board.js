@@ -1,0 +1,75 @@
+// All pages work without this. It shows new comments as they come, and keeps times fresh.
+
+const list = document.querySelector("#comments[data-events]");
+const live = document.querySelector("#live");
+
+function say(text, state) {
+  live.textContent = text;
+  live.dataset.state = state;
+  live.hidden = false;
+}
+
+function watch(url) {
+  const events = new EventSource(url);
+
+  events.addEventListener("open", () => say("Live", "on"));
+
+  events.addEventListener("comment", (event) => {
+    const template = document.createElement("template");
+    // The server has escaped what people wrote.
+    template.innerHTML = JSON.parse(event.data).trim();
+    const comment = template.content.firstElementChild;
+    list.dataset.seen = event.lastEventId;
+    document.querySelector("#count").textContent = event.lastEventId;
+
+    // A browser that comes back may be told something twice.
+    if (!document.getElementById(comment.id)) {
+      comment.classList.add("new");
+      list.prepend(comment);
+    }
+  });
+
+  events.addEventListener("deleted", () => {
+    events.close();
+    say("This thread was deleted", "off");
+  });
+
+  events.addEventListener("error", () => {
+    // A lost connection is tried again by the browser itself.
+    say("Connecting …", "off");
+
+    // After an error page, as in an outage, the browser gives up.
+    if (events.readyState === EventSource.CLOSED) {
+      setTimeout(() => retry(url), 3000 + Math.random() * 4000);
+    }
+  });
+}
+
+function retry(url) {
+  const next = new URL(url, location.href);
+  next.searchParams.set("after", list.dataset.seen ?? next.searchParams.get("after"));
+  watch(next);
+}
+
+if (list) {
+  watch(list.dataset.events);
+  // A page that comes back from the browser's own cache has missed something.
+  addEventListener("pageshow", (event) => event.persisted && location.reload());
+}
+
+// The same words as in times.py.
+const UNITS = [["year", 31536000], ["month", 2592000], ["day", 86400], ["hour", 3600], ["minute", 60]];
+
+function ago(seconds) {
+  for (const [unit, size] of UNITS) {
+    const count = Math.floor(seconds / size);
+    if (count >= 1) return `${count} ${unit}${count > 1 ? "s" : ""} ago`;
+  }
+  return "just now";
+}
+
+setInterval(() => {
+  for (const time of document.querySelectorAll("time")) {
+    time.textContent = ago((Date.now() - Date.parse(time.dateTime)) / 1000);
+  }
+}, 30_000);

@@ -1,0 +1,83 @@
+"""A headless Chromium, and an app for it to look at."""
+
+from __future__ import annotations
+
+import collections.abc as cabc
+import contextlib
+import shutil
+import threading
+
+from flask import Flask
+from playwright.sync_api import Browser
+from playwright.sync_api import Page
+from playwright.sync_api import sync_playwright
+from werkzeug.serving import make_server
+
+ARGUMENTS = [
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-gpu",
+    "--disable-quic",
+    "--disable-sync",
+    "--no-first-run",
+    # Without which root cannot start it. It sees nothing but the app.
+    "--no-sandbox",
+]
+
+
+def find_chromium() -> str | None:
+    """The path of Chromium or Chrome."""
+    names = ("chromium", "chromium-browser", "google-chrome", "chrome")
+    return next(filter(None, map(shutil.which, names)), None)
+
+
+@contextlib.contextmanager
+def open_browser(path: str) -> cabc.Iterator[Browser]:
+    """The browser, without any pages. Each of its contexts has cookies of its own."""
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path, args=ARGUMENTS)
+
+        try:
+            yield browser
+        finally:
+            browser.close()
+
+
+@contextlib.contextmanager
+def serve(app: Flask) -> cabc.Iterator[str]:
+    """The address at which an app is served, in this process."""
+    server = make_server("127.0.0.1", 0, app, threaded=True)
+    thread = threading.Thread(target=server.serve_forever, args=[0.01])
+    thread.start()
+
+    try:
+        yield f"http://127.0.0.1:{server.port}"
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+def log_in(page: Page, name: str) -> None:
+    """Log in at the page's app."""
+    page.goto("/login")
+    page.get_by_label("Your name").fill(name)
+    page.get_by_role("main").get_by_role("button", name="Log in").click()
+    page.get_by_text(f"Welcome, {name}.").wait_for()
+
+
+def start_thread(page: Page, title: str, text: str) -> None:
+    """Start a thread, which is then shown."""
+    page.goto("/")
+    page.get_by_role("link", name="New thread").click()
+    page.get_by_label("Title").fill(title)
+    page.get_by_label("What is it about?").fill(text)
+    page.get_by_role("button", name="Start it").click()
+    page.get_by_role("heading", name=title).wait_for()
+
+
+def comment(page: Page, text: str) -> None:
+    """Comment on the thread that is shown."""
+    page.get_by_label("Your comment").fill(text)
+    page.get_by_role("button", name="Comment", exact=True).click()
+    page.locator("#comments").get_by_text(text).wait_for()

@@ -1,0 +1,196 @@
+"""The comments board in a real browser, headless."""
+
+from __future__ import annotations
+
+import collections.abc as cabc
+import contextlib
+import typing as t
+
+import pytest
+from flask import Flask
+from playwright.sync_api import Browser
+from playwright.sync_api import expect
+from playwright.sync_api import Page
+
+from examples.comments import create_app
+from examples.comments import PREFIXES
+from examples.comments import store
+
+from .browser import comment
+from .browser import find_chromium
+from .browser import log_in
+from .browser import open_browser
+from .browser import serve
+from .browser import start_thread
+from .conftest import miss
+from .conftest import Starter
+from .servers import Server
+from .servers import wait_until
+
+PHONE: t.Any = {"width": 360, "height": 740}
+
+
+class Open(t.Protocol):
+    def __call__(self, **options: t.Any) -> Page: ...
+
+
+@pytest.fixture(scope="module")
+def browser() -> cabc.Iterator[Browser]:
+    if (path := find_chromium()) is None:
+        miss("No browser: chromium is not there.")
+
+    with open_browser(path) as found:
+        yield found
+
+
+@pytest.fixture(autouse=True)
+def environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for prefix in PREFIXES:
+        monkeypatch.delenv(f"{prefix}_URL", raising=False)
+
+
+@pytest.fixture
+def server(start: Starter) -> Server:
+    return start(Server)
+
+
+@pytest.fixture
+def app(server: Server) -> Flask:
+    """The board on a real server, whose outages are short."""
+    bounds = {f"{it}_RETRY_DEADLINE": 0.5 for it in PREFIXES}
+    urls = {f"{it}_URL": f"{server.url}/{db}" for db, it in enumerate(PREFIXES)}
+    return create_app({**urls, **bounds, "HEARTBEAT": 0.5, "RATELIMIT_ENABLED": False})
+
+
+@pytest.fixture
+def open_page(app: Flask, browser: Browser) -> cabc.Iterator[Open]:
+    """Opens a page in a browser of somebody's own. It must not see any error."""
+    faults: list[str] = []
+
+    with serve(app) as url, contextlib.ExitStack() as stack:
+
+        def open_one(**options: t.Any) -> Page:
+            context = browser.new_context(base_url=url, **options)
+            stack.callback(context.close)
+            context.set_default_timeout(10_000)
+            page = context.new_page()
+            page.on("pageerror", lambda error: faults.append(str(error)))
+            return page
+
+        yield open_one
+
+    assert faults == []
+
+
+def shows_live(page: Page) -> None:
+    expect(page.locator("#live")).to_have_text("Live", timeout=15_000)
+
+
+def test_conversation(open_page: Open) -> None:
+    """A comment from one browser appears in another without reloading it, as text, and
+    once. When the thread is deleted, with a confirmation, the other is told.
+    """
+    ada, grace = open_page(), open_page(java_script_enabled=False)
+    log_in(ada, "Ada")
+    start_thread(ada, "Two browsers", "Do you see this?")
+    shows_live(ada)
+    # Reloading would lose it.
+    ada.evaluate("window.stayed = true")
+
+    log_in(grace, "Grace")
+    grace.get_by_role("link", name="Two browsers").click()
+    comment(grace, "<b>I</b> do")
+
+    seen = ada.locator("#comments .comment")
+    expect(seen).to_have_count(1)
+    expect(seen).to_contain_text("Grace")
+    expect(seen).to_contain_text("<b>I</b> do")
+    expect(ada.locator("#count")).to_have_text("1")
+    comment(grace, "Twice")
+    expect(seen).to_have_count(2)
+    # Newest first.
+    expect(seen.first).to_contain_text("Twice")
+    assert ada.evaluate("window.stayed") is True
+
+    other = ada.context.new_page()
+    other.goto(ada.url)
+    other.get_by_role("link", name="Delete this thread").click()
+    expect(other.get_by_role("heading", level=1)).to_have_text("Delete this thread?")
+    other.get_by_role("link", name="Keep it").click()
+    other.get_by_role("link", name="Delete this thread").click()
+    other.get_by_role("button", name="Delete it").click()
+    expect(other.get_by_role("status")).to_have_text("“Two browsers” is deleted.")
+    expect(ada.locator("#live")).to_have_text("This thread was deleted")
+
+
+def test_outage(open_page: Open, server: Server, app: Flask) -> None:
+    """A browser that watches a thread is told of what comes after an outage, without
+    reloading; one that asks for a page in it is told so. One that is gone is noticed.
+    """
+    with app.app_context():
+        thread_id = store.start_thread("Ada", "Title", "Text")
+
+    watching, asking = open_page(), open_page()
+    watching.goto(f"/threads/{thread_id}")
+    shows_live(watching)
+    log_in(asking, "Grace")
+    server.kill()
+    asking.goto("/")
+    expect(asking.get_by_role("heading")).to_have_text("Back in a moment")
+    server.start()
+
+    with app.app_context():
+        # It has forgotten all. The second is the one that is watched.
+        store.links.set("count:threads", thread_id - 1)
+        assert store.start_thread("Ada", "Title", "Text") == thread_id
+        store.add_comment(thread_id, "Grace", "After the outage")
+
+    expect(watching.locator("#comments")).to_contain_text(
+        "After the outage", timeout=20_000
+    )
+    asking.goto("/")
+    expect(asking.get_by_role("heading", level=1)).to_have_text("Threads")
+
+    # A viewer that is gone is noticed by the heartbeat.
+    links: t.Any = app.extensions["redis"]["REDIS_LINKS"]
+
+    def is_subscribed() -> bool:
+        return dict(links.pubsub_numsub(store.CHANNEL)) == {store.CHANNEL: 1}
+
+    wait_until(is_subscribed, "the process has subscribed again")
+    watching.context.close()
+    wait_until(lambda: not is_subscribed(), "the last viewer is gone")
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_phone(open_page: Open, app: Flask, scheme: t.Any) -> None:
+    """On a phone nothing is wider than the page, whatever people write; what one taps
+    is big enough; and text stands out from what is behind it, light and dark.
+    """
+    with app.app_context():
+        thread_id = store.start_thread("W" * 30, "W" * 100, "W" * 2000)
+
+        for number in range(store.COMMENTS_A_PAGE + 1):
+            store.add_comment(thread_id, "W" * 30, f"{number} " + "W" * 300)
+
+    page = open_page(viewport=PHONE, color_scheme=scheme, has_touch=True)
+    log_in(page, "W" * 30)
+    thread = f"/threads/{thread_id}"
+
+    for path in ("/", thread, f"{thread}?page=2", f"{thread}/delete", "/status", "/no"):
+        page.goto(path)
+        width = page.evaluate("document.documentElement.scrollWidth")
+        assert width == PHONE["width"], path
+
+        for button in page.locator("main .button:not(.small)").all():
+            box = button.bounding_box()
+            assert box is not None
+            assert box["height"] >= 40
+
+    background, text = page.evaluate(
+        "['backgroundColor', 'color'].map(name =>"
+        " getComputedStyle(document.body)[name].match(/[0-9]+/g).map(Number))"
+    )
+    darker, lighter = sorted([sum(background), sum(text)])
+    assert lighter - darker > 400
+    assert (sum(background) > sum(text)) == (scheme == "light")
