@@ -21,7 +21,7 @@ run-gunicorn: $(VENV)/.run  ## Serve it as in production: several workers, on a 
 	$(BIN)/gunicorn --bind 127.0.0.1:$(PORT) --config examples/comments/gunicorn.conf.py 'examples.comments:create_app()'
 
 test: $(VENV)/.test  ## Run the tests
-	$(BIN)/python -m pytest --cov --cov-fail-under=100 $(ARGS)
+	$(BIN)/python -m pytest --numprocesses 2 --cov --cov-fail-under=100 $(ARGS)
 
 bench: $(VENV)/.test  ## Measure look-ups and commands, beside other ways
 	$(INSTALL) --group benchmarks
