@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import http.client
 import itertools
 import json
@@ -48,10 +49,21 @@ class Clients:
         self._threads = [threading.Thread(target=self._ask) for _ in range(CLIENTS)]
 
     def _ask(self) -> None:
-        connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=30)
-
         try:
             while not self._done.is_set():
+                self._ask_some()
+        except Exception as error:
+            # No worker may drop a connection.
+            self.wrong.append(repr(error))
+
+    def _ask_some(self) -> None:
+        """Ask over one connection, and for so long only: else one worker may keep all
+        connections.
+        """
+        with contextlib.closing(
+            http.client.HTTPConnection("127.0.0.1", self._port, timeout=30)
+        ) as connection:
+            for _ in range(20):
                 token = f"t{next(self._numbers)}"
                 started = time.monotonic()
                 connection.request("GET", f"/{token}")
@@ -68,11 +80,6 @@ class Clients:
 
                 elif response.status != 503:
                     self.wrong.append(f"{token}: {response.status}")
-        except Exception as error:
-            # No worker may drop a connection.
-            self.wrong.append(repr(error))
-        finally:
-            connection.close()
 
     def __enter__(self) -> Clients:
         for thread in self._threads:
