@@ -178,7 +178,7 @@ def test_ping_never_waits_longer(
     assert down.ms is None and down.error is not None
     assert "refused" in down.error
     found.pop("FINE")
-    silence = "No answer within 0.5 seconds."
+    silence = "No answer within 0.5 s."
     assert {it.error for it in found.values()} == {silence}
 
 
@@ -334,7 +334,7 @@ with app.app_context():
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=30
     )
-    assert done.stdout == "No answer within 0.1 seconds.\n"
+    assert done.stdout == "No answer within 0.1 s.\n"
 
 
 def test_healthz(app: Flask, start: Starter) -> None:
@@ -356,7 +356,7 @@ def test_healthz(app: Flask, start: Starter) -> None:
     assert time.monotonic() - started < 2.5
     assert response.status_code == 503
     assert response.json == {
-        "REDIS": {"ok": False, "ms": None, "error": "No answer within 0.5 seconds."}
+        "REDIS": {"ok": False, "ms": None, "error": "No answer within 0.5 s."}
     }
     server.resume()
     assert client.get("/healthz").status_code == 200
