@@ -169,18 +169,19 @@ def ask(
     :param questions: For each name functions, the first to succeed of which answers.
     :param timeout: Seconds.
     """
-    started = time.monotonic()
+    ends = time.monotonic() + timeout
     replies: queue.SimpleQueue[tuple[str, Answer[R]]] = queue.SimpleQueue()
 
     def run(name: str, function: cabc.Callable[[], R]) -> None:
         answer: Answer[R] = Answer(0)
+        begun = time.monotonic()
 
         try:
             answer.value = function()
         except BaseException as error:
             answer.error = error
 
-        answer.seconds = time.monotonic() - started
+        answer.seconds = time.monotonic() - begun
         replies.put((name, answer))
 
     for name, functions in questions.items():
@@ -192,7 +193,7 @@ def ask(
             arguments = (run, name, function)
             threading.Thread(target=run_in_context, args=arguments, daemon=True).start()
 
-    return _collect(questions, replies, started + timeout, timeout)
+    return _collect(questions, replies, ends, timeout)
 
 
 def _collect(
@@ -211,7 +212,7 @@ def _collect(
         except queue.Empty:
             break
 
-        left[name] -= 1
+        left[name] = max(left[name] - 1, 0)
 
         if answer.error is None:
             left[name] = 0
