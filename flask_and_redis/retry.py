@@ -213,8 +213,8 @@ class Bound:
         )
 
 
-def nothing() -> None:
-    """What to do between two tries, for most engines."""
+def nothing(*args: object) -> None:
+    """What there is to do for most engines."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -375,19 +375,16 @@ def _bound(
     mixin: type[_Replaying],
 ) -> None:
     nodes = getattr(client, "nodes_manager", None)
-    forget = nothing
-
-    # redis-py 6 keeps the error of a transaction in there, which then ends all commands
-    # of the client.
-    if (remember := getattr(nodes, "update_moved_exception", None)) is not None:
-        forget = functools.partial(remember, None)
-
     link = Link(
         # Of a cluster other nodes may answer.
         ask=ask if hasattr(client, "connection_pool") else None,
         turn=getattr(client, "replace_default_node", nothing),
         refresh=nothing if nodes is None else nodes.initialize,
-        forget=forget,
+        # redis-py 6 keeps the error of a transaction in there, with which all commands of
+        # the client end.
+        forget=functools.partial(
+            getattr(nodes, "update_moved_exception", nothing), None
+        ),
     )
     client.execute_command = functools.partial(call, link, client.execute_command)
 
