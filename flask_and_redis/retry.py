@@ -380,8 +380,8 @@ def _bound(
         ask=ask if hasattr(client, "connection_pool") else None,
         turn=getattr(client, "replace_default_node", nothing),
         refresh=nothing if nodes is None else nodes.initialize,
-        # redis-py 6 keeps the error of a transaction in there, with which all commands of
-        # the client end.
+        # redis-py 6 keeps the error of a transaction in there, with which all commands
+        # of the client end.
         forget=functools.partial(
             getattr(nodes, "update_moved_exception", nothing), None
         ),
