@@ -285,6 +285,20 @@ def _copy_pool(
     )
 
 
+def find_address(client: t.Any) -> tuple[str, int]:
+    """Host and port of the server that a client is connected to: behind sentinels, the
+    one that they name.
+
+    :param client: The client.
+    """
+    connection = client.connection_pool.get_connection()
+
+    try:
+        return connection.host, int(connection.port)
+    finally:
+        client.connection_pool.release(connection)
+
+
 @contextlib.contextmanager
 def open_probe(
     settings: Settings, fake_servers: dict[str, t.Any]

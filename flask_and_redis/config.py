@@ -140,6 +140,13 @@ class Settings:
         return issubclass(self.client_class, redis.RedisCluster)
 
     @property
+    def service(self) -> str:
+        """The name by which sentinels know the server, or nothing."""
+        pool = self.arguments.get("connection_pool")
+        found: str = self.place.service or getattr(pool, "service_name", "")
+        return found
+
+    @property
     def nodes(self) -> tuple[tuple[str, int], ...]:
         """Host and port of each start-up node of a cluster, or of each sentinel."""
         given = self.arguments.get("startup_nodes") or ()

@@ -96,7 +96,16 @@ def _make_pings(
     if prefix in registry.overridden:
         return [registry.clients[prefix].ping]
 
-    return make_questions(registry, prefix, timeout, _ping)
+    try:
+        settings = registry.get_settings(prefix)
+    except ConfigError as error:
+        return [functools.partial(_raise, error)]
+
+    return make_questions(registry, settings, timeout, _ping)
+
+
+def _raise(error: ConfigError) -> t.NoReturn:
+    raise error
 
 
 def _ping(settings: Settings, client: t.Any) -> None:
@@ -132,7 +141,7 @@ class Answer(t.Generic[R]):
 
 def make_questions(
     registry: Registry,
-    prefix: str,
+    settings: Settings,
     timeout: float,
     question: cabc.Callable[[Settings, t.Any], R],
 ) -> list[cabc.Callable[[], R]]:
@@ -140,25 +149,16 @@ def make_questions(
     prefix over a short-lived connection of its own.
 
     :param registry: The app's registry.
-    :param prefix: The prefix.
+    :param settings: The prefix's settings.
     :param timeout: Seconds that connecting, and each reply, may take.
     :param question: Gets the prefix's settings and the client to ask.
     """
-    try:
-        settings = registry.get_settings(prefix)
-        probes = split_for_probes(settings, timeout)
-    except ConfigError as error:
-        return [functools.partial(_raise, error)]
 
     def put(probe: Settings) -> R:
         with open_probe(probe, registry.fake_servers) as client:
             return question(settings, client)
 
-    return [functools.partial(put, it) for it in probes]
-
-
-def _raise(error: ConfigError) -> t.NoReturn:
-    raise error
+    return [functools.partial(put, it) for it in split_for_probes(settings, timeout)]
 
 
 def ask(
@@ -169,18 +169,19 @@ def ask(
     :param questions: For each name functions, the first to succeed of which answers.
     :param timeout: Seconds.
     """
-    started = time.monotonic()
+    ends = time.monotonic() + timeout
     replies: queue.SimpleQueue[tuple[str, Answer[R]]] = queue.SimpleQueue()
 
     def run(name: str, function: cabc.Callable[[], R]) -> None:
         answer: Answer[R] = Answer(0)
+        begun = time.monotonic()
 
         try:
             answer.value = function()
         except BaseException as error:
             answer.error = error
 
-        answer.seconds = time.monotonic() - started
+        answer.seconds = time.monotonic() - begun
         replies.put((name, answer))
 
     for name, functions in questions.items():
@@ -192,7 +193,7 @@ def ask(
             arguments = (run, name, function)
             threading.Thread(target=run_in_context, args=arguments, daemon=True).start()
 
-    return _collect(questions, replies, started + timeout, timeout)
+    return _collect(questions, replies, ends, timeout)
 
 
 def _collect(
@@ -201,7 +202,7 @@ def _collect(
     ends: float,
     timeout: float,
 ) -> dict[str, Answer[R]]:
-    silence = TimeoutError(f"No answer within {timeout:g} seconds.")
+    silence = TimeoutError(f"No answer within {timeout:g} s.")
     found = {name: Answer[R](timeout, error=silence) for name in questions}
     left = {name: len(functions) for name, functions in questions.items()}
 
@@ -211,7 +212,7 @@ def _collect(
         except queue.Empty:
             break
 
-        left[name] -= 1
+        left[name] = max(left[name] - 1, 0)
 
         if answer.error is None:
             left[name] = 0
@@ -222,7 +223,7 @@ def _collect(
     return found
 
 
-def explain(registry: Registry, prefix: str, error: BaseException) -> str:
+def explain(registry: Registry, prefix: str, error: BaseException | None) -> str:
     """Say what went wrong with a server, in one line that holds no secret.
 
     :param registry: The app's registry.

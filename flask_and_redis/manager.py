@@ -10,11 +10,13 @@ from flask import Flask
 from werkzeug.local import LocalProxy
 
 from . import health
+from .cli import redis_cli
 from .config import check_prefix
 from .config import DEFAULT_PREFIX
 from .config import discover
 from .health import PingResult
 from .health import PoolStats
+from .proxy import current_redis
 from .proxy import Redis
 from .registry import find_registry
 from .registry import get_registry
@@ -104,6 +106,12 @@ class RedisManager:
             options=self._options,
         )
         registry.add_discovery(self._default, discovery)
+        app.shell_context_processors.append(
+            lambda: {"current_redis": current_redis, "redis_manager": self}
+        )
+
+        if redis_cli.name not in app.cli.commands:
+            app.cli.add_command(redis_cli)
 
     def get(self, prefix: str | None = None) -> Redis:
         """The client of a prefix, as a proxy that finds that of the current app. It is

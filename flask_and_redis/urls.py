@@ -63,6 +63,10 @@ IN_FRONT_OF_QUERY = (
 Given = dict[str, tuple[str, t.Any]]
 
 
+def join_address(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
 def scheme_of(url: str) -> str:
     scheme, separator, _ = url.strip().partition("://")
     return scheme.lower() if separator else ""

@@ -25,6 +25,7 @@ from flask_and_redis import PoolStats
 from flask_and_redis import Redis
 from flask_and_redis import RedisManager
 from flask_and_redis import UnknownPrefixError
+from flask_and_redis.health import ask
 
 from . import objects
 from .conftest import Starter
@@ -178,7 +179,7 @@ def test_ping_never_waits_longer(
     assert down.ms is None and down.error is not None
     assert "refused" in down.error
     found.pop("FINE")
-    silence = "No answer within 0.5 seconds."
+    silence = "No answer within 0.5 s."
     assert {it.error for it in found.values()} == {silence}
 
 
@@ -204,6 +205,31 @@ def test_ping_of_one_node_is_enough(
     other = found.pop("OTHER")
     assert all(it.ok for it in found.values()), found
     assert other.error is not None and "'other'" in other.error
+
+
+def test_answers_are_not_waited_for() -> None:
+    """When each name has an answer, what its other functions do is not waited for."""
+    failed, hung = threading.Event(), threading.Event()
+
+    def fail() -> str:
+        time.sleep(0.1)
+        failed.set()
+        raise LookupError
+
+    def answer() -> str:
+        assert failed.wait(10)
+        time.sleep(0.1)
+        return "late"
+
+    def hang() -> str:
+        hung.wait(30)
+        return "never"
+
+    started = time.monotonic()
+    found = ask({"a": [lambda: "soon", fail, hang], "b": [answer]}, 20)
+    assert time.monotonic() - started < 10
+    assert (found["a"].value, found["b"].value) == ("soon", "late")
+    hung.set()
 
 
 def test_ping_of_a_broken_cluster(app: Flask, fresh_cluster: Cluster) -> None:
@@ -334,7 +360,7 @@ with app.app_context():
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=30
     )
-    assert done.stdout == "No answer within 0.1 seconds.\n"
+    assert done.stdout == "No answer within 0.1 s.\n"
 
 
 def test_healthz(app: Flask, start: Starter) -> None:
@@ -356,7 +382,7 @@ def test_healthz(app: Flask, start: Starter) -> None:
     assert time.monotonic() - started < 2.5
     assert response.status_code == 503
     assert response.json == {
-        "REDIS": {"ok": False, "ms": None, "error": "No answer within 0.5 seconds."}
+        "REDIS": {"ok": False, "ms": None, "error": "No answer within 0.5 s."}
     }
     server.resume()
     assert client.get("/healthz").status_code == 200

@@ -1,0 +1,11 @@
+"""An app with the settings of the environment, for the commands of ``flask redis``."""
+
+from __future__ import annotations
+
+from flask import Flask
+
+from flask_and_redis import RedisManager
+
+app = Flask("operate")
+app.config.from_prefixed_env()
+manager = RedisManager(app)

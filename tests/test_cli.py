@@ -1,0 +1,664 @@
+from __future__ import annotations
+
+import json
+import os
+import pty
+import re
+import shutil
+import subprocess
+import sys
+import time
+import typing as t
+from dataclasses import dataclass
+from pathlib import Path
+
+import click
+import pytest
+import redis
+from ephemeral_port_reserve import reserve
+from flask import Flask
+
+from flask_and_redis import info
+from flask_and_redis import Redis
+from flask_and_redis import RedisManager
+
+from . import objects
+from .conftest import miss
+from .conftest import Starter
+from .servers import Certificates
+from .servers import Cluster
+from .servers import Sentinels
+from .servers import Server
+from .test_health import silent_server
+
+SECRET = "s3cr3t-n0-l34k"
+COMMAND = [sys.executable, "-m", "flask", "--app", "tests.operate_app", "redis"]
+ROOT = Path(__file__).parent.parent
+
+
+@dataclass
+class Done:
+    """What became of a command."""
+
+    code: int
+    output: str
+
+    @property
+    def lines(self) -> list[str]:
+        """Its lines, without the space that aligns them."""
+        return [re.sub(" {2,}", " | ", it.rstrip()) for it in self.output.splitlines()]
+
+
+Run = t.Callable[..., Done]
+
+
+def run_process(config: dict[str, str], *arguments: str) -> Done:
+    environment = {f"FLASK_{name}": value for name, value in config.items()}
+    done = subprocess.run(
+        [*COMMAND, *arguments],
+        env={**os.environ, **environment},
+        cwd=ROOT,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=50,
+    )
+    return check(Done(done.returncode, done.stdout))
+
+
+def check(done: Done) -> Done:
+    """What holds of every command."""
+    assert SECRET not in done.output
+    assert "Traceback" not in done.output
+
+    for line in done.output.splitlines():
+        # Not what is logged at the start, nor JSON.
+        assert len(line) <= 100 or line.startswith(("Prefix '", "    "))
+
+    return done
+
+
+@pytest.fixture
+def runner(monkeypatch: pytest.MonkeyPatch) -> Run:
+    """Runs a command of an app by the CLI runner."""
+
+    def execute(path: str, arguments: list[str], environment: dict[str, str]) -> None:
+        # In place of the test's process, one of its own.
+        done = subprocess.run(
+            arguments, executable=path, env=environment, capture_output=True, text=True
+        )
+        click.echo(done.stdout + done.stderr, nl=False)
+        raise SystemExit(done.returncode)
+
+    def run(config: dict[str, t.Any], *arguments: str) -> Done:
+        app = Flask("operate")
+        app.config.update(config)
+        RedisManager(app)
+        result = app.test_cli_runner().invoke(args=["redis", *arguments])
+        return check(Done(result.exit_code, result.output))
+
+    monkeypatch.setattr(os, "execve", execute)
+    return run
+
+
+@pytest.fixture(params=["process", "runner"])
+def run(request: pytest.FixtureRequest) -> Run:
+    """Runs a command in a process of its own, and by the CLI runner."""
+    if request.param == "process":
+        return run_process
+
+    found: Run = request.getfixturevalue("runner")
+    return found
+
+
+@pytest.mark.parametrize("command", ["list", "ping", "info", "cli"])
+def test_help(run: Run, command: str) -> None:
+    """Each command explains itself with an example."""
+    assert command in run({}).output
+    done = run({}, command, "--help")
+    assert done.code == 0
+    assert f"Examples:\n    flask redis {command}\n" in done.output
+
+
+CONFIG = {
+    "REDIS_URL": f"redis://{SECRET}:{SECRET}@db.example:7000/2",
+    "CACHE_HOST": "::1",
+    "CACHE_RETRY_DEADLINE": "0.5",
+    "CACHE_PASSWORD": SECRET,
+    "CARTS_URL": f"rediss+cluster://:{SECRET}@a:7000,b:7001",
+    "NODE_HOST": "a",
+    "NODE_CLASS": "redis.RedisCluster",
+    "LOCAL_HOST": "/run/redis.sock",
+    "FAKE_URL": "fakeredis://shop/1",
+    "SESSIONS_URL": f"redis+sentinel://:{SECRET}@s:1,t/mymaster/3?role=replica",
+    "DATABASE_URL": f"postgresql://u:{SECRET}@h/x",
+}
+LISTED = [
+    "PREFIX | ENGINE | ADDRESS | DB | CLASS | TLS | DEADLINE",
+    "REDIS * | redis | db.example:7000 | 2 | redis.Redis | no | 5 s",
+    "CACHE | redis | [::1]:6379 | 0 | redis.Redis | no | 0.5 s",
+    "CARTS | rediss+cluster | a:7000, b:7001 | 0 | redis.RedisCluster | yes | 5 s",
+    "NODE | redis+cluster | a:6379 | 0 | redis.RedisCluster | no | 5 s",
+    "LOCAL | unix | /run/redis.sock | 0 | redis.Redis | no | 5 s",
+    "FAKE | fakeredis | this process, server shop | 1 | fakeredis.FakeRedis | no | 5 s",
+]
+
+
+def test_list(run: Run) -> None:
+    """The list tells where each Redis is, and nothing secret."""
+    done = run(CONFIG, "list")
+    assert done.code == 0
+    assert set(LISTED) < {*done.lines}
+    # Too long for one line: it goes on below.
+    text = " ".join(done.lines)
+    assert "SESSIONS | redis+sentinel | replicas of mymaster at s:1, | 3 |" in text
+    assert done.lines[-3:] == [
+        "* the default",
+        "",
+        "Passed over: 1. See 'flask redis list --all'.",
+    ]
+
+
+def test_list_all(run: Run) -> None:
+    """What was passed over is told with the reason, wrong settings included."""
+    config = {**CONFIG, "X_HOST": "h:1"}
+    done = run({**config, "ZZ_URL": "redis://h/x"}, "list", "--all")
+    assert done.code == 0
+    assert (
+        "DATABASE | 'DATABASE_URL' does not begin with redis://,"
+        in done.output.replace("  ", " | ")
+    )
+    assert "'X_HOST' must name a host" in done.output
+    assert "'ZZ_URL' must end in the number" in done.output
+
+
+def test_list_as_json(runner: Run) -> None:
+    """For scripts the list is a JSON object by prefix."""
+    found = json.loads(runner(CONFIG, "list", "--json", "--all").output)
+    assert list(found) == [
+        *("REDIS", "CACHE", "CARTS", "NODE", "LOCAL", "FAKE", "SESSIONS", "DATABASE"),
+    ]
+    assert found["CARTS"] == {
+        "engine": "rediss+cluster",
+        "address": "a:7000, b:7001",
+        "database": 0,
+        "class": "redis.RedisCluster",
+        "tls": True,
+        "deadline": 5.0,
+        "default": False,
+    }
+    assert found["DATABASE"].keys() == {"skipped"}
+    assert "DATABASE" not in json.loads(runner(CONFIG, "list", "--json").output)
+
+
+def test_list_of_objects(runner: Run) -> None:
+    """Pools that the application made are listed with their own address."""
+    finder = t.cast(t.Any, redis.Sentinel)([("s", 1)])
+    config = {
+        "POOL_CONNECTION_POOL": redis.ConnectionPool(host="h", port=1, db=2),
+        "TLS_CONNECTION_POOL": redis.ConnectionPool.from_url("rediss://h:2"),
+        "SOCKET_CONNECTION_POOL": redis.ConnectionPool.from_url("unix:///s"),
+        "FOUND_CONNECTION_POOL": finder.master_for("m").connection_pool,
+        "NODES_STARTUP_NODES": [t.cast(t.Any, redis.cluster.ClusterNode)("n", 7)],
+        "NODES_CLASS": "redis.RedisCluster",
+        "NODES_HOST": "a",
+        "OWN_HOST": "h",
+        "OWN_RETRY": redis.retry.Retry(redis.backoff.NoBackoff(), 1),
+        "OWN_CLASS": objects.MyRedis,
+    }
+    lines = runner(config, "list").lines
+    assert "POOL | redis | h:1 | 2 | redis.Redis | no | 5 s" in lines
+    assert "TLS | redis | h:2 | 0 | redis.Redis | yes | 5 s" in lines
+    assert "SOCKET | unix | /s | 0 | redis.Redis | no | 5 s" in lines
+    assert (
+        "FOUND | redis+sentinel | m behind sentinels | 0 | redis.Redis | no | 5 s"
+        in lines
+    )
+    assert "NODES | redis+cluster | n:7 | 0 | redis.RedisCluster | no | 5 s" in lines
+    assert "OWN | redis | h:6379 | 0 | tests.MyRedis | no | redis-py's" in lines
+
+
+def test_no_redis(run: Run) -> None:
+    """An app without Redis is told so, and pinging nothing is no failure."""
+    done = run({}, "list")
+    assert (done.code, done.lines) == (
+        0,
+        ["This app has no Redis: set 'REDIS_URL', for example."],
+    )
+    assert run({}, "ping") == Done(0, "")
+    assert run({}, "info") == Done(0, "")
+
+
+def test_ping(run: Run, server: Server, start: Starter) -> None:
+    """Each server has a line, and one that fails makes the exit status 1. All wait at
+    once.
+    """
+    stopped, locked = start(Server), start(Server, password=SECRET)
+    stopped.pause()
+
+    with silent_server() as silent:
+        config = {
+            "REDIS_URL": server.url,
+            "FAKE_URL": "fakeredis://",
+            "LOCKED_URL": locked.url,
+            "WRONG_URL": f"redis://:x{SECRET}@{locked.address}",
+            "RIGHT_URL": f"redis://:{SECRET}@{locked.address}",
+            "STOPPED_URL": stopped.url,
+            "SILENT_URL": f"redis://{silent}",
+            "DOWN_URL": f"redis://127.0.0.1:{reserve()}",
+            "NAME_URL": "redis://nowhere.invalid",
+            "GUESS_HOST": "127.0.0.1",
+        }
+        started = time.monotonic()
+        done = run(config, "ping", "--timeout", "1")
+        took = time.monotonic() - started
+
+    # One after the other they would take 3 s, besides Python's own start.
+    assert took < 10
+    assert done.code == 1
+    found = {it.partition(" | ")[0]: it.partition(" | ")[2] for it in done.lines}
+    assert [it for it in found if found[it].startswith("ok |")] == [
+        it for it in found if it in ("REDIS", "FAKE", "RIGHT")
+    ]
+    assert re.fullmatch(r"ok \| [0-9.]+ ms", found["REDIS"])
+    assert found["STOPPED"] == found["SILENT"] == "failed | No answer within 1 s."
+    assert "refused" in found["DOWN"]
+    assert found["NAME"].startswith("failed | ")
+    assert "set 'LOCKED_PASSWORD'" in found["LOCKED"]
+    assert "invalid username-password" in found["WRONG"]
+    assert "GUESS was left out: nothing but 'GUESS_HOST' speaks for" in done.output
+    assert run(config, "ping", "REDIS", "FAKE").code == 0
+    assert run(config, "ping", "REDIS", "DOWN").code == 1
+
+
+def test_ping_as_json(runner: Run, server: Server) -> None:
+    """For scripts the results are a JSON object by prefix."""
+    config = {"REDIS_URL": server.url, "DOWN_URL": f"redis://127.0.0.1:{reserve()}"}
+    done = runner(config, "ping", "--json")
+    assert done.code == 1
+    found = json.loads(done.output)
+    assert found["REDIS"] == {"ok": True, "ms": found["REDIS"]["ms"], "error": None}
+    assert found["DOWN"]["ok"] is False
+
+
+@pytest.mark.parametrize("command", ["ping", "info", "cli"])
+def test_unknown_prefix(run: Run, command: str) -> None:
+    """An unknown prefix is an error that lists what there is."""
+    done = run({"REDIS_URL": "fakeredis://", "A_URL": "fakeredis://"}, command, "NONE")
+    assert done.code == 2
+    assert "Error: This app has no Redis with the prefix 'NONE'; it has:" in done.output
+    assert "'REDIS'" in done.output and "'A'" in done.output
+
+
+@pytest.mark.parametrize("command", ["info", "cli"])
+def test_wrong_prefix(runner: Run, command: str) -> None:
+    """So are wrong settings."""
+    config = {"REDIS_URL": "fakeredis://", "BROKER_URL": f"redis://{SECRET}@h/x"}
+    done = runner(config, command, "BROKER")
+    assert done.code == 2
+    assert "Error: 'BROKER_URL' must end in the number" in done.output
+
+
+@pytest.mark.parametrize("timeout", ["0", "-1", "x", "nan", "inf"])
+def test_wrong_timeout(runner: Run, timeout: str) -> None:
+    """A timeout must be a number of seconds."""
+    for command in ("ping", "info"):
+        config = {"REDIS_URL": "redis://127.0.0.1:1"}
+        assert runner(config, command, "--timeout", timeout).code == 2
+
+
+def test_colors_on_a_terminal(server: Server) -> None:
+    """A terminal gets colours, which a pipe does not."""
+    ours, theirs = pty.openpty()
+    config = {
+        "FLASK_REDIS_URL": server.url,
+        "FLASK_DOWN_URL": f"redis://127.0.0.1:{reserve()}",
+    }
+    subprocess.run(
+        [*COMMAND, "ping"],
+        env={**os.environ, **config},
+        cwd=ROOT,
+        stdin=subprocess.DEVNULL,
+        stdout=theirs,
+        timeout=30,
+    )
+    os.close(theirs)
+    output = os.read(ours, 10_000).decode()
+    os.close(ours)
+    assert "\x1b[32mREDIS" in output
+    assert "\x1b[31mDOWN" in output
+
+
+def test_info(run: Run, each_server: Server) -> None:
+    """What a server is, on each kind and version."""
+    with each_server.admin() as client:
+        client.config_set("maxmemory", "100mb")
+        client.config_set("maxmemory-policy", "noeviction")
+        client.config_resetstat()
+        client.set("k", "v")
+        client.get("k")
+        client.get("none")
+        version = client.info("server")
+        client.select(3)
+        client.set("k", "v", ex=1000)
+        client.select(0)
+
+    kind, number = "Redis", str(version["redis_version"])
+
+    if "valkey_version" in version:
+        kind, number = "Valkey", str(version["valkey_version"])
+
+    config = {"REDIS_URL": f"{each_server.url}/3", "CACHE_URL": each_server.url}
+    done = run(config, "info", "REDIS")
+    assert done.code == 0
+    title, server, role, memory, clients, keys, rate, *warnings = done.lines
+    assert title == f"REDIS | redis | {each_server.address}"
+    assert server.startswith(f" | server | {kind} {number}, up ")
+    assert role == " | role | master of 0 replicas"
+    assert memory.endswith(" of 100.0 MiB, policy noeviction")
+    assert re.fullmatch(r" \| clients \| \d+ connected of at most 10000", clients)
+    assert keys == " | keys | db0: 1; db3 (this one): 1, 1 expiring"
+    assert rate == " | hit rate | 50.0 % of 2 reads"
+    is_old = kind == "Redis" and tuple(map(int, number.split(".")[:2])) < (7, 2)
+    assert ("is older than 7.2" in " ".join(warnings)) == is_old
+    assert "evicts nothing, as its policy is noeviction" in run(config, "info").output
+
+    with each_server.admin() as client:
+        client.config_set("maxmemory-policy", "allkeys-lru")
+        assert "evicts nothing" not in run(config, "info", "CACHE").output
+        client.config_set("maxmemory", 0)
+        assert "its memory has no limit" in run(config, "info", "CACHE").output
+        client.config_set("maxmemory-policy", "noeviction")
+
+
+def test_info_of_a_cluster(run: Run, fresh_cluster: Cluster) -> None:
+    """A cluster has a line for each node, also while one of them does not answer."""
+    fresh_cluster.nodes[4].kill()
+    done = run({"CARTS_URL": f"redis+cluster://{fresh_cluster.address}"}, "info")
+    assert done.code == 1
+
+    for number, node in enumerate(fresh_cluster.nodes):
+        role = "master" if number < 3 else "replica"
+        start = " | error" if number == 4 else f" | {node.address} | {role} | Redis "
+        lines = [it for it in done.lines if it.startswith(start)]
+        assert any(node.address in it for it in lines), done.output
+
+
+def test_info_behind_sentinels(run: Run, sentinels: Sentinels) -> None:
+    """Behind sentinels the server that they name is shown, or that none is."""
+    url = f"redis+sentinel://{sentinels.address}/mymaster"
+    config = {"REDIS_URL": url, "READ_URL": f"{url}?role=replica"}
+    done = run(config, "info")
+    assert done.code == 0
+    assert f" | address | {sentinels.servers[0].address}" in done.lines
+    assert " | role | master of 2 replicas" in done.lines
+    master = sentinels.servers[0].address
+    assert f" | role | replica of {master}, link up" in done.lines
+    other = {"REDIS_URL": f"redis+sentinel://{sentinels.address}/other"}
+    assert "'other'" in run(other, "info").output
+
+
+def test_info_of_other_servers(run: Run, start: Starter) -> None:
+    """What has no INFO, refuses or does not answer is told, without waiting longer."""
+    stopped, locked = start(Server), start(Server, password=SECRET)
+    stopped.pause()
+
+    with silent_server() as silent:
+        config = {
+            "FAKE_URL": "fakeredis://",
+            "LOCKED_URL": f"redis://:x{SECRET}@{locked.address}",
+            "STOPPED_URL": stopped.url,
+            "SILENT_URL": f"redis+cluster://{silent}",
+            "GUESS_HOST": "127.0.0.1",
+        }
+        done = run(config, "info")
+
+    assert done.code == 1
+    assert "it has no INFO" in done.output
+    assert " | error | No answer within 1 s." in done.lines
+    assert done.output.count("No answer within 1 s.") == 2
+    assert "invalid username-password" in done.output
+    assert "GUESS was left out" in done.output
+    fake = run(config, "info", "FAKE")
+    assert fake.code == 0
+
+
+def test_words_for_facts() -> None:
+    """Durations, sizes and lists read well at any size, and what a server leaves out
+    is a question mark.
+    """
+    words = {
+        seconds: info._duration({"uptime_in_seconds": seconds})
+        for seconds in (5, 65, 3700, 90_000)
+    }
+    assert list(words.values()) == ["5 s", "1 min", "1 h 1 min", "1 d 1 h"]
+    sizes = [info._size(2**exponent) for exponent in (3, 13, 23, 33)]
+    assert sizes == ["8.0 B", "8.0 KiB", "8.0 MiB", "8.0 GiB"]
+    assert info._server({}) == "Redis ?"
+    assert info._clients({}) == "? connected"
+    assert info._clients({"connected_clients": 3, "blocked_clients": 1}) == (
+        "3 connected, 1 blocked"
+    )
+    assert (
+        info._role({"role": "master", "connected_slaves": 1}) == "master of 1 replica"
+    )
+    assert info._hit_rate({}) == "-"
+
+
+def test_nodes_without_addresses(app: Flask) -> None:
+    """A node of a cluster that does not know its own address is asked at the host that
+    the settings name; one whose address nobody knows is left out.
+    """
+    app.config["REDIS_URL"] = f"redis+cluster://127.0.0.1:{(port := reserve())}"
+    RedisManager(app)
+    registry = app.extensions["redis"]
+    nodes = {f":{port}": {"flags": "myself,master"}, ":0": {"flags": "slave,noaddr"}}
+    found = info._ask_nodes(registry, registry.get_settings("REDIS"), nodes, 1)
+    assert list(found) == [f"127.0.0.1:{port}"]
+
+
+@pytest.fixture(scope="module")
+def _native() -> None:
+    if shutil.which("redis-cli") is None:
+        miss("No client: redis-cli is not there.")
+
+
+def test_cli(run: Run, _native: None, server: Server) -> None:
+    """The native client runs a command in the prefix's database, and its exit status
+    and its output are handed on.
+    """
+    config = {"REDIS_URL": f"{server.url}/3", "S_URL": f"unix://{server.socket}?db=4"}
+    assert run(config, "cli", "--", "SET", "k", "--v").output == "OK\n"
+    assert run(config, "cli", "REDIS", "--", "GET", "k") == Done(0, "--v\n")
+    assert run(config, "cli", "S", "--", "SET", "k", "s").output == "OK\n"
+
+    with server.admin(db=3) as three, server.admin(db=4) as four:
+        assert (three.get("k"), four.get("k")) == (b"--v", b"s")
+
+    assert run(config, "cli", "S", "--", "--no-such-option").code == 1
+
+
+def test_cli_logs_in(
+    run: Run, _native: None, start: Starter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """User and password are those of the prefix, not those of the shell."""
+    locked = start(Server, password=SECRET)
+
+    with locked.admin() as client:
+        client.acl_setuser("ada", True, passwords=[f"+{SECRET}2"], commands=["+@all"])
+
+    monkeypatch.setenv("REDISCLI_AUTH", "another")
+    config = {
+        "REDIS_URL": f"redis://:{SECRET}@{locked.address}",
+        "USER_URL": f"redis://ada:{SECRET}2@{locked.address}",
+        "NONE_URL": locked.url,
+    }
+    assert run(config, "cli", "--", "ACL", "WHOAMI").output == "default\n"
+    assert run(config, "cli", "USER", "--", "ACL", "WHOAMI").output == "ada\n"
+    refused = run(config, "cli", "NONE", "--", "PING").output
+    assert refused.startswith("NOAUTH")
+
+
+def test_cli_asks_the_provider(runner: Run, _native: None, start: Starter) -> None:
+    """A credential provider is asked; what its errors say is kept."""
+    locked = start(Server, password="provided")
+
+    class Broken(redis.CredentialProvider):
+        def get_credentials(self) -> tuple[str, str]:
+            raise LookupError(SECRET)
+
+    config = {
+        "REDIS_URL": locked.url,
+        "REDIS_CREDENTIAL_PROVIDER": objects.Provider,
+        "BROKEN_URL": locked.url,
+        "BROKEN_CREDENTIAL_PROVIDER": Broken(),
+    }
+    assert runner(config, "cli", "--", "PING").output == "PONG\n"
+    done = runner(config, "cli", "BROKEN", "--", "PING")
+    assert done.code == 1
+    assert "'BROKEN_CREDENTIAL_PROVIDER' gives no password (LookupError)" in done.output
+
+
+def test_cli_keeps_the_password_off_the_command_line(
+    runner: Run, _native: None, start: Starter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Other users of the machine see no password in the list of processes."""
+    locked = start(Server, password=SECRET)
+    seen: list[t.Any] = []
+    monkeypatch.setattr(os, "execve", lambda *args: seen.extend(args))
+    config = {"REDIS_URL": f"redis://:{SECRET}@{locked.address}/2"}
+    assert runner(config, "cli", "--", "GET", "k").code == 0
+    program, arguments, environment = seen
+    where = ["-h", "127.0.0.1", "-p", str(locked.port), "-n", "2"]
+    assert arguments == [program, *where, "GET", "k"]
+    assert environment["REDISCLI_AUTH"] == environment["VALKEYCLI_AUTH"] == SECRET
+
+
+def test_cli_on_a_cluster(run: Run, _native: None, cluster: Cluster) -> None:
+    """In a cluster the client follows to the node that has the key."""
+    config = {"REDIS_URL": f"redis+cluster://127.0.0.1:{reserve()},{cluster.address}"}
+
+    for key in ("a", "b", "c"):
+        assert run(config, "cli", "--", "SET", key, "v").output == "OK\n"
+
+
+def test_cli_behind_sentinels(run: Run, _native: None, sentinels: Sentinels) -> None:
+    """Behind sentinels the client opens the server that they name."""
+    url = f"redis+sentinel://{sentinels.address}"
+    config = {
+        "REDIS_URL": f"{url}/mymaster/1",
+        "READ_URL": f"{url}/mymaster?role=replica",
+        "OTHER_URL": f"{url}/other",
+    }
+    assert run(config, "cli", "--", "SET", "k", "v").output == "OK\n"
+    assert "role:slave" in run(config, "cli", "READ", "--", "INFO").output
+    done = run(config, "cli", "OTHER", "--", "PING")
+    assert done.code == 1
+    assert "Error: OTHER, other at 127.0.0.1:" in done.output
+
+
+def tls_client() -> str:
+    """The directory of a redis-cli that speaks TLS. The wheel's does not."""
+    for path in os.get_exec_path():
+        if command := shutil.which("redis-cli", path=path):
+            done = subprocess.run([command, "--help"], capture_output=True, text=True)
+
+            if "--tls" in done.stdout + done.stderr:
+                return path
+
+    miss("No TLS: redis-cli was built without it.")
+
+
+def test_cli_over_tls(
+    run: Run,
+    mtls_server: Server,
+    certificates: Certificates,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The client gets the certificates that the settings name."""
+    path = os.pathsep.join([tls_client(), os.environ["PATH"]])
+    monkeypatch.setenv("PATH", path)
+    config = {
+        "REDIS_HOST": "localhost",
+        "REDIS_PORT": str(mtls_server.port),
+        "REDIS_SSL": "true",
+        "REDIS_SSL_CA_CERTS": str(certificates.ca),
+        "REDIS_SSL_CERTFILE": str(certificates.client_cert),
+        "REDIS_SSL_KEYFILE": str(certificates.client_key),
+    }
+    assert run(config, "cli", "--", "PING").output == "PONG\n"
+    wrong = {**config, "REDIS_SSL_CA_CERTS": str(certificates.other_ca)}
+    assert "PONG" not in run(wrong, "cli", "--", "PING").output
+    careless = {**wrong, "REDIS_SSL_CERT_REQS": "none", "REDIS_HOST": "127.0.0.1"}
+    assert run(careless, "cli", "--", "PING").output == "PONG\n"
+    data = {**config, "REDIS_SSL_CA_DATA": "x"}
+    done = run(data, "cli", "--", "PING")
+    assert done.code == 1
+    assert "'REDIS_SSL_CA_DATA' cannot be handed" in done.output
+
+
+def test_cli_of_a_fake(run: Run, _native: None) -> None:
+    """There is nothing to open of a fake server."""
+    done = run({"REDIS_URL": "fakeredis://"}, "cli")
+    assert done.code == 1
+    assert "Error: REDIS is fakeredis" in done.output
+
+
+def test_cli_without_a_client(
+    runner: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Without a native client the error says which are missing. Each kind of server
+    prefers its own.
+    """
+    monkeypatch.setenv("PATH", str(tmp_path))
+    config = {"REDIS_URL": "redis://h", "VALKEY_URL": "valkey://h"}
+    done = runner(config, "cli")
+    assert done.code == 1
+    assert "Error: Neither redis-cli nor valkey-cli is on the PATH." in done.output
+
+    for name in ("redis-cli", "valkey-cli"):
+        (tmp_path / name).write_text(f"#!/bin/sh\necho {name}\nexit 3\n")
+        (tmp_path / name).chmod(0o755)
+
+    assert runner(config, "cli") == Done(3, "redis-cli\n")
+    assert runner(config, "cli", "VALKEY") == Done(3, "valkey-cli\n")
+    (tmp_path / "valkey-cli").unlink()
+    assert runner(config, "cli", "VALKEY") == Done(3, "redis-cli\n")
+
+
+def test_shell_context(app: Flask) -> None:
+    """A shell has the default prefix's client and the manager."""
+    app.config["REDIS_URL"] = "fakeredis://"
+    manager = RedisManager(app)
+    context = app.make_shell_context()
+    assert context["redis_manager"] is manager
+
+    with app.app_context():
+        assert context["current_redis"].set("k", "v")
+
+    done = subprocess.run(
+        [*COMMAND[:-1], "shell"],
+        input="current_redis.set('k', 5), list(redis_manager.ping())\n",
+        env={**os.environ, "FLASK_REDIS_URL": "fakeredis://"},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=30,
+    )
+    assert "(True, ['REDIS'])" in done.stdout
+
+
+def test_own_command_stays(app: Flask) -> None:
+    """A command 'redis' of the application itself is not replaced."""
+    app.cli.command("redis")(lambda: click.echo("mine"))
+    RedisManager(app)
+    assert app.test_cli_runner().invoke(args=["redis"]).output == "mine\n"
+
+
+def test_single_redis_is_listed(app: Flask) -> None:
+    """Commands show what Redis(app) registered beside the manager's."""
+    Redis(app, "OTHER")
+    RedisManager(app)
+    output = app.test_cli_runner().invoke(args=["redis", "list"]).output
+    assert "OTHER   redis   localhost:6379" in output

@@ -1,0 +1,177 @@
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+import textwrap
+import time
+import types
+import typing as t
+from pathlib import Path
+
+import pytest
+from flask import Flask
+
+from flask_and_redis import RedisManager
+
+from .conftest import miss
+from .conftest import Starter
+from .servers import Server
+from .test_cli import run_process
+
+PAGE = Path(__file__).parent.parent / "docs" / "operating.rst"
+
+
+def blocks(language: str) -> list[str]:
+    """The code of the page in one language, block by block."""
+    found = re.findall(
+        rf"^\.\. code-block:: {language}\n\n((?:    .*\n|\n)+)", PAGE.read_text(), re.M
+    )
+    return [textwrap.dedent(block).strip() + "\n" for block in found]
+
+
+def normalize(output: str) -> list[list[str]]:
+    """The words of each line of a table, with any number and unit as the same."""
+    output = output.replace("127.0.0.1", "localhost")
+    output = re.sub(r"\bup .*", "up 0", output)
+    text = re.sub(r"\d+(\.\d+)?( [KM]iB| (d|h|min|s)\b)*", "0", output)
+    # Long lines break elsewhere when a number has other digits.
+    text = re.sub(r"\n {10,}", " ", text)
+    return [line.split() for line in text.splitlines()]
+
+
+@pytest.fixture
+def extensions(monkeypatch: pytest.MonkeyPatch) -> types.ModuleType:
+    """The module that an application keeps its manager in."""
+    module = types.ModuleType("extensions")
+    module.__dict__["manager"] = RedisManager()
+    monkeypatch.setitem(sys.modules, "extensions", module)
+    return module
+
+
+@pytest.fixture
+def config(server: Server, start: Starter) -> dict[str, str]:
+    """Settings of two servers, as on the page."""
+    cache = start(Server, kind="redis8")
+    return {
+        "PAGE_CACHE_URL": f"redis://127.0.0.1:{cache.port}",
+        "REDIS_URL": f"{server.url}/2",
+    }
+
+
+def test_list() -> None:
+    """The page shows what the list prints, to the letter."""
+    shown = blocks("text")[0].removeprefix("$ flask redis list\n")
+    config = {
+        "CARTS_URL": "redis+cluster://a:7000,b:7001",
+        "PAGE_CACHE_URL": "redis://localhost:6380",
+        "PAGE_CACHE_RETRY_DEADLINE": "0.5",
+        "REDIS_URL": "redis://:hush@localhost:6379/2",
+        "SESSIONS_URL": "redis+sentinel://s:1000/mymaster",
+        "DATABASE_URL": "postgresql://h",
+    }
+    assert run_process(config, "list").output == shown
+
+
+def test_ping(server: Server) -> None:
+    """The page shows how a ping looks, one that fails too."""
+    shown = blocks("text")[1].removeprefix("$ flask redis ping\n")
+    config = {"PAGE_CACHE_URL": "redis://127.0.0.1:1", "REDIS_URL": server.url}
+    assert normalize(run_process(config, "ping").output) == normalize(shown)
+
+
+def test_info(config: dict[str, str], start: Starter) -> None:
+    """The page shows how the facts look."""
+    shown = blocks("text")[2].removeprefix("$ flask redis info\n")
+    # Of a version that needs no warning.
+    busy = start(Server, kind="redis8")
+    config["REDIS_URL"] = f"{busy.url}/2"
+
+    with busy.admin() as zero, busy.admin(db=2) as two:
+        zero.set("k", "v")
+        two.set("motd", "hello")
+        two.set("k", "v", ex=1000)
+        two.get("k")
+        two.get("none")
+
+    assert normalize(run_process(config, "info").output) == normalize(shown)
+
+
+def test_cli(config: dict[str, str]) -> None:
+    """The page shows what the native client prints."""
+    if shutil.which("redis-cli") is None:
+        miss("No client: redis-cli is not there.")
+
+    for shown in re.split(r"^\$ ", blocks("text")[3], flags=re.M)[1:]:
+        command, _, output = shown.partition("\n")
+        arguments = command.removeprefix("flask redis ").split()
+        assert run_process(config, *arguments).output == output
+
+
+def test_healthz(app: Flask, extensions: types.ModuleType, start: Starter) -> None:
+    """The page's view answers within its timeout while a server is stopped."""
+    view = blocks("python")[0]
+    assert len([line for line in view.splitlines() if line]) <= 12
+    server = start(Server)
+    app.config["REDIS_URL"] = server.url
+    extensions.__dict__["manager"].init_app(app)
+    namespace: dict[str, t.Any] = {"__name__": "health"}
+    exec(view, namespace)
+    app.register_blueprint(namespace["bp"])
+    client = app.test_client()
+    response = client.get("/healthz")
+    assert response.status_code == 200
+    assert t.cast(t.Any, response.json)["redis"]["REDIS"]["ok"] is True
+    server.pause()
+    started = time.monotonic()
+    response = client.get("/healthz")
+    # A command would take 10 s.
+    assert time.monotonic() - started < 2.5
+    assert response.status_code == 503
+    found: t.Any = response.json
+    assert found["redis"]["REDIS"]["error"] == "No answer within 0.5 s."
+    assert found["pools"]["REDIS"]["created"] is False
+    server.resume()
+    assert client.get("/healthz").status_code == 200
+
+
+def test_fixture(tmp_path: Path, pytester_app: str) -> None:
+    """The page's fixture works in a test of its own, and so does its test."""
+    (tmp_path / "extensions.py").write_text(
+        "from flask_and_redis import RedisManager\nmanager = RedisManager()\n"
+    )
+    (tmp_path / "conftest.py").write_text(pytester_app)
+    (tmp_path / "test_page.py").write_text(blocks("python")[1])
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=50,
+    )
+    assert done.returncode == 0, done.stdout
+    assert "1 passed" in done.stdout
+
+
+@pytest.fixture
+def pytester_app() -> str:
+    """The conftest of an app that keeps its pages in a cache."""
+    return """
+import pytest
+from extensions import manager
+from flask import Flask
+
+@pytest.fixture
+def app():
+    app = Flask("pages")
+    app.config["PAGE_CACHE_URL"] = "redis://nowhere.invalid"
+    manager.init_app(app)
+
+    @app.get("/page")
+    def page():
+        manager.get("PAGE_CACHE").set("page", "Hello")
+        return "Hello"
+
+    return app
+"""
