@@ -35,7 +35,7 @@ from .values import name_of
 # What the lines of each command fit into.
 WIDTH = 100
 
-redis_cli = AppGroup(
+redis_cli: AppGroup = AppGroup(
     "redis", help="See, ping and open the Redis servers that the app uses."
 )
 

@@ -4,6 +4,8 @@ import collections.abc as cabc
 import contextlib
 import dataclasses
 import inspect
+import os
+import queue
 import sys
 import types
 import typing as t
@@ -208,8 +210,32 @@ def disconnect(client: t.Any, *, in_use: bool) -> None:
         is more than an error of the connection to redis-py.
     """
     for pool in (*pools_of(client), *_pools_of_sentinels(client)):
-        # Not by name, as in valkey-py it has several.
-        pool.disconnect(in_use)
+        if in_use:
+            pool.disconnect()
+        elif hasattr(pool, "queue_class"):
+            _disconnect_idle(pool)
+        else:
+            pool.disconnect(False)
+
+
+def _disconnect_idle(pool: t.Any) -> None:
+    """Disconnect what a blocking pool has not lent out, which it cannot by itself with
+    every library.
+    """
+    taken = []
+
+    # After a fork they are the parent's.
+    if pool.pid == os.getpid():
+        with contextlib.suppress(queue.Empty):
+            while True:
+                taken.append(pool.pool.get_nowait())
+
+    # The last ones are those that are lent first.
+    for connection in reversed(taken):
+        if connection is not None:
+            connection.disconnect()
+
+        pool.pool.put_nowait(connection)
 
 
 def split_for_probes(settings: Settings, timeout: float) -> list[Settings]:

@@ -6,6 +6,7 @@ import difflib
 import os
 import threading
 import typing as t
+from concurrent.futures import CancelledError
 from concurrent.futures import Future
 
 import redis
@@ -80,13 +81,19 @@ class Registry(cabc.Mapping[str, redis.Redis]):
                     client = self._made[prefix] = make_client(
                         settings, self._get_bound(settings), self._fake_servers
                     )
-
-                mine.set_result(client)
             except BaseException as error:
-                mine.set_exception(error)
-                raise
-            finally:
                 del self._attempts[key]
+
+                if isinstance(error, Exception):
+                    mine.set_exception(error)
+                else:
+                    # Who is interrupted is this thread alone.
+                    mine.cancel()
+
+                raise
+
+            del self._attempts[key]
+            mine.set_result(client)
 
         elif maker == me:
             raise RuntimeError(
@@ -94,7 +101,10 @@ class Registry(cabc.Mapping[str, redis.Redis]):
                 " own class."
             )
 
-        return attempt.result()
+        try:
+            return attempt.result()
+        except CancelledError:
+            return self[prefix]
 
     def open_async(
         self, prefix: str

@@ -67,6 +67,10 @@ class Bound:
         self._connections = _max_connections(settings)
         # RedisError, or ValkeyError.
         self._any: type[Exception] = found.ConnectionError.__base__
+        #: What a server answers when it does not do what it was told.
+        self.answer: type[Exception] = found.ResponseError
+        #: What a server that hangs ends a try with.
+        self.timeout: type[Exception] = found.TimeoutError
         # The reply of a node that did nothing, as it has not, or no longer, the slot.
         self._redirection: type[Exception] = found.AskError
         self._is_cluster = settings.is_cluster
@@ -139,19 +143,20 @@ class Bound:
         """
         started = time.monotonic()
         wait: Wait | None = None
+        # Once, or a command that waits for a connection would ask for each look.
+        ask = link.ask
 
         while True:
-            ask = link.ask if self.down else None
-
             try:
-                if ask is not None:
-                    ask()
+                if self.down and ask is not None:
+                    question, ask = ask, None
+                    question()
 
                 result = function(*args, **kwargs)
             except Exception as error:
                 wait = wait or Wait(self, started)
 
-                if (pause := wait.after(error, link.ask is not ask)) is None:
+                if (pause := wait.after(error, ask is not None)) is None:
                     raise
             else:
                 if self.down:
@@ -177,19 +182,20 @@ class Bound:
         """
         started = time.monotonic()
         wait: Wait | None = None
+        # Once, or a command that waits for a connection would ask for each look.
+        ask = link.ask
 
         while True:
-            ask = link.ask if self.down else None
-
             try:
-                if ask is not None:
-                    await ask()
+                if self.down and ask is not None:
+                    question, ask = ask, None
+                    await question()
 
                 result = await function(*args, **kwargs)
             except Exception as error:
                 wait = wait or Wait(self, started)
 
-                if (pause := wait.after(error, link.ask is not ask)) is None:
+                if (pause := wait.after(error, ask is not None)) is None:
                     raise
             else:
                 self.down = False
@@ -207,8 +213,8 @@ class Bound:
         )
 
 
-def nothing() -> None:
-    """What to do between two tries, for most engines."""
+def nothing(*args: object) -> None:
+    """What there is to do for most engines."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -222,6 +228,8 @@ class Link:
     turn: cabc.Callable[[], object] = nothing
     #: Asks a cluster for its slots.
     refresh: cabc.Callable[[], t.Any] = nothing
+    #: Is called after a pipeline.
+    forget: cabc.Callable[[], object] = nothing
 
 
 def _max_connections(settings: Settings) -> int:
@@ -244,6 +252,8 @@ class Wait:
         self._bound = bound
         self._ends = started + bound.deadline
         self._pause = FIRST_PAUSE
+        #: Of the deadline, in seconds, when the server first failed.
+        self._most_left = 0.0
         self._tries = 0
         self._sent = 0
 
@@ -258,6 +268,9 @@ class Wait:
         self._tries += 1
 
         if not bound.is_transient(error):
+            if isinstance(error, bound.answer):
+                bound.down = False
+
             return None
 
         if bound.retries is not None and not bound.was_connecting(error):
@@ -274,15 +287,29 @@ class Wait:
 
             return min(POOL_PAUSE * random.uniform(0.5, 1), left)  # noqa: S311
 
+        self._most_left = max(self._most_left, left)
+
         if bound.down or left <= 0:
-            bound.down = True
-            # One try that hung may have taken all the time. Sentinels may know of
-            # another server by now.
-            return 0 if may_ask and self._tries == 1 else None
+            if self._has_failed_for_long(error):
+                bound.down = True
+
+            # One try that hung may have taken all the time, and no more. Sentinels may
+            # know of another server by now.
+            took_all = self._tries == 1 and left > -bound.deadline / 2
+            return 0 if may_ask and took_all else None
 
         pause = self._pause * random.uniform(0.5, 1)  # noqa: S311
         self._pause = min(self._pause * 2, LONGEST_PAUSE)
         return min(pause, left)
+
+    def _has_failed_for_long(self, error: Exception) -> bool:
+        """Whether the time was spent on a server that failed, and not with a full pool
+        or a command that blocks and was cut in the end.
+        """
+        bound = self._bound
+        return self._most_left >= bound.deadline / 2 or any(
+            isinstance(it, bound.timeout) for it in _behind(error)
+        )
 
 
 def _is_full_pool(error: Exception) -> bool:
@@ -302,13 +329,17 @@ def _behind(error: BaseException) -> cabc.Iterator[BaseException]:
         frame = frame.f_back
 
     yield error
+    seen = {id(error)}
     left = [error.__cause__, error.__context__]
 
     while left:
-        it = left.pop()
+        if (it := left.pop()) is None or id(it) in seen:
+            continue
+
+        seen.add(id(it))
 
         # An error that the caller is handling is of another try.
-        if it is not None and (tb := it.__traceback__) and tb.tb_frame not in running:
+        if (tb := it.__traceback__) and tb.tb_frame not in running:
             yield it
             left += [it.__cause__, it.__context__]
 
@@ -349,6 +380,11 @@ def _bound(
         ask=ask if hasattr(client, "connection_pool") else None,
         turn=getattr(client, "replace_default_node", nothing),
         refresh=nothing if nodes is None else nodes.initialize,
+        # redis-py 6 keeps the error of a transaction in there, with which all commands
+        # of the client end.
+        forget=functools.partial(
+            getattr(nodes, "update_moved_exception", nothing), None
+        ),
     )
     client.execute_command = functools.partial(call, link, client.execute_command)
 
@@ -426,53 +462,65 @@ class _Replaying:
         self.__immediate = False
         return super().reset()  # type: ignore[misc]
 
-    def take_bound(self) -> tuple[Bound, Link] | None:
-        """The bound and its link, or None if there is nothing to replay."""
-        may_replay = not self.__immediate and len(t.cast(t.Any, self)) > 0
-        self.__immediate = False
-        return (self.__bound, self.__link) if may_replay else None
-
-    def replays(self) -> cabc.Iterator[t.Any]:
-        """The pipeline itself, then fresh ones with the same commands."""
+    def take_replay(self) -> _Replay | None:
+        """What does the commands again, or None where that must not be."""
         pipe = t.cast(t.Any, self)
-        # reset() may have dropped the first ones.
-        commands = self.__commands[len(self.__commands) - len(pipe) :]
-        scripts = set(getattr(pipe, "scripts", ()))
+        # reset() may have dropped the first ones, and something else have added some.
+        dropped = len(self.__commands) - len(pipe)
+        commands = self.__commands[dropped:]
+        may_replay = not self.__immediate and dropped >= 0 and commands
+        self.__immediate = False
         self.__commands = []
-        yield pipe
 
-        while True:
-            fresh = self.__make()
+        if not may_replay:
+            return None
 
-            for args, options in commands:
-                # Not the node that a command of several keys was sent to.
-                again = {k: it for k, it in options.items() if k != "target_nodes"}
-                fresh.execute_command(*args, **again)
+        scripts = set(getattr(pipe, "scripts", ()))
+        return _Replay(self.__bound, self.__link, self.__make, commands, scripts)
 
-            if scripts:
-                fresh.scripts |= scripts
 
-            yield fresh
+@dataclasses.dataclass
+class _Replay:
+    """What it takes to do a pipeline again."""
+
+    bound: Bound
+    link: Link
+    _make: cabc.Callable[[], t.Any]
+    _commands: list[tuple[tuple[t.Any, ...], dict[str, t.Any]]]
+    _scripts: set[t.Any]
+    #: Whether the pipeline itself has been executed.
+    begun: bool = False
+
+    def make(self) -> t.Any:
+        """A fresh pipeline with the same commands."""
+        fresh = self._make()
+
+        for args, options in self._commands:
+            # Not the node that a command of several keys was sent to.
+            again = {k: it for k, it in options.items() if k != "target_nodes"}
+            fresh.execute_command(*args, **again)
+
+        if self._scripts:
+            fresh.scripts |= self._scripts
+
+        return fresh
 
 
 class _BoundPipeline(_Replaying):
     def execute(self, *args: t.Any, **kwargs: t.Any) -> t.Any:
         execute = super().execute  # type: ignore[misc]
 
-        if (taken := self.take_bound()) is None:
+        if (replay := self.take_replay()) is None:
             return execute(*args, **kwargs)
 
-        bound, link = taken
-        pipes = self.replays()
-
         def attempt() -> t.Any:
-            pipe = next(pipes)
-
-            if pipe is self:
+            if not replay.begun:
+                replay.begun = True
                 return execute(*args, **kwargs)
 
             # If a cluster does not tell its slots, this try has failed.
-            link.refresh()
+            replay.link.refresh()
+            pipe = replay.make()
 
             try:
                 return pipe.execute(*args, **kwargs)
@@ -481,29 +529,28 @@ class _BoundPipeline(_Replaying):
                 pipe.reset()
 
         try:
-            return bound.call(link, attempt)
+            return replay.bound.call(replay.link, attempt)
         finally:
             self.reset()
+            replay.link.forget()
 
 
 class _BoundAsyncPipeline(_Replaying):
     async def execute(self, *args: t.Any, **kwargs: t.Any) -> t.Any:
         execute = super().execute  # type: ignore[misc]
 
-        if (taken := self.take_bound()) is None:
+        if (replay := self.take_replay()) is None:
             return await execute(*args, **kwargs)
 
-        bound, link = taken
-        pipes = self.replays()
-
         async def attempt() -> t.Any:
-            pipe = next(pipes)
-
-            if pipe is self:
+            if not replay.begun:
+                replay.begun = True
                 return await execute(*args, **kwargs)
 
-            if (refreshed := link.refresh()) is not None:
+            if (refreshed := replay.link.refresh()) is not None:
                 await refreshed
+
+            pipe = replay.make()
 
             try:
                 return await pipe.execute(*args, **kwargs)
@@ -511,6 +558,7 @@ class _BoundAsyncPipeline(_Replaying):
                 await pipe.reset()
 
         try:
-            return await bound.call_async(link, attempt)
+            return await replay.bound.call_async(replay.link, attempt)
         finally:
             await self.reset()
+            replay.link.forget()

@@ -393,11 +393,13 @@ def test_healthz(app: Flask, start: Starter) -> None:
 )
 def test_stats(
     app: Flask,
-    server: Server,
+    start: Starter,
     pool_class: str | None,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The figures of a pool are those of its connections, before use and after."""
+    # Its own: what other tests left may still be connected to another.
+    server = start(Server)
     manager = make_manager(
         app,
         REDIS_URL=server.url,
@@ -515,11 +517,14 @@ def test_fork(app: Flask, server: Server, cluster: Cluster) -> None:
         app,
         REDIS_URL=server.url,
         CLUSTER_URL=f"redis+cluster://{cluster.address}",
+        BLOCKING_URL=server.url,
+        BLOCKING_CONNECTION_POOL_CLASS="redis.BlockingConnectionPool",
     )
 
     with app.app_context():
         manager.get().set("k", "v")
         manager.get("CLUSTER").set("k", "v")
+        blocking = manager.get("BLOCKING").client_id()
         before = manager.get().client_id()
         pid = os.fork()
 
@@ -531,6 +536,7 @@ def test_fork(app: Flask, server: Server, cluster: Cluster) -> None:
                 assert manager.stats()["CLUSTER"].connections == 0
                 manager.close()
                 assert manager.get().client_id() != before
+                assert manager.get("BLOCKING").client_id() != blocking
                 assert manager.get("CLUSTER").get("k") == b"v"
                 status = 0
             finally:
@@ -539,12 +545,14 @@ def test_fork(app: Flask, server: Server, cluster: Cluster) -> None:
         assert os.waitpid(pid, 0)[1] == 0
         assert manager.stats()["REDIS"].connections == 1
         assert manager.get().client_id() == before
+        assert manager.get("BLOCKING").client_id() == blocking
 
 
-def test_close(app: Flask, server: Server, cluster: Cluster) -> None:
+def test_close(app: Flask, start: Starter, cluster: Cluster) -> None:
     """After close no idle connection is left, and the next use connects again. What is
     in use and what was taken before still works, and fake servers keep their data.
     """
+    server = start(Server)
     pool = redis.ConnectionPool(port=server.port)
     manager = make_manager(
         app,
@@ -590,6 +598,28 @@ def test_close(app: Flask, server: Server, cluster: Cluster) -> None:
     pool.disconnect()
 
 
+def test_close_after_a_fork(
+    app: Flask, start: Starter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A pool that blocks does not touch its parent's connections."""
+    server = start(Server)
+    manager = make_manager(
+        app,
+        REDIS_URL=server.url,
+        REDIS_CONNECTION_POOL_CLASS="redis.BlockingConnectionPool",
+    )
+
+    with app.app_context():
+        client = manager.get().connection
+        own = client.client_id()
+
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "getpid", lambda: client.connection_pool.pid + 1)
+            manager.close()
+
+        assert client.client_id() == own
+
+
 def test_close_behind_sentinels(app: Flask, sentinels: Sentinels) -> None:
     """The sentinels' connections are closed too."""
     url = f"redis+sentinel://{sentinels.address}/mymaster"
@@ -609,9 +639,15 @@ def test_close_behind_sentinels(app: Flask, sentinels: Sentinels) -> None:
         assert manager.get().get("k") == b"v"
 
 
-def test_close_while_in_use(app: Flask, server: Server) -> None:
+@pytest.mark.parametrize("pool_class", [None, "redis.BlockingConnectionPool"])
+def test_close_while_in_use(app: Flask, server: Server, pool_class: str | None) -> None:
     """Commands that other threads are running are not cut, not even to be repeated."""
-    manager = make_manager(app, REDIS_URL=server.url, REDIS_RETRY_DEADLINE=0)
+    manager = make_manager(
+        app,
+        REDIS_URL=server.url,
+        REDIS_RETRY_DEADLINE=0,
+        REDIS_CONNECTION_POOL_CLASS=pool_class,
+    )
     done = threading.Event()
 
     def work(number: int) -> int:

@@ -26,7 +26,7 @@ class Slow(redis.Redis):
     """A client that takes a while to make, and counts how often it was."""
 
     made: t.ClassVar[list[str]] = []
-    failures: t.ClassVar[list[Exception]] = []
+    failures: t.ClassVar[list[BaseException]] = []
 
     def __init__(self, **kwargs: t.Any) -> None:
         self.made.append(kwargs["client_name"])
@@ -144,6 +144,24 @@ def test_failure_is_shared_and_not_kept(app: Flask, slow: list[str]) -> None:
 
     assert outcomes == ["first"] * 8
     assert app.extensions["redis"]["REDIS"]
+    assert slow == ["REDIS", "REDIS"]
+
+
+def test_interruption_is_not_shared(app: Flask, slow: list[str]) -> None:
+    """An interruption of the thread that makes a client is no other thread's."""
+    Slow.failures.append(KeyboardInterrupt())
+
+    with ThreadPoolExecutor(1) as threads:
+        interrupted = threads.submit(app.extensions["redis"].__getitem__, "REDIS")
+
+        while not slow:
+            time.sleep(0.001)
+
+        assert app.extensions["redis"]["REDIS"]
+
+        with pytest.raises(KeyboardInterrupt):
+            interrupted.result()
+
     assert slow == ["REDIS", "REDIS"]
 
 

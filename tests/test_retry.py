@@ -307,6 +307,137 @@ def test_deadline_0(own_server: Server) -> None:
     assert client.tries == ["GET"]
 
 
+def test_deadline_0_sends_once(cutter: Cutter) -> None:
+    """With RETRY_DEADLINE = 0 a command whose reply was lost is not sent again."""
+    client = make(URL=cutter.url, RETRY_DEADLINE=0)
+    client.ping()
+    cutter.lose(b"INCR")
+
+    with pytest.raises(redis.ConnectionError):
+        client.incr("k")
+
+    assert client.get("k") == b"1"
+
+
+def test_cut_late_is_not_down(own_server: Server) -> None:
+    """A command that blocked longer than the deadline and was cut says nothing of the
+    others: they are tried again for the whole deadline.
+    """
+    client = make(URL=own_server.url, SOCKET_TIMEOUT=10, RETRY_DEADLINE=0.4)
+    bound: Bound = client.execute_command.func.__self__
+
+    with ThreadPoolExecutor(1) as threads:
+        blocked = threads.submit(client.blpop, "queue", 5)
+        time.sleep(1)
+        own_server.stop()
+
+        with pytest.raises(redis.ConnectionError):
+            blocked.result()
+
+    assert not bound.down
+
+    with pytest.raises(redis.ConnectionError):
+        client.get("k")
+
+    assert bound.down
+
+
+def test_answered_error_ends_down(server: Server) -> None:
+    """A server that refuses a command has answered."""
+    client = make(URL=server.url)
+    bound: Bound = client.execute_command.func.__self__
+    client.set("k", "v")
+    bound.down = True
+
+    with pytest.raises(redis.ResponseError):
+        client.lpush("k", 1)
+
+    assert not bound.down
+
+
+def test_full_pool_while_down_asks_once(server: Server) -> None:
+    """A command that waits for a connection asks once whether the server is back."""
+    client = make(URL=server.url, MAX_CONNECTIONS=1, RETRY_DEADLINE=0.3)
+    bound: Bound = client.execute_command.func.__self__
+    held = client.connection_pool.get_connection()
+    bound.down = True
+
+    with server.admin() as admin:
+
+        def count() -> int:
+            return int(admin.info("stats")["total_connections_received"])
+
+        before = count()
+
+        with pytest.raises(redis.ConnectionError, match="^All 1 connections"):
+            client.get("k")
+
+        assert count() == before + 1
+
+    client.connection_pool.release(held)
+
+
+def test_causes_in_a_circle(server: Server) -> None:
+    """Errors that are each other's causes are looked at once each."""
+    client = make(URL=server.url)
+    bound: Bound = client.execute_command.func.__self__
+    errors: list[BaseException] = []
+
+    for message in ("first", "second", "third"):
+        try:
+            raise redis.ConnectionError(message)
+        except redis.ConnectionError as error:
+            errors.append(error)
+
+    first, second, third = errors
+    first.__cause__, second.__cause__, third.__cause__ = second, first, first
+    assert bound.is_transient(third)
+
+
+def test_commands_added_by_others(cutter: Cutter) -> None:
+    """A pipeline of which not all commands are known is not replayed in part."""
+    client = make(URL=cutter.url)
+    pipe = client.pipeline()
+    pipe.set("a", 1)
+    pipe.pipeline_execute_command("SET", "b", 2)
+    cutter.lose(b"EXEC")
+
+    with pytest.raises(redis.ConnectionError):
+        pipe.execute()
+
+    assert pipe.get("a").execute() == [b"1"]
+
+
+def test_replay_that_cannot_be_made(fresh_cluster: Cluster) -> None:
+    """A cluster's pipeline that must ask a node for its keys ends with the error of
+    that when there is none.
+    """
+    client = make(URL=f"redis+cluster://{fresh_cluster.address}", RETRY_DEADLINE=0.5)
+    pipe = client.pipeline(transaction=True)
+    pipe.incr("k")
+    pipe.execute_command("ZUNION", 1, "{k}z")
+    fresh_cluster.stop()
+
+    with pytest.raises((redis.RedisError, redis.exceptions.RedisClusterException)):
+        pipe.execute()
+
+
+def test_cluster_after_a_failed_transaction(fresh_cluster: Cluster) -> None:
+    """A transaction that found no node leaves the client as it was."""
+    client = make(URL=f"redis+cluster://{fresh_cluster.address}", RETRY_DEADLINE=0)
+    keys = ["k", "other", "third"]
+    masters = {key: fresh_cluster.master_of(key) for key in keys}
+    dead = next(iter(masters.values()))
+    alive = next(key for key, master in masters.items() if master is not dead)
+    client.set(alive, "v")
+    dead.kill()
+
+    with pytest.raises((redis.RedisError, redis.exceptions.RedisClusterException)):
+        client.pipeline(transaction=True).incr("k").execute()
+
+    assert client.get(alive) == b"v"
+
+
 def test_hung_server() -> None:
     """A server that accepts and never answers is waited for within the deadline."""
     with socket.create_server(("127.0.0.1", 0)) as listener:

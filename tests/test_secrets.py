@@ -288,6 +288,16 @@ def drive(config: dict[str, t.Any], *, fill: bool = False) -> str:
                     output.write("It did not fail.")
 
             output.write(f"{current_redis!r} {app.extensions['redis']!r}")
+            output.write(f"{manager.ping(timeout=0.2)} {manager.stats()}")
+            runner = app.test_cli_runner()
+
+            for command in ("list --all", "list --json", "ping", "ping --json", "info"):
+                timeout = [] if "list" in command else ["--timeout", "0.2"]
+                result = runner.invoke(args=["redis", *command.split(), *timeout])
+                output.write(result.output)
+
+                if result.exception is not None:
+                    output.writelines(traceback.format_exception(result.exception))
 
             if not issubclass(current_redis.__class__, redis.RedisCluster):
                 output.write(f"{current_redis.connection!r}")

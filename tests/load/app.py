@@ -19,10 +19,10 @@ RedisManager(app)
 @app.get("/<token>")
 def use(token: str) -> dict[str, object]:
     """What Redis makes of a token: the reply to another request would not be it."""
-    current_redis.set(token, token, ex=120)
-    first: t.Any = current_redis.get(token)
+    first: t.Any = current_redis.echo(token)
     pipe: t.Any = current_redis.pipeline()
-    _, second = pipe.incr("count").get(token).execute()
+    # A restart between two commands may lose what the first has set.
+    _, _, second = pipe.incr("count").set(token, token, ex=120).get(token).execute()
     return {"pid": os.getpid(), "values": [first.decode(), second.decode()]}
 
 
