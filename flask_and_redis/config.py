@@ -40,6 +40,8 @@ DEFAULT_PREFIX = "REDIS"
 # What makes a prefix. No ending is the end of another one.
 ENDINGS = ("URL", "HOST", "UNIX_SOCKET_PATH", "CONNECTION_POOL")
 
+_SUFFIXES = tuple(f"_{ending}" for ending in ENDINGS)
+
 # Those of them that other things than Redis do not use.
 _SURE_ENDINGS = ("URL", "UNIX_SOCKET_PATH", "CONNECTION_POOL")
 
@@ -299,10 +301,12 @@ def _find_groups(config: cabc.Mapping[str, t.Any]) -> list[str]:
     found: dict[str, None] = {}
 
     for key, value in config.items():
-        if isinstance(key, str) and key.isupper() and not is_unset(value):
-            for ending in ENDINGS:
-                if key.endswith(f"_{ending}") and len(key) > len(ending) + 1:
-                    found[key[: -len(ending) - 1]] = None
+        # Most settings end otherwise.
+        if isinstance(key, str) and key.endswith(_SUFFIXES):
+            prefix = key.removesuffix(next(filter(key.endswith, _SUFFIXES)))
+
+            if prefix and key.isupper() and not is_unset(value):
+                found[prefix] = None
 
     return list(found)
 
@@ -370,7 +374,7 @@ def group_settings(
     :return: For each prefix its settings, without the prefix, in lower case.
     """
     groups: dict[str, dict[str, t.Any]] = {prefix: {} for prefix in prefixes}
-    names = {prefix: _setting_names(config, prefix) for prefix in prefixes}
+    names = _setting_names(config, prefixes)
 
     for key, value in config.items():
         if not isinstance(key, str) or not key.isupper() or is_unset(value):
@@ -394,23 +398,40 @@ def _splits(key: str) -> cabc.Iterator[tuple[str, str]]:
 
 
 def _setting_names(
+    config: cabc.Mapping[str, t.Any], prefixes: cabc.Iterable[str]
+) -> dict[str, cabc.Collection[str]]:
+    """What may follow each prefix. Those of the same classes share one set of names."""
+    of_classes: dict[t.Any, cabc.Collection[str]] = {}
+    found: dict[str, cabc.Collection[str]] = {}
+
+    for prefix in prefixes:
+        classes = _find_classes(config, prefix)
+
+        if classes not in of_classes:
+            # Those of redis.Redis as well, so that one which the class does not take is
+            # told.
+            others = {"url", "class", "connection_pool_class", *OLD_NAMES}
+            accepted = {*_accepted(*classes), *parameters(redis.Redis)}
+            of_classes[classes] = others | accepted
+
+        found[prefix] = of_classes[classes]
+
+    return found
+
+
+def _find_classes(
     config: cabc.Mapping[str, t.Any], prefix: str
-) -> cabc.Collection[str]:
-    """What may follow a prefix. A class that cannot be had is reported when read."""
+) -> tuple[type[t.Any], type[t.Any] | None]:
+    """The classes of client and pool. One that cannot be had is reported when read."""
     try:
-        client_class, pool_class = _read_classes(
+        return _read_classes(
             prefix,
             config.get(f"{prefix}_URL"),
             config.get(f"{prefix}_CLASS"),
             config.get(f"{prefix}_CONNECTION_POOL_CLASS"),
         )
     except ConfigError:
-        client_class, pool_class = redis.Redis, None
-
-    accepted = _accepted(client_class, pool_class)
-    # Those of redis.Redis as well, so that one which the class does not take is told.
-    others = {"url", "class", "connection_pool_class", *OLD_NAMES}
-    return {*others, *accepted, *parameters(redis.Redis)}
+        return redis.Redis, None
 
 
 def read_prefix(
@@ -493,7 +514,9 @@ def _read_classes(
 
     found = as_class(f"'{prefix}_CLASS'", client_class) or wanted
     pool = as_class(f"'{prefix}_CONNECTION_POOL_CLASS'", pool_class)
-    _check_client_class(prefix, found)
+
+    if found is not wanted:
+        _check_client_class(prefix, found)
 
     if scheme.endswith(("+cluster", "+sentinel")) or scheme == "fakeredis":
         if not issubclass(found, wanted):
@@ -863,7 +886,7 @@ def warn_of_misspellings(
     :param ours: The prefixes that are surely Redis.
     :param found: The prefixes whose settings were read.
     """
-    names = {prefix: _setting_names(config, prefix) for prefix in {*ours, *found}}
+    names = _setting_names(config, {*ours, *found})
 
     for key in config:
         if not isinstance(key, str) or not key.isupper():

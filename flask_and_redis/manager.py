@@ -18,6 +18,7 @@ from .health import PingResult
 from .health import PoolStats
 from .proxy import current_redis
 from .proxy import Redis
+from .registry import find_app
 from .registry import find_registry
 from .registry import get_registry
 from .registry import make_registry
@@ -124,13 +125,16 @@ class RedisManager:
         prefix = prefix or self._default
 
         try:
-            app = current_app._get_current_object()  # type: ignore[attr-defined]
-        except RuntimeError:
-            # No context yet.
+            # What has a client is known. That is all that most calls need to ask.
+            if prefix in find_app().extensions["redis"].clients:
+                return self._proxies[prefix]
+        except (RuntimeError, KeyError, AttributeError):
+            # No context yet, no registry, another extension's object, or the first
+            # call for the prefix.
             pass
-        else:
-            if (registry := find_registry(app)) is not None:
-                registry.check_known(prefix)
+
+        if current_app and (registry := find_registry(current_app)) is not None:
+            registry.check_known(prefix)
 
         try:
             return self._proxies[prefix]

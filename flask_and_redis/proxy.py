@@ -12,6 +12,7 @@ from .config import check_prefix
 from .config import DEFAULT_PREFIX
 from .config import read_prefix
 from .exceptions import ConfigError
+from .registry import find_app
 from .registry import get_registry
 from .registry import make_registry
 from .registry import Registry
@@ -104,8 +105,7 @@ class Redis(_Base):
 
     def __look_up(self) -> redis.Redis:
         try:
-            app = current_app._get_current_object()  # type: ignore[attr-defined]
-            found = app.extensions["redis"]
+            found = find_app().extensions["redis"]
             clients: dict[str, redis.Redis] = found.clients
             return clients[self.__prefix or found.default]
         except (RuntimeError, KeyError, AttributeError):

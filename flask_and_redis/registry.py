@@ -11,6 +11,7 @@ from concurrent.futures import Future
 
 import redis
 import redis.asyncio
+from flask import current_app
 from flask import Flask
 
 from .clients import disconnect
@@ -24,6 +25,10 @@ from .exceptions import UnknownPrefixError
 from .retry import Bound
 
 _KEY = "redis"
+
+#: The current app itself. Asking ``current_app`` for this method each time would double
+#: what it costs.
+find_app: cabc.Callable[[], Flask] = current_app._get_current_object  # type: ignore[attr-defined]
 
 
 class Registry(cabc.Mapping[str, redis.Redis]):
