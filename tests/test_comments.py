@@ -405,6 +405,8 @@ def test_reader_has_no_session(fake: Flask) -> None:
         ("", "/"),
         ("//evil.example", "/"),
         ("/\\evil.example", "/"),
+        ("/\t/evil.example", "/"),
+        ("/\n/evil.example", "/"),
         ("https://evil.example/", "/"),
         ("threads", "/"),
     ],

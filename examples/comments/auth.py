@@ -75,7 +75,13 @@ def logout() -> ResponseReturnValue:
 
 def local_path(target: str | None) -> str:
     """Where to go after logging in: on this site, whatever the address says."""
-    if target and target.startswith("/") and target[1:2] not in ("/", "\\"):
+    if (
+        target
+        # Browsers leave out tabs and line ends: behind one a second slash may hide.
+        and target.isprintable()
+        and target.startswith("/")
+        and target[1:2] not in ("/", "\\")
+    ):
         return target
 
     return url_for("board.index")
