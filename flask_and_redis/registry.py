@@ -228,8 +228,12 @@ class Registry(cabc.Mapping[str, redis.Redis]):
     def close(self) -> None:
         """Disconnect and forget the clients made here, but for what they are doing."""
         for prefix in list(self._made):
-            if "connection_pool" not in self._settings[prefix].arguments:
-                disconnect(self._made.pop(prefix), in_use=False)
+            if "connection_pool" in self._settings[prefix].arguments:
+                continue
+
+            # None if another thread closes at the same time.
+            if (client := self._made.pop(prefix, None)) is not None:
+                disconnect(client, in_use=False)
 
     def check_known(self, prefix: str) -> None:
         """Raise if the app has no such prefix; wrong settings show at first use.

@@ -598,6 +598,27 @@ def test_close(app: Flask, start: Starter, cluster: Cluster) -> None:
     pool.disconnect()
 
 
+def test_close_twice_at_once(app: Flask, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two threads may close the same app: each client is closed by one of them."""
+    urls = {"REDIS_URL": "fakeredis:///0", "OTHER_URL": "fakeredis:///1"}
+    manager = make_manager(app, **urls)
+
+    def close() -> None:
+        with app.app_context():
+            manager.close()
+
+    with app.app_context(), ThreadPoolExecutor() as threads:
+        for prefix in ("REDIS", "OTHER"):
+            pool: t.Any = manager.get(prefix).connection.connection_pool
+            # In the middle of one closing there is another, from start to end.
+            monkeypatch.setattr(
+                pool, "disconnect", lambda *_: threads.submit(close).result(timeout=5)
+            )
+
+        manager.close()
+        assert not any(it.created for it in manager.stats().values())
+
+
 def test_close_after_a_fork(
     app: Flask, start: Starter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
