@@ -94,7 +94,8 @@ def _make_pings(
     registry: Registry, prefix: str, timeout: float
 ) -> list[cabc.Callable[[], object]]:
     if prefix in registry.overridden:
-        return [registry.clients[prefix].ping]
+        # Looked up when asked, as the override may end, or know no ping.
+        return [lambda: registry[prefix].ping()]
 
     try:
         settings = registry.get_settings(prefix)

@@ -840,6 +840,9 @@ def test_override_with_anything(app: Flask, overridable: RedisManager) -> None:
             overridable.close()
             assert not stub.closed
 
+        with overridable.override("REDIS", object()):
+            assert overridable.ping("REDIS")["REDIS"].error == "AttributeError"
+
         with pytest.raises(UnknownPrefixError):
             overridable.override("NONE", Stub())
 
