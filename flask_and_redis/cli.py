@@ -456,6 +456,8 @@ def _print_table(
     indent: int = 0,
 ) -> None:
     """Print rows with aligned columns. What is too wide for a line goes on below."""
+    # https://no-color.org, which click leaves to its callers.
+    colors = None if os.environ.get("NO_COLOR") else colors
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
 
     while sum(widths) + 2 * (len(widths) - 1) + indent > WIDTH:

@@ -308,12 +308,14 @@ def test_wrong_timeout(runner: Run, timeout: str) -> None:
         assert runner(config, command, "--timeout", timeout).code == 2
 
 
-def test_colors_on_a_terminal(server: Server) -> None:
-    """A terminal gets colours, which a pipe does not."""
+@pytest.mark.parametrize("no_color", ["", "1"])
+def test_colors_on_a_terminal(server: Server, no_color: str) -> None:
+    """A terminal gets colours, which a pipe does not, unless it wants none."""
     ours, theirs = pty.openpty()
     config = {
         "FLASK_REDIS_URL": server.url,
         "FLASK_DOWN_URL": f"redis://127.0.0.1:{reserve()}",
+        "NO_COLOR": no_color,
     }
     subprocess.run(
         [*COMMAND, "ping"],
@@ -326,8 +328,10 @@ def test_colors_on_a_terminal(server: Server) -> None:
     os.close(theirs)
     output = os.read(ours, 10_000).decode()
     os.close(ours)
-    assert "\x1b[32mREDIS" in output
-    assert "\x1b[31mDOWN" in output
+    assert ("\x1b[32mREDIS" in output) is (not no_color)
+    assert ("\x1b[31mDOWN" in output) is (not no_color)
+    assert "REDIS" in output
+    assert "DOWN" in output
 
 
 def test_info(run: Run, each_server: Server) -> None:
