@@ -181,6 +181,10 @@ def test_phone(open_page: Open, app: Flask, scheme: t.Any) -> None:
         page.goto(path)
         width = page.evaluate("document.documentElement.scrollWidth")
         assert width == PHONE["width"], path
+        header = page.locator(".top").bounding_box()
+        assert header is not None
+        # One line, whose words are whole.
+        assert header["height"] < 60
 
         for button in page.locator("main .button:not(.small)").all():
             box = button.bounding_box()
