@@ -22,6 +22,8 @@ autodoc_preserve_defaults = True
 
 html_theme = "furo"
 html_title = f"{project} {version}"
+html_static_path = ["_static"]
+html_css_files = ["custom.css"]
 
 # Each block of examples starts from an app of its own, without a server.
 doctest_test_doctest_blocks = "default"

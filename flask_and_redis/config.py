@@ -911,9 +911,10 @@ def warn_of_misspellings(
 
 def _warn(message: str) -> None:
     """Warn of a setting, at the line that called into this package."""
-    level, frame = 1, sys._getframe()
+    level, frame, own = 1, sys._getframe(), f"{__package__}."
 
-    while frame.f_back and frame.f_globals["__name__"].startswith(f"{__package__}."):
+    # Code that was given to exec() may have no name.
+    while frame.f_back and frame.f_globals.get("__name__", "").startswith(own):
         level, frame = level + 1, frame.f_back
 
     warnings.warn(message, stacklevel=level)

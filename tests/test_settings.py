@@ -510,6 +510,14 @@ def test_misspelt_setting(setting: str, nearest: str) -> None:
     assert log[0].filename == __file__
 
 
+def test_misspelt_setting_where_code_has_no_name(app: Flask) -> None:
+    """The warning comes where the app is made by code that belongs to no module."""
+    app.config.update(REDIS_URL="redis://h", REDIS_HOSTS="h")
+
+    with pytest.warns(UserWarning, match="Did you mean 'REDIS_HOST'"):
+        exec("RedisManager(app)", {"RedisManager": RedisManager, "app": app})
+
+
 def test_misspelt_setting_of_an_absent_default(app: Flask) -> None:
     """The default prefix is surely meant, even if nothing else is set."""
     app.config["REDIS_HOSTS"] = "h"

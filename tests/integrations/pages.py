@@ -6,20 +6,17 @@ import collections.abc as cabc
 import contextlib
 import importlib.util
 import os
-import re
 import subprocess
 import sys
-import textwrap
 import typing as t
 from pathlib import Path
 
 import pytest
 import redis
 
+from .. import pages
 from ..servers import Server
 from ..servers import wait_until
-
-PAGES = Path(__file__).parent.parent.parent / "docs" / "integrations"
 
 #: The server's user in each connection that one of our prefixes made, in any process.
 OURS = "ours"
@@ -39,22 +36,12 @@ def need(*modules: str) -> None:
 
 def files_of(page: str) -> dict[str, str]:
     """A page's Python, by the file names that stand above it."""
-    text = (PAGES / f"{page}.rst").read_text()
-    blocks = re.findall(
-        r"^\.\. code-block:: python\n    :caption: (\S+)\n\n((?:    .*\n|\n)+)",
-        text,
-        re.M,
-    )
-    # None is left out: without a caption nobody could say what file it is.
-    assert len(blocks) == text.count(".. code-block:: python") > 0
-    return {name: textwrap.dedent(block) for name, block in blocks}
+    return pages.files_of(f"integrations/{page}")[0]
 
 
 def commands_of(page: str) -> list[list[str]]:
     """What a page tells to type, the installation aside."""
-    text = (PAGES / f"{page}.rst").read_text()
-    lines = re.findall(r"^    \$ (.*)$", text, re.M)
-    return [line.split() for line in lines if not line.startswith("pip ")]
+    return [line.split() for line in pages.commands_of(f"integrations/{page}")]
 
 
 @contextlib.contextmanager

@@ -1,0 +1,258 @@
+"""The documentation says what is so: its tables are compared with the code, and its
+examples run as they stand there.
+"""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import sys
+import types
+import typing as t
+import warnings
+
+import pytest
+import redis
+import redis.cache
+import redis.event
+from flask import Flask
+from redis.cluster import ClusterNode
+
+from flask_and_redis import ConfigError
+from flask_and_redis import RedisManager
+from flask_and_redis import UnknownPrefixError
+from flask_and_redis.config import _accepted
+from flask_and_redis.config import OLD_NAMES
+from flask_and_redis.config import read_settings
+from flask_and_redis.values import _describe
+from flask_and_redis.values import _types
+
+from .pages import literals
+from .pages import table
+
+GROUPS = (
+    *("address", "login", "waiting", "pool", "replies", "tls", "cluster"),
+    "objects",
+)
+ROWS = [{"group": group, **row} for group in GROUPS for row in table(group)]
+SETTINGS = {literals(row["setting"])[0]: row for row in ROWS}
+
+# Settings that are no arguments of a client.
+OURS = {"URL", "CLASS", "CONNECTION_POOL_CLASS"}
+
+STANDALONE = _accepted(redis.Redis, redis.BlockingConnectionPool)
+ACCEPTED = {**_accepted(redis.RedisCluster, None), **STANDALONE}
+
+# What a pool's class takes beside its client's arguments, and sets by itself.
+OF_POOL = {"queue_class", "cache_factory"}
+
+
+def base_of(name: str) -> dict[str, t.Any]:
+    """The other settings that one needs to have a meaning, in lower case."""
+    if SETTINGS[name]["group"] == "address":
+        return {"host": "localhost"} if name in ("PORT", "DB", "CLASS") else {}
+
+    if name == "SENTINEL_KWARGS":
+        return {"url": "redis+sentinel://localhost/mymaster"}
+
+    if name == "TIMEOUT":
+        return {
+            "url": "redis://localhost",
+            "connection_pool_class": redis.BlockingConnectionPool,
+        }
+
+    if name == "SSL":
+        return {"host": "localhost"}
+
+    if name.startswith("SSL_"):
+        return {"url": "rediss://localhost"}
+
+    if name in ("CACHE", "CACHE_CONFIG"):
+        return {"url": "redis://localhost", "protocol": 3}
+
+    if name in OURS or name.lower() in STANDALONE:
+        return {"url": "redis://localhost"}
+
+    return {"url": "redis+cluster://localhost"}
+
+
+def is_later(row: dict[str, str]) -> bool:
+    """Whether a setting needs a newer redis-py than the installed one."""
+    _, found, version = row["meaning"].partition("From redis-py ")
+    return bool(found) and redis.VERSION[0] < int(version)
+
+
+def test_every_setting_is_documented() -> None:
+    """The tables have each argument of redis-py's clients, and nothing else. One that
+    the installed redis-py lacks says from which version it is.
+    """
+    documented = set(SETTINGS)
+    assert len(documented) == len(ROWS)
+    existing = {name.upper() for name in ACCEPTED if name not in OF_POOL} | OURS
+    assert existing - documented == set()
+    missing = documented - existing
+    assert {name for name in missing if not is_later(SETTINGS[name])} == set()
+
+
+def test_old_names_are_documented() -> None:
+    """Each second name of a setting stands beside the first."""
+    for old, new in OLD_NAMES.items():
+        assert f"``{old.upper()}`` is the same" in SETTINGS[new.upper()]["meaning"]
+
+
+@pytest.mark.parametrize("name", [it for it in SETTINGS if it not in OURS])
+def test_type_and_unit(name: str) -> None:
+    """A documented type is that of the signature, and seconds and bytes are told."""
+    if is_later(SETTINGS[name]):
+        pytest.skip("No argument of this redis-py.")
+
+    documented = SETTINGS[name]["type and unit"]
+    said = _describe(_types(ACCEPTED[name.lower()]))
+    simple = {
+        "true or false": "true or false",
+        "a whole number": "whole number",
+        "a number": "number",
+    }
+
+    if said in simple:
+        assert documented.split(",")[0] == simple[said]
+
+    # What a value that is out of limits is told.
+    wrong = dict.fromkeys(base_of(name)) | base_of(name) | {name.lower(): "-1 x"}
+
+    try:
+        read_settings("X", wrong, {})
+    except ConfigError as error:
+        for unit in ("seconds", "bytes"):
+            if unit in str(error):
+                assert documented.endswith(f", {unit}")
+
+
+@pytest.mark.skipif(redis.VERSION[0] < 8, reason="Older ones have other defaults.")
+@pytest.mark.parametrize("name", SETTINGS)
+def test_default(name: str) -> None:
+    """A documented default is what the client gets."""
+    documented = SETTINGS[name]["default"]
+    accepted = {**_accepted(redis.RedisCluster, None), **STANDALONE}
+    settings = read_settings("X", {"host": "localhost"} | base_of(name), {})
+
+    if name == "CLASS":
+        assert documented == f"``{settings.client_class.__module__[:5]}.Redis``"
+    elif name == "RETRY_DEADLINE":
+        assert documented == f"``{settings.deadline:g}``"
+    elif name == "TIMEOUT":
+        # Added when the client is made.
+        app = Flask("docs")
+        app.config.update({f"X_{key.upper()}": it for key, it in base_of(name).items()})
+        app.config["X_RETRY_DEADLINE"] = 3
+        RedisManager(app)
+        assert documented == "``RETRY_DEADLINE``"
+        assert app.extensions["redis"]["X"].connection_pool.timeout == 3
+    elif name not in OURS and not documented.startswith("redis-py's"):
+        default = accepted[name.lower()].default
+        value = settings.arguments.get(name.lower(), default)
+
+        if name == "HOST":
+            # The test's own.
+            value = default
+
+        if isinstance(value, (bool, int, float, str)):
+            text = str(value).lower() if isinstance(value, bool) else f"{value}"
+            assert documented == f"``{text.removesuffix('.0')}``"
+        else:
+            assert value is None or type(value) is object or value is inspect._empty
+            assert documented == "not set"
+
+
+@pytest.fixture
+def shop(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The application that dotted paths in the examples are of."""
+    extensions = types.ModuleType("shop.extensions")
+    extensions.pool = redis.ConnectionPool()  # type: ignore[attr-defined]
+    passwords = types.ModuleType("shop.passwords")
+
+    class Provider(redis.CredentialProvider):
+        def get_credentials(self) -> tuple[str, str]:
+            return ("shop", "s3cret")
+
+    passwords.Provider = Provider  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "shop", types.ModuleType("shop"))
+    monkeypatch.setitem(sys.modules, "shop.extensions", extensions)
+    monkeypatch.setitem(sys.modules, "shop.passwords", passwords)
+
+
+@pytest.mark.usefixtures("shop")
+@pytest.mark.parametrize("name", SETTINGS)
+def test_example(name: str, app: Flask, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each example is read from the environment, and reaches the client; those of
+    objects are Python.
+    """
+    row = SETTINGS[name]
+
+    if is_later(row):
+        pytest.skip("No argument of this redis-py.")
+
+    example = literals(row["example"])[0]
+    app.config.update({f"X_{key.upper()}": it for key, it in base_of(name).items()})
+
+    if row["group"] == "objects":
+        namespace = {"redis": redis, "ClusterNode": ClusterNode}
+        app.config[f"X_{name}"] = eval(example, namespace)
+    else:
+        monkeypatch.setenv(f"FLASK_X_{name}", example)
+        app.config.from_prefixed_env()
+
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        RedisManager(app)
+
+    assert [str(it.message) for it in caught if "not safe" not in str(it.message)] == []
+    settings = app.extensions["redis"].get_settings("X")
+    reached = {
+        "URL": settings.arguments.get("host"),
+        "CLASS": settings.client_class.__module__.startswith("valkey"),
+        "CONNECTION_POOL_CLASS": settings.pool_class,
+        "RETRY_DEADLINE": settings.deadline != 5,
+        "RETRY": settings.retries == 0,
+        "SENTINEL_KWARGS": "password" in settings.sentinel_arguments,
+        # A host that is a path.
+        "STARTUP_NODES": settings.nodes,
+    }
+    assert example == "None" or reached.get(name, name.lower() in settings.arguments)
+
+
+@pytest.mark.parametrize("row", table("discovery"), ids=lambda row: row["settings"])
+def test_discovery(
+    row: dict[str, str], app: Flask, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What the table of prefixes says of some settings is so."""
+    manager = RedisManager()
+
+    for setting in literals(row["settings"]):
+        name, value = setting.split(" = ")
+        app.config[name] = eval(value, {"redis": redis, "manager": manager})
+
+    outcome, _, prefixes = row["outcome"].partition(": ")
+
+    if outcome == "refused":
+        with pytest.raises(ConfigError):
+            manager.init_app(app)
+
+        return
+
+    with caplog.at_level(logging.WARNING):
+        manager.init_app(app)
+
+    assert list(app.extensions["redis"]) == (prefixes.split(", ") if prefixes else [])
+    assert bool(caplog.records) == (outcome == "set aside")
+    prefix = literals(row["settings"])[0].split("_HOST")[0].split("_URL")[0]
+
+    with app.app_context():
+        if outcome == "skipped":
+            with pytest.raises(UnknownPrefixError):
+                manager.get(prefix.removesuffix("_PORT = 6379"))
+        elif outcome == "set aside":
+            with pytest.raises(ConfigError):
+                manager.get(prefix).get("k")
+        else:
+            assert outcome == "found"

@@ -1,0 +1,408 @@
+"""The apps and commands in the pages, run as they stand there by who follows them."""
+
+from __future__ import annotations
+
+import ast
+import collections.abc as cabc
+import importlib
+import os
+import re
+import subprocess
+import sys
+import time
+import types
+import typing as t
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from urllib.error import URLError
+from urllib.request import Request
+from urllib.request import urlopen
+
+import pytest
+import redis
+from ephemeral_port_reserve import reserve
+from flask import Flask
+
+import flask_and_redis
+from flask_and_redis import Redis
+from flask_and_redis import RedisManager
+
+from .conftest import Starter
+from .pages import commands_of
+from .pages import DOCS
+from .pages import files_of
+from .pages import literals
+from .pages import table
+from .servers import Sentinels
+from .servers import Server
+from .servers import wait_until
+from .test_workers import get_many
+from .web import gunicorn
+
+Load = cabc.Callable[..., types.ModuleType]
+
+# The pages with Python in files, each of which is run here, in test_operating.py or in
+# integrations/.
+RUN = {"quickstart", "apps", "async", "testing", "operating"}
+
+
+def test_all_pages_are_run() -> None:
+    """There is no page whose Python nothing runs."""
+    found = {
+        path.stem
+        for path in DOCS.rglob("*.rst")
+        if ".. code-block:: python" in path.read_text()
+        and path.parent.name != "integrations"
+    }
+    assert found == RUN
+
+
+@pytest.fixture
+def load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> cabc.Iterator[Load]:
+    """Writes a page's files and imports its app.py."""
+    names: set[str] = set()
+
+    def load(page: str, number: int = 0) -> types.ModuleType:
+        files = files_of(page)[number]
+        names.update(Path(name).stem for name in files)
+
+        for name, text in files.items():
+            (tmp_path / name).write_text(text)
+
+        monkeypatch.syspath_prepend(tmp_path)
+        importlib.invalidate_caches()
+        return importlib.import_module("app")
+
+    yield load
+
+    for name in names:
+        sys.modules.pop(name, None)
+
+
+def environment() -> dict[str, str]:
+    """The environment in which this package's own commands are found."""
+    own = str(Path(sys.executable).parent)
+    return {**os.environ, "PATH": os.pathsep.join([own, os.environ["PATH"]])}
+
+
+@pytest.mark.parametrize("real", [False, True])
+def test_quick_start(server: Server, tmp_path: Path, real: bool) -> None:
+    """Who types what the quick start says, line by line, gets what it promises: with
+    fakeredis, and with two databases of one server.
+    """
+    (tmp_path / "app.py").write_text(files_of("quickstart")[1]["app.py"])
+    port = reserve("127.0.0.1")
+    lines = commands_of("quickstart")
+    exports = [
+        it for it in lines if it.startswith("export ") and ("6379" in it) == real
+    ]
+    assert len(exports) == 2
+    (run,) = {it for it in lines if it.startswith("flask ")}
+    calls = [it for it in lines if it.startswith("curl ")]
+    assert len(calls) == 2
+    script = "\n".join([*exports, f"exec {run} --port {port}"])
+    script = script.replace("localhost:6379", server.address)
+
+    with subprocess.Popen(
+        ["sh", "-ec", script],
+        cwd=tmp_path,
+        env=environment(),
+        stderr=subprocess.DEVNULL,
+    ) as process:
+        try:
+            base = f"http://127.0.0.1:{port}"
+
+            def answers() -> bool:
+                assert process.poll() is None
+
+                try:
+                    urlopen(Request(f"{base}/motd/Hello", method="POST")).close()
+                except URLError:
+                    return False
+
+                return True
+
+            wait_until(answers, "the app answers", timeout=30)
+            assert "-X POST http://127.0.0.1:5000/motd/Hello" in calls[0]
+
+            with urlopen(f"{base}/") as response:
+                said = response.read().decode()
+        finally:
+            process.terminate()
+
+    assert said == "Hello, visitor 1"
+    assert f"It says ``{said}``" in (DOCS / "quickstart.rst").read_text()
+
+
+def test_first_app(load: Load, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The quick start's first app counts visitors."""
+    monkeypatch.setenv("FLASK_REDIS_URL", "fakeredis:///0")
+    client = load("quickstart").create_app().test_client()
+    assert client.get("/").text == "Visitor 1"
+    assert client.get("/").text == "Visitor 2"
+
+
+def test_apps(load: Load, server: Server, tmp_path: Path) -> None:
+    """Blueprint, background thread and command of the page share two databases."""
+    urls = {"REDIS_URL": f"{server.url}/0", "CACHE_URL": f"{server.url}/1"}
+    module = load("apps")
+    client = module.create_app(urls).test_client()
+    assert client.get("/letters").text == "0"
+    assert client.post("/count/hello").status_code == 202
+    module.executor.shutdown()
+    assert client.get("/letters").text == "0"
+
+    (command,) = commands_of("apps")
+    subprocess.run(
+        command.split(),
+        cwd=tmp_path,
+        env={**environment(), **{f"FLASK_{name}": it for name, it in urls.items()}},
+        check=True,
+    )
+    assert client.get("/letters").text == "5"
+
+
+def test_async(load: Load, server: Server) -> None:
+    """The page's asynchronous view answers each time, in a loop of its own."""
+    module = load("async")
+    os.environ["FLASK_REDIS_URL"] = server.url
+
+    try:
+        client = module.create_app().test_client()
+    finally:
+        del os.environ["FLASK_REDIS_URL"]
+
+    assert [client.get("/").text for _ in range(3)] == [
+        f"Visitor {number}" for number in (1, 2, 3)
+    ]
+
+
+def test_testing(server: Server, tmp_path: Path) -> None:
+    """The tests of the page pass, and find what is wrong: those without a server, those
+    with one, and those of an outage.
+    """
+    (files,) = files_of("testing")
+
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+
+    assert "pytest" in commands_of("testing")
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
+    settings = {**os.environ, "TEST_REDIS_URL": f"{server.url}/15"}
+    result = subprocess.run(
+        command, cwd=tmp_path, env=settings, capture_output=True, text=True
+    )
+    assert "4 passed" in result.stdout, result.stdout
+
+    app = tmp_path / "app.py"
+    app.write_text(app.read_text().replace("incr('visits')", "incr('visits', 2)"))
+    result = subprocess.run(
+        command, cwd=tmp_path, env=settings, capture_output=True, text=True
+    )
+    assert "3 failed" in result.stdout or "2 failed" in result.stdout, result.stdout
+
+
+def exports_of(page: str, prefix: str) -> dict[str, str]:
+    """The settings that a page exports for one prefix."""
+    text = (DOCS / f"{page}.rst").read_text()
+    found = re.findall(rf"^    export FLASK_({prefix}_\w+)='?(.*?)'?$", text, re.M)
+    return dict(found)
+
+
+def test_sentinel(start: Starter, app: Flask, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The three settings of the page reach servers and sentinels that have different
+    passwords; without the third there is an error that says so, at once.
+    """
+    exports = exports_of("engines", "REDIS")
+    assert len(exports) == 3
+    sentinels = start(
+        Sentinels,
+        password="password-of-the-servers",
+        sentinel_password="password-of-the-sentinels",
+    )
+    exports["REDIS_URL"] = exports["REDIS_URL"].replace(
+        "a:26379,b:26379,c:26379", sentinels.address
+    )
+
+    for name, value in exports.items():
+        monkeypatch.setenv(f"FLASK_{name}", value)
+
+    app.config.from_prefixed_env()
+    manager = RedisManager(app)
+
+    with app.app_context():
+        assert manager.get().set("k", "v")
+
+    other = Flask("other")
+    other.config.update(exports)
+    del other.config["REDIS_SENTINEL_KWARGS"]
+    manager = RedisManager(other)
+    started = time.monotonic()
+
+    with (
+        other.app_context(),
+        pytest.raises(redis.RedisError, match="[Aa]uthentication"),
+    ):
+        manager.get().get("k")
+
+    assert time.monotonic() - started < 4
+
+
+def test_short_times(start: Starter, app: Flask) -> None:
+    """With the page's settings for a cache a command on a server that hangs ends soon:
+    after one second, or somewhat more on a busy machine.
+    """
+    server = start(Server)
+    app.config.update(CACHE_URL=server.url, **exports_of("waits", "CACHE"))
+    assert len(app.config["CACHE_RETRY_DEADLINE"]) == 3
+    manager = RedisManager(app)
+    server.pause()
+
+    try:
+        started = time.monotonic()
+
+        with app.app_context(), pytest.raises(redis.TimeoutError):
+            manager.get("CACHE").get("k")
+    finally:
+        server.resume()
+
+    assert 0.9 < time.monotonic() - started < 3
+
+
+def test_blocking(server: Server, app: Flask) -> None:
+    """A command that blocks for longer than the socket timeout fails, after two tries;
+    with a longer timeout it answers that nothing came.
+    """
+    times = {"RETRY_DEADLINE": "1", "SOCKET_TIMEOUT": "1"}
+    app.config.update({f"REDIS_{name}": it for name, it in times.items()})
+    app.config.update(REDIS_URL=server.url, QUEUE_URL=server.url, QUEUE_RETRY=0)
+    manager = RedisManager(app)
+
+    with app.app_context():
+        started = time.monotonic()
+
+        with pytest.raises(redis.TimeoutError):
+            manager.get().blpop(["nothing"], 3)
+
+        assert 1.5 < time.monotonic() - started
+        assert manager.get("QUEUE").blpop(["nothing"], 2) is None
+
+
+def test_connections(start: Starter, tmp_path: Path) -> None:
+    """A server has no more connections than workers, threads and MAX_CONNECTIONS make,
+    however many requests there are, and more than one worker's.
+    """
+    server = start(Server)
+    workers, threads, maximum = 2, 4, 3
+    settings = {
+        "FLASK_REDIS_URL": server.url,
+        "FLASK_REDIS_MAX_CONNECTIONS": str(maximum),
+    }
+    arguments = ["--workers", str(workers), "--threads", str(threads)]
+
+    with gunicorn(
+        "tests.workers_app:app", tmp_path / "log", settings, *arguments
+    ) as served:
+        with ThreadPoolExecutor(1) as asking:
+            asked = asking.submit(get_many, served.port, "/echo", 400)
+            most = 0
+
+            while not asked.done():
+                most = max(most, server.count_clients())
+
+            asked.result()
+
+    assert 1 < most <= workers * min(threads, maximum)
+
+
+def test_rights(server: Server, app: Flask) -> None:
+    """The user of the page may do what is listed, and nothing else."""
+    (line,) = re.findall(
+        r"^    (ACL SETUSER .*)$", (DOCS / "security.rst").read_text(), re.M
+    )
+
+    with server.admin() as admin:
+        admin.execute_command(*line.split())
+
+    try:
+        app.config["REDIS_URL"] = f"redis://shop:s3cret@{server.address}/1"
+        manager = RedisManager(app)
+
+        with app.app_context():
+            assert manager.get().incr("shop:visits") == 1
+            assert manager.ping()["REDIS"].ok
+
+            for refused in (
+                lambda: manager.get().get("other"),
+                lambda: manager.get().flushdb(),
+            ):
+                with pytest.raises(redis.exceptions.NoPermissionError):
+                    refused()
+    finally:
+        with server.admin() as admin:
+            admin.acl_deluser("shop")
+
+
+class MyRedis(redis.Redis):
+    """A client of an application's own."""
+
+
+@pytest.mark.parametrize(
+    ("name", "row"),
+    [
+        (name, row)
+        for name in ("from-flask-redis", "from-version-1")
+        for row in table(name)
+    ],
+    ids=lambda it: it if isinstance(it, str) else it["after"].replace("\n", " "),
+)
+def test_migration(server: Server, app: Flask, name: str, row: dict[str, str]) -> None:
+    """Each new line runs where the old one stood: in an app that has REDIS and CACHE,
+    or that is about to register one.
+    """
+    app.config.update(REDIS_URL=server.url, CACHE_URL=f"{server.url}/1")
+    lines = literals(row["after"])
+    registers = "(app" in row["after"]
+    namespace: dict[str, t.Any] = {"app": app, "Redis": Redis, "MyRedis": MyRedis}
+
+    if not registers:
+        namespace["redis"] = namespace["redis_client"] = Redis(app)
+        namespace["redis"].set("key", "v")
+        Redis(app, "CACHE")
+
+    for line in lines[:-1]:
+        exec(line, namespace)
+
+    if " import " in lines[-1] or registers:
+        exec(lines[-1], namespace)
+        result = None
+    else:
+        result = eval(lines[-1], namespace)
+
+    assert result is None or result == b"v" or isinstance(result, redis.Redis)
+
+    if registers:
+        (prefix,) = app.extensions["redis"]
+        client = app.extensions["redis"][prefix]
+        assert client.set("k", "v")
+        assert prefix == ("CACHE" if '"CACHE"' in row["after"] else "REDIS")
+        assert client.get("k") == ("v" if "decode" in row["after"] else b"v")
+        assert isinstance(client, MyRedis) == ("MyRedis" in row["after"])
+
+
+def test_modules() -> None:
+    """The design's modules are those that there are, in an order in which each imports
+    from those above it only.
+    """
+    found = re.findall(r"^``(\w+)``  ", (DOCS / "design.rst").read_text(), re.M)
+    package = Path(flask_and_redis.__file__).parent
+    assert {*found, "__init__"} == {path.stem for path in package.glob("*.py")}
+
+    for number, name in enumerate(found):
+        tree = ast.parse((package / f"{name}.py").read_text())
+        used = {
+            it.module
+            for it in ast.walk(tree)
+            if isinstance(it, ast.ImportFrom) and it.level == 1
+        }
+        assert used <= {None, *found[:number]}, name
