@@ -420,8 +420,11 @@ def test_info_of_other_servers(run: Run, start: Starter) -> None:
 
     assert done.code == 1
     assert "it has no INFO" in done.output
-    assert " | error | No answer within 1 s." in done.lines
-    assert done.output.count("No answer within 1 s.") == 2
+    errors = [line for line in done.lines if " | error | " in line]
+    assert len(errors) == 3
+    # The socket may end its wait a moment before the command does.
+    silent_errors = [it for it in errors if "No answer" in it or "Timeout" in it]
+    assert len(silent_errors) == 2
     assert "invalid username-password" in done.output
     assert "GUESS was left out" in done.output
     fake = run(config, "info", "FAKE")

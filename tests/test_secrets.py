@@ -140,6 +140,7 @@ def register(config: dict[str, t.Any]) -> str:
     return output.getvalue()
 
 
+@pytest.mark.timeout(300)
 @settings(max_examples=1500, deadline=None)
 @given(configs)
 @example({"REDIS_URL": f"redis://:{SECRET}/x@h:6379/0"})
