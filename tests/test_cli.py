@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+import threading
 import time
 import typing as t
 from dataclasses import dataclass
@@ -525,6 +526,25 @@ def test_cli_asks_the_provider(runner: Run, _native: None, start: Starter) -> No
     done = runner(config, "cli", "BROKEN", "--", "PING")
     assert done.code == 1
     assert "'BROKEN_CREDENTIAL_PROVIDER' gives no password (LookupError)" in done.output
+
+
+def test_cli_on_a_server_that_fails(run: Run, _native: None, start: Starter) -> None:
+    """The client says itself that a server is down; one that hangs it waits for, until
+    the server goes on.
+    """
+    server = start(Server, password=SECRET)
+    config = {"REDIS_URL": f"redis://:{SECRET}@{server.address}"}
+    server.pause()
+    timer = threading.Timer(2, server.resume)
+    timer.start()
+    assert "PONG" in run(config, "cli", "--", "PING").output
+    timer.join()
+    server.stop()
+    done = run(config, "cli", "--", "PING")
+    assert done.code == 1
+    assert "Could not connect" in done.output
+    # No connection is opened.
+    assert run(config, "list").code == 0
 
 
 def test_cli_keeps_the_password_off_the_command_line(
