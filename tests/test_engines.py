@@ -624,8 +624,9 @@ def test_refused_certificate_at_once(
     with pytest.raises(redis.ConnectionError):
         client.ping()
 
-    # It would be, had the deadline been used up.
-    assert not bound.down
+    # It would be, had the deadline been used up. On a busy machine a client without a
+    # certificate may see a connection that was cut, which is an outage.
+    assert not bound.down or "SSL_CERTFILE" in wrong
 
 
 def test_valkey_class(server: Server) -> None:
