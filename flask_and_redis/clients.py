@@ -36,6 +36,11 @@ from .values import SECRETS
 # Seconds in which a server that is down must answer to be up again.
 ANSWER_TIMEOUT = 1.0
 
+_CLUSTERS = (redis.RedisCluster, redis.asyncio.RedisCluster)
+
+# What redis-py is told to try again after.
+_RETRIES = frozenset({"retry_on_error", "retry_on_timeout"})
+
 # A pool takes these from its arguments without naming them.
 _OF_POOL = frozenset({"cache", "cache_config"})
 
@@ -53,7 +58,7 @@ def make_client(
     arguments = _prepare(settings, settings.client_class)
 
     if settings.is_cluster:
-        client = bound.call(Link(), _make_cluster, settings, arguments)
+        client = bound.bind(Link(), _make_cluster)(settings, arguments)
         # As with a pool: leaving "with current_redis as r:" would take the nodes from
         # all threads, and for good.
         client.close = nothing
@@ -101,7 +106,12 @@ def _prepare(settings: Settings, client_class: type[t.Any]) -> dict[str, t.Any]:
 
     if settings.deadline is not None:
         if "retry" in parameters(client_class):
-            arguments["retry"] = _no_retry(client_class)
+            arguments["retry"] = None
+
+            # To these None means some retries. To others it means none, and nothing to
+            # copy for each client and connection.
+            if issubclass(client_class, _CLUSTERS) or _RETRIES & arguments.keys():
+                arguments["retry"] = _no_retry(client_class)
 
         if settings.pool_class and "timeout" in parameters(settings.pool_class):
             arguments.setdefault("timeout", settings.deadline)
@@ -278,7 +288,7 @@ def split_for_probes(settings: Settings, timeout: float) -> list[Settings]:
             dataclasses.replace(
                 probe,
                 arguments=arguments,
-                place=dataclasses.replace(settings.place, nodes=(node,)),
+                place=settings.place._replace(nodes=(node,)),
                 sentinel_arguments={**settings.sentinel_arguments, **timeouts},
             )
             for node in settings.place.nodes

@@ -104,15 +104,6 @@ class Redis(_Base):
         object.__setattr__(self, "_Redis__registered", registered)
 
     def __look_up(self) -> redis.Redis:
-        try:
-            found = find_app().extensions["redis"]
-            clients: dict[str, redis.Redis] = found.clients
-            return clients[self.__prefix or found.default]
-        except (RuntimeError, KeyError, AttributeError):
-            # No context, no registry, another extension's object, or a client not
-            # made yet. Asking for each beforehand would cost every command.
-            pass
-
         registry = self.__find_registry()
         return registry[self.__prefix or registry.default]
 
@@ -178,10 +169,19 @@ def _forward(name: str) -> property:
     """The attribute of this name of the current app's client. As a property it is
     found in a third of the time that ``LocalProxy.__getattr__`` takes.
     """
-    return property(
-        lambda self: getattr(self._get_current_object(), name),
-        doc=getattr(redis.Redis, name).__doc__,
-    )
+
+    def find(self: t.Any) -> t.Any:
+        try:
+            found = find_app().extensions["redis"]
+            client = found.clients[self._Redis__prefix or found.default]
+        except (RuntimeError, KeyError, AttributeError):
+            # No context, no registry, another extension's object, or a client not
+            # made yet. Asking for each beforehand would cost every command.
+            client = self._get_current_object()
+
+        return getattr(client, name)
+
+    return property(find, doc=getattr(redis.Redis, name).__doc__)
 
 
 for _name in dir(redis.Redis):

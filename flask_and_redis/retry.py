@@ -27,6 +27,7 @@ from .config import Settings
 from .values import library_of
 from .values import parameters
 
+P = t.ParamSpec("P")
 R = t.TypeVar("R")
 
 # Seconds between two tries: the first pause, and the longest.
@@ -127,82 +128,80 @@ class Bound:
             if isinstance(it, self._any)
         )
 
-    def call(
-        self,
-        link: Link,
-        function: cabc.Callable[..., R],
-        /,
-        *args: t.Any,
-        **kwargs: t.Any,
-    ) -> R:
-        """Call a function until it succeeds, ends with an error that trying again does
-        not mend, or the deadline has passed.
+    def bind(self, link: Link, function: cabc.Callable[P, R]) -> cabc.Callable[P, R]:
+        """A function that calls another until it succeeds, ends with an error that
+        trying again does not mend, or the deadline has passed.
 
         :param link: What can be done for its client beside the tries.
         :param function: Does a whole command.
         """
-        started = time.monotonic()
-        wait: Wait | None = None
-        # Once, or a command that waits for a connection would ask for each look.
-        ask = link.ask
 
-        while True:
-            try:
-                if self.down and ask is not None:
-                    question, ask = ask, None
-                    question()
+        def call(*args: P.args, **kwargs: P.kwargs) -> R:
+            started = time.monotonic()
+            wait: Wait | None = None
+            # Once, or a command that waits for a connection would ask for each look.
+            ask = link.ask
 
-                result = function(*args, **kwargs)
-            except Exception as error:
-                wait = wait or Wait(self, started)
+            while True:
+                try:
+                    if not self.down:
+                        return function(*args, **kwargs)
 
-                if (pause := wait.after(error, ask is not None)) is None:
-                    raise
-            else:
-                if self.down:
+                    if ask is not None:
+                        question, ask = ask, None
+                        question()
+
+                    result = function(*args, **kwargs)
                     self.down = False
+                    return result
+                except Exception as error:
+                    wait = wait or Wait(self, started)
 
-                return result
+                    if (pause := wait.after(error, ask is not None)) is None:
+                        raise
 
-            time.sleep(pause)
-            link.turn()
+                time.sleep(pause)
+                link.turn()
 
-    async def call_async(
-        self,
-        link: Link,
-        function: cabc.Callable[..., cabc.Awaitable[R]],
-        /,
-        *args: t.Any,
-        **kwargs: t.Any,
-    ) -> R:
+        return call
+
+    def bind_async(
+        self, link: Link, function: cabc.Callable[P, cabc.Awaitable[R]]
+    ) -> cabc.Callable[P, cabc.Awaitable[R]]:
         """The same for a coroutine function.
 
         :param link: What can be done for its client beside the tries.
         :param function: Does a whole command.
         """
-        started = time.monotonic()
-        wait: Wait | None = None
-        # Once, or a command that waits for a connection would ask for each look.
-        ask = link.ask
 
-        while True:
-            try:
-                if self.down and ask is not None:
-                    question, ask = ask, None
-                    await question()
+        async def call(*args: P.args, **kwargs: P.kwargs) -> R:
+            started = time.monotonic()
+            wait: Wait | None = None
+            # Once, or a command that waits for a connection would ask for each look.
+            ask = link.ask
 
-                result = await function(*args, **kwargs)
-            except Exception as error:
-                wait = wait or Wait(self, started)
+            while True:
+                try:
+                    if not self.down:
+                        return await function(*args, **kwargs)
 
-                if (pause := wait.after(error, ask is not None)) is None:
-                    raise
-            else:
-                self.down = False
-                return result
+                    if ask is not None:
+                        question, ask = ask, None
+                        await question()
 
-            await asyncio.sleep(pause)
-            link.turn()
+                    result = await function(*args, **kwargs)
+                    self.down = False
+                    return result
+                except Exception as error:
+                    wait = wait or Wait(self, started)
+
+                    if (pause := wait.after(error, ask is not None)) is None:
+                        raise
+
+                await asyncio.sleep(pause)
+                link.turn()
+
+        return call
 
     def explain_full_pool(self) -> str:
         """What to do when no connection of the pool became free in time."""
@@ -217,8 +216,7 @@ def nothing(*args: object) -> None:
     """What there is to do for most engines."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Link:
+class Link(t.NamedTuple):
     """What can be done for one client beside its commands."""
 
     #: Raises unless the server answers at once, over a connection of its own. None if
@@ -352,7 +350,7 @@ def bound_client(client: t.Any, bound: Bound, ask: cabc.Callable[[], None]) -> N
     :param bound: Its prefix's bound.
     :param ask: See :class:`Link`.
     """
-    _bound(client, bound, bound.call, ask, _BoundPipeline)
+    _bound(client, bound, bound.bind, ask, _BoundPipeline)
 
 
 def bound_async_client(
@@ -364,13 +362,13 @@ def bound_async_client(
     :param bound: Its prefix's bound.
     :param ask: See :class:`Link`.
     """
-    _bound(client, bound, bound.call_async, ask, _BoundAsyncPipeline)
+    _bound(client, bound, bound.bind_async, ask, _BoundAsyncPipeline)
 
 
 def _bound(
     client: t.Any,
     bound: Bound,
-    call: cabc.Callable[..., t.Any],
+    bind: cabc.Callable[[Link, t.Any], t.Any],
     ask: cabc.Callable[[], t.Any],
     mixin: type[_Replaying],
 ) -> None:
@@ -386,7 +384,7 @@ def _bound(
             getattr(nodes, "update_moved_exception", nothing), None
         ),
     )
-    client.execute_command = functools.partial(call, link, client.execute_command)
+    client.execute_command = bind(link, client.execute_command)
 
     # A class of the application's own may have none.
     if (make := getattr(client, "pipeline", None)) is not None:
@@ -479,7 +477,7 @@ class _Replaying:
         return _Replay(self.__bound, self.__link, self.__make, commands, scripts)
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(eq=False, repr=False)
 class _Replay:
     """What it takes to do a pipeline again."""
 
@@ -529,7 +527,7 @@ class _BoundPipeline(_Replaying):
                 pipe.reset()
 
         try:
-            return replay.bound.call(replay.link, attempt)
+            return replay.bound.bind(replay.link, attempt)()
         finally:
             self.reset()
             replay.link.forget()
@@ -558,7 +556,7 @@ class _BoundAsyncPipeline(_Replaying):
                 await pipe.reset()
 
         try:
-            return await replay.bound.call_async(replay.link, attempt)
+            return await replay.bound.bind_async(replay.link, attempt)()
         finally:
             await self.reset()
             replay.link.forget()

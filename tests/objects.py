@@ -1,10 +1,13 @@
-"""What settings name by a dotted path."""
+"""What settings name by a dotted path, and what is read off a client."""
 
 from __future__ import annotations
 
+import inspect
 import typing as t
 
 import redis
+
+from flask_and_redis.retry import Bound
 
 POOL = redis.ConnectionPool(port=6399)
 NOT_A_CLASS = 1
@@ -66,3 +69,10 @@ class Formats(redis.Redis):
 
     def __init__(self, *, password: str = "", **kwargs: t.Any) -> None:
         super().__init__(password=f"{password}", **kwargs)
+
+
+def bound_of(client: t.Any) -> Bound:
+    """The bound that was set on a client."""
+    found = inspect.getclosurevars(client.execute_command).nonlocals["self"]
+    assert isinstance(found, Bound)
+    return found

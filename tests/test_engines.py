@@ -17,6 +17,7 @@ from flask_and_redis import RedisManager
 from flask_and_redis.values import parameters
 
 from .conftest import Starter
+from .objects import bound_of
 from .servers import Certificates
 from .servers import Cluster
 from .servers import KINDS
@@ -619,7 +620,7 @@ def test_refused_certificate_at_once(
     assert client_of(**values).ping()
     values |= {k: v.format_map(vars(certificates)) for k, v in wrong.items()}
     client = client_of(**values)
-    bound = client.execute_command.func.__self__
+    bound = bound_of(client)
 
     with pytest.raises(redis.ConnectionError):
         client.ping()

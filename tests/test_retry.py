@@ -16,9 +16,9 @@ from redis.retry import Retry
 
 from flask_and_redis import current_redis
 from flask_and_redis import RedisManager
-from flask_and_redis.retry import Bound
 
 from .cutter import Cutter
+from .objects import bound_of
 from .servers import Cluster
 from .servers import Server
 
@@ -157,7 +157,7 @@ def test_unwatched_is_replayed(cutter: Cutter) -> None:
 def test_empty_pipeline_tells_nothing(own_server: Server) -> None:
     """A pipeline without commands sends nothing, so a prefix that is down stays so."""
     client = make(URL=own_server.url)
-    bound: Bound = client.execute_command.func.__self__
+    bound = bound_of(client)
     bound.down = True
     own_server.stop()
     assert client.pipeline().execute() == []
@@ -324,7 +324,7 @@ def test_cut_late_is_not_down(own_server: Server) -> None:
     others: they are tried again for the whole deadline.
     """
     client = make(URL=own_server.url, SOCKET_TIMEOUT=10, RETRY_DEADLINE=0.4)
-    bound: Bound = client.execute_command.func.__self__
+    bound = bound_of(client)
 
     with ThreadPoolExecutor(1) as threads:
         blocked = threads.submit(client.blpop, "queue", 5)
@@ -345,7 +345,7 @@ def test_cut_late_is_not_down(own_server: Server) -> None:
 def test_answered_error_ends_down(server: Server) -> None:
     """A server that refuses a command has answered."""
     client = make(URL=server.url)
-    bound: Bound = client.execute_command.func.__self__
+    bound = bound_of(client)
     client.set("k", "v")
     bound.down = True
 
@@ -358,7 +358,7 @@ def test_answered_error_ends_down(server: Server) -> None:
 def test_full_pool_while_down_asks_once(server: Server) -> None:
     """A command that waits for a connection asks once whether the server is back."""
     client = make(URL=server.url, MAX_CONNECTIONS=1, RETRY_DEADLINE=0.3)
-    bound: Bound = client.execute_command.func.__self__
+    bound = bound_of(client)
     held = client.connection_pool.get_connection()
     bound.down = True
 
@@ -380,7 +380,7 @@ def test_full_pool_while_down_asks_once(server: Server) -> None:
 def test_causes_in_a_circle(server: Server) -> None:
     """Errors that are each other's causes are looked at once each."""
     client = make(URL=server.url)
-    bound: Bound = client.execute_command.func.__self__
+    bound = bound_of(client)
     errors: list[BaseException] = []
 
     for message in ("first", "second", "third"):
@@ -474,7 +474,7 @@ def test_hung_server_while_down(
         config = {"CONNECTION_POOL": redis.ConnectionPool.from_url(own_server.url)}
 
     client = make(**config)
-    bound: Bound = client.execute_command.func.__self__
+    bound = bound_of(client)
     bound.down = True
     own_server.pause()
     started = time.monotonic()
@@ -509,7 +509,7 @@ def test_down_and_no_right_to_ping(server: Server) -> None:
     admin = redis.Redis.from_url(server.url)
     admin.execute_command("ACL", "SETUSER", "getter", "on", "nopass", "~*", "+get")  # type: ignore[no-untyped-call]
     client = make(URL=server.url, USERNAME="getter", PASSWORD="any")
-    bound: Bound = client.execute_command.func.__self__
+    bound = bound_of(client)
     bound.down = True
     assert client.get("k") is None
     assert not bound.down
@@ -722,7 +722,7 @@ def test_async_while_down(async_app: Flask, own_server: Server) -> None:
     """An asynchronous command asks too before it is sent to a server that was down."""
 
     async def use(client: t.Any) -> None:
-        bound: Bound = client.execute_command.func.__self__
+        bound = bound_of(client)
         bound.down = True
         own_server.stop()
 
@@ -758,7 +758,7 @@ def test_async_shares_what_is_down(app: Flask, own_server: Server) -> None:
     run_async(app, use)
 
     with app.app_context():
-        bound: Bound = current_redis.connection.execute_command.func.__self__  # type: ignore[attr-defined]
+        bound = bound_of(current_redis.connection)
         assert bound.down
         own_server.start()
         assert current_redis.get("k") is None

@@ -108,18 +108,26 @@ def test_url_and_host_make_the_same_client(
     url: str, settings: dict[str, t.Any]
 ) -> None:
     """A URL and the same thing said with HOST make pools with the same arguments."""
-    with_url = make(REDIS_URL=url).connection_pool
-    with_host = make(**settings).connection_pool
+    with_url: t.Any = make(REDIS_URL=url).connection_pool
+    with_host: t.Any = make(**settings).connection_pool
     assert with_url.connection_class is with_host.connection_class
     assert with_url.max_connections == with_host.max_connections
     assert comparable(with_url.connection_kwargs) == comparable(
         with_host.connection_kwargs
     )
-    retry = with_url.connection_kwargs["retry"]
-    assert (
-        vars(retry)["_retries"]
-        == vars(with_host.connection_kwargs["retry"])["_retries"]
-    )
+    # How often redis-py itself tries again, beside the prefix's deadline.
+    assert with_url.make_connection().retry.get_retries() == 0
+    assert with_host.make_connection().retry.get_retries() == 0
+
+
+@pytest.mark.parametrize("option", ["RETRY_ON_ERROR", "RETRY_ON_TIMEOUT"])
+@pytest.mark.filterwarnings("ignore:.*retry_on_timeout.*:DeprecationWarning")
+def test_errors_to_retry_make_no_retries_of_redis_py(option: str) -> None:
+    """redis-py would take either for one more try of its own."""
+    value: t.Any = [ValueError] if option == "RETRY_ON_ERROR" else True
+    client = make(REDIS_URL="redis://h", **{f"REDIS_{option}": value})
+    connection: t.Any = client.connection_pool.make_connection()
+    assert connection.retry.get_retries() == 0
 
 
 def test_timeouts_by_default() -> None:
@@ -345,11 +353,9 @@ def test_path_objects(tmp_path: Path) -> None:
 def test_pool_class_keeps_retries() -> None:
     """A pool class changes nothing of how a command is tried again."""
     client = make(REDIS_HOST="h", REDIS_CONNECTION_POOL_CLASS=redis.ConnectionPool)
-    plain = make(REDIS_HOST="h")
-    mine = client.connection_pool.connection_kwargs["retry"]
-    assert comparable(mine) == comparable(
-        plain.connection_pool.connection_kwargs["retry"]
-    )
+    connection: t.Any = client.connection_pool.make_connection()
+    assert connection.retry.get_retries() == 0
+    assert "execute_command" in vars(client)
 
 
 def test_host_is_stripped_and_slash_is_no_database() -> None:
