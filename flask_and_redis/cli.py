@@ -21,7 +21,6 @@ from flask import current_app
 from flask.cli import AppGroup
 
 from . import health
-from . import info
 from .clients import find_address
 from .config import Settings
 from .exceptions import ConfigError
@@ -224,6 +223,9 @@ def info_command(
       flask redis info
       flask redis info CACHE
     """
+    # Workers that serve the app have no use for it.
+    from . import info
+
     registry = get_registry(current_app)
     wanted = dict.fromkeys(prefixes or registry.list_surely_redis())
 

@@ -119,7 +119,8 @@ OWN = {
 }
 
 
-@dataclass(frozen=True)
+# What is not used of a dataclass would cost time at import.
+@dataclass(frozen=True, eq=False)
 class Settings:
     """What the settings of one prefix say, checked: enough to make its client."""
 
@@ -176,7 +177,7 @@ class Settings:
         return found | kwargs
 
 
-@dataclass
+@dataclass(eq=False, repr=False)
 class Discovery:
     """What was found in ``app.config``."""
 

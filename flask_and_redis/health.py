@@ -131,7 +131,7 @@ def _read_ping(registry: Registry, prefix: str, answer: Answer[object]) -> PingR
     return PingResult(False, None, explain(registry, prefix, answer.error))
 
 
-@dataclass
+@dataclass(eq=False, repr=False)
 class Answer(t.Generic[R]):
     """What became of a question: a value, or an error."""
 

@@ -113,7 +113,7 @@ def _ask_nodes(
 
         # One that has not been told its own address leaves it out.
         here = (host or settings.nodes[0][0], int(port))
-        place = dataclasses.replace(settings.place, nodes=(here,))
+        place = settings.place._replace(nodes=(here,))
         questions[join_address(*here)] = make_questions(
             registry, dataclasses.replace(settings, place=place), timeout, _ask_node
         )

@@ -7,7 +7,6 @@ import inspect
 import ipaddress
 import re
 import typing as t
-from dataclasses import dataclass
 from urllib.parse import parse_qsl
 from urllib.parse import unquote
 from urllib.parse import urlsplit
@@ -32,8 +31,7 @@ SCHEMES: dict[str, int | None] = {
 TLS_SCHEMES = ("rediss", "valkeys", "rediss+cluster", "rediss+sentinel")
 
 
-@dataclass(frozen=True)
-class Place:
+class Place(t.NamedTuple):
     """What a URL says beside the arguments of the client."""
 
     scheme: str = "redis"
@@ -124,7 +122,7 @@ def read_url(
     return place, given
 
 
-_URL = re.compile(r"(?P<scheme>[^:/]+)://(?P<authority>[^/?#]*)(?P<path>[^?#]*)(.*)")
+_URL = r"(?P<scheme>[^:/]+)://(?P<authority>[^/?#]*)(?P<path>[^?#]*)(.*)"
 
 
 def _split_url(label: str, url: str) -> tuple[str, str, str, str, str]:
@@ -136,7 +134,7 @@ def _split_url(label: str, url: str) -> tuple[str, str, str, str, str]:
             " its prefix in RedisManager(ignore=...)."
         )
 
-    match = _URL.fullmatch(url)
+    match = re.fullmatch(_URL, url)
 
     if (
         match is None
