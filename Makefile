@@ -23,10 +23,10 @@ run-gunicorn: $(VENV)/.run  ## Serve it as in production: several workers, on a 
 test: $(VENV)/.test  ## Run the tests
 	$(BIN)/python -m pytest --numprocesses 2 --cov --cov-fail-under=100 $(ARGS)
 
-bench: $(VENV)/.test  ## Measure look-ups and commands, beside other ways
+bench: $(VENV)/.test  ## Measure how fast it is, beside redis-py alone (4 minutes)
 	$(INSTALL) --group benchmarks
-	$(BIN)/python tests/benchmarks/lookup.py
-	$(BIN)/python -m tests.benchmarks.commands
+	$(INSTALL) --upgrade --target $(VENV)/hiredis --group hiredis
+	$(BIN)/python -m tests.benchmarks.speed --hiredis $(VENV)/hiredis --directory docs
 
 bench-outages: $(VENV)/.test  ## Measure how long requests wait in outages (10 minutes)
 	$(INSTALL) --group benchmarks
@@ -41,7 +41,7 @@ format: $(VENV)/.check  ## Format the code
 
 constraints: $(VENV)/.check  ## Pin the development tools' newest versions
 	$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.10 --no-header --no-annotate \
-	  $(addprefix --group ,tests integrations load benchmarks docs typing style package check pre-commit) --all-extras pyproject.toml | grep -vE '^(fakeredis|flask|redis|werkzeug)=' >.ci/constraints.txt
+	  $(addprefix --group ,tests integrations load benchmarks hiredis docs typing style package check pre-commit) --all-extras pyproject.toml | grep -vE '^(fakeredis|flask|redis|werkzeug)=' >.ci/constraints.txt
 
 clean:  ## Remove what the other targets made
 	rm -rf $(VENV) .tox .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage dist docs/_build

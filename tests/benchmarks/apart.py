@@ -1,0 +1,200 @@
+"""What is measured in processes of its own.
+
+Run as a program it is one of these processes, and prints what it measured as JSON.
+"""
+
+from __future__ import annotations
+
+import collections.abc as cabc
+import contextlib
+import gc
+import json
+import os
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import typing as t
+from pathlib import Path
+
+import psutil
+from ephemeral_port_reserve import reserve
+
+from .rounds import interleave
+from .rounds import Times
+
+THREADS = 8
+REQUESTS = 25
+APPS = 10_000
+
+
+def ask(what: str, *arguments: str, **environment: str) -> t.Any:
+    """What one of the functions below says in a process of its own."""
+    done = subprocess.run(
+        [sys.executable, "-m", __name__, what, *arguments],
+        env={**os.environ, **environment},
+        stdout=subprocess.PIPE,
+        check=True,
+    )
+    return json.loads(done.stdout)
+
+
+def views(url: str) -> Times:
+    """Requests a second of a Flask view, under gunicorn with threads."""
+    with contextlib.ExitStack() as stack:
+        rates = {
+            name: stack.enter_context(serve(factory, url))
+            for name, factory in (("redis-py", "make_raw"), ("proxy", "make_ours"))
+        }
+        return interleave(rates, 150)
+
+
+@contextlib.contextmanager
+def serve(factory: str, url: str) -> cabc.Iterator[cabc.Callable[[], float]]:
+    """A server, and the function that puts it under load."""
+    port = reserve("127.0.0.1")
+    arguments = ["--threads", str(THREADS), "--keep-alive", "75", "--log-level=error"]
+    arguments += ["--bind", f"127.0.0.1:{port}", f"tests.benchmarks.view:{factory}()"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "gunicorn", *arguments],
+        env={**os.environ, "BENCHMARK_URL": url},
+    )
+
+    try:
+        with contextlib.ExitStack() as stack:
+            connections = [stack.enter_context(connect(port)) for _ in range(THREADS)]
+            yield lambda: measure_load(connections)
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def connect(port: int) -> socket.socket:
+    for _ in range(1000):
+        with contextlib.suppress(ConnectionRefusedError):
+            return socket.create_connection(("127.0.0.1", port), timeout=30)
+
+        time.sleep(0.01)
+
+    raise TimeoutError("gunicorn does not listen.")
+
+
+def measure_load(connections: list[socket.socket]) -> float:
+    """Requests a second over all connections."""
+    failures: list[bytes] = []
+
+    def work(connection: socket.socket) -> None:
+        for _ in range(REQUESTS):
+            connection.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            reply = b""
+
+            # The view's JSON ends in a brace and a new line.
+            while not reply.endswith(b"}\n"):
+                if not (part := connection.recv(4096)):
+                    break
+
+                reply += part
+
+            if not reply.startswith(b"HTTP/1.1 200"):
+                failures.append(reply)
+
+    workers = [threading.Thread(target=work, args=(it,)) for it in connections]
+    began = time.perf_counter()
+
+    for each in workers:
+        each.start()
+
+    for each in workers:
+        each.join()
+
+    seconds = time.perf_counter() - began
+    assert not failures, failures[0]
+    return len(connections) * REQUESTS / seconds
+
+
+def imports() -> tuple[float, list[str]]:
+    """Seconds that the import takes, and what it should not have imported."""
+    with tempfile.TemporaryDirectory() as directory:
+        # Compiled once, by the first of them, as where it is installed.
+        environment = {"PYTHONPYCACHEPREFIX": directory, "PYTHONDONTWRITEBYTECODE": ""}
+        found = [ask("import", **environment) for _ in range(26)][1:]
+
+    seconds = [each["seconds"] for each in found]
+    return statistics.median(seconds), found[0]["too early"]
+
+
+def import_once() -> t.Any:
+    import flask
+    import redis
+
+    assert flask is not None and redis is not None
+    began = time.perf_counter()
+    import flask_and_redis
+
+    seconds = time.perf_counter() - began
+    assert flask_and_redis is not None
+    roots = {name.partition(".")[0] for name in sys.modules}
+    early = roots & {"fakeredis", "lupa", "valkey", "hiredis", "opentelemetry"}
+    return {"seconds": seconds, "too early": sorted(early)}
+
+
+def make_apps(url: str) -> t.Any:
+    """How many bytes the process grew by while apps were made, used and dropped, after
+    the first tenth of them.
+    """
+    from .inside import make_app
+
+    def use_app() -> None:
+        app, manager = make_app(url)
+
+        with app.app_context():
+            manager.get().get("k")
+
+    def size() -> int:
+        gc.collect()
+        return int(psutil.Process().memory_info().rss)
+
+    for _ in range(APPS // 10):
+        use_app()
+
+    before = size()
+
+    for _ in range(APPS - APPS // 10):
+        use_app()
+
+    return size() - before
+
+
+def parsers(url: str, hiredis: Path) -> dict[str, Times]:
+    """Seconds for replies with redis-py's own parser and with hiredis, which is in a
+    directory of its own, as it is used wherever it can be imported.
+    """
+    paths = {"redis-py": "", "hiredis": str(hiredis)}
+    found: dict[str, Times] = {}
+
+    for _ in range(5):
+        for parser, path in paths.items():
+            for reply, seconds in ask("replies", url, PYTHONPATH=path).items():
+                times = found.setdefault(reply, {it: [] for it in paths})
+                times[parser].append(seconds)
+
+    return found
+
+
+def main(what: str, *arguments: str) -> t.Any:
+    if what == "import":
+        return import_once()
+
+    if what == "apps":
+        return make_apps(*arguments)
+
+    from .inside import replies
+
+    return replies(*arguments)
+
+
+if __name__ == "__main__":
+    print(json.dumps(main(*sys.argv[1:])))

@@ -1,0 +1,247 @@
+"""What is measured within one process."""
+
+from __future__ import annotations
+
+import collections.abc as cabc
+import gc
+import statistics
+import threading
+import time
+import tracemalloc
+import typing as t
+
+import flask_redis
+import redis
+from flask import current_app
+from flask import Flask
+from werkzeug.local import LocalProxy
+
+from flask_and_redis import RedisManager
+
+from .rounds import each
+from .rounds import interleave
+from .rounds import median
+from .rounds import Times
+
+THREADS = 32
+GETS = 50
+
+
+def make_app(url: str) -> tuple[Flask, RedisManager]:
+    app = Flask("benchmark")
+    app.config["REDIS_URL"] = url
+    return app, RedisManager(app)
+
+
+def look_ups(url: str) -> Times:
+    """Finding a command, without calling it."""
+    app, manager = make_app(url)
+    other = flask_redis.FlaskRedis()
+    other.init_app(Flask("other"))
+    bare: t.Any = LocalProxy(lambda: current_app.extensions["redis"]["REDIS"])
+    proxy = manager.get()
+    client = app.extensions["redis"]["REDIS"]
+    contestants = {
+        "redis-py": lambda: client.get,
+        "Flask-Redis": lambda: other.get,
+        "LocalProxy": lambda: bare.get,
+        "proxy": lambda: proxy.get,
+        "manager.get": lambda: manager.get("REDIS"),
+        "manager.get and look-up": lambda: manager.get("REDIS").get,
+    }
+
+    with app.app_context():
+        assert proxy.connection is client
+        return interleave({it: each(f, 5000) for it, f in contestants.items()}, 100)
+
+
+def commands(url: str) -> Times:
+    """Whole commands, one at a time and in pipelines of 1 and of 100."""
+    app, manager = make_app(url)
+    proxy: t.Any = manager.get()
+    raw: t.Any = redis.Redis.from_url(url)
+
+    def pipe(client: t.Any, count: int) -> cabc.Callable[[], object]:
+        def execute() -> None:
+            pipeline = client.pipeline(transaction=False)
+
+            for _ in range(count):
+                pipeline.get("k")
+
+            pipeline.execute()
+
+        return execute
+
+    with app.app_context():
+        times = interleave(
+            {
+                "redis-py": each(lambda: raw.get("k"), 200),
+                "proxy": each(lambda: proxy.get("k"), 200),
+            },
+            300,
+        )
+        return times | interleave(
+            {
+                "redis-py, pipeline of 1": each(pipe(raw, 1), 20),
+                "proxy, pipeline of 1": each(pipe(proxy, 1), 20),
+                "redis-py, pipeline of 100": each(pipe(raw, 100), 2),
+                "proxy, pipeline of 100": each(pipe(proxy, 100), 2),
+            },
+            100,
+        )
+
+
+def threads(url: str) -> Times:
+    """GETs a second of all threads together."""
+    app, manager = make_app(url)
+    proxy: t.Any = manager.get()
+    raw: t.Any = redis.Redis.from_url(url)
+
+    def run(client: t.Any) -> float:
+        start = threading.Barrier(THREADS + 1)
+
+        def work() -> None:
+            # For redis-py as well: what is compared is the client.
+            with app.app_context():
+                start.wait()
+
+                for _ in range(GETS):
+                    client.get("k")
+
+        workers = [threading.Thread(target=work) for _ in range(THREADS)]
+
+        for each_ in workers:
+            each_.start()
+
+        start.wait()
+        began = time.perf_counter()
+
+        for each_ in workers:
+            each_.join()
+
+        return THREADS * GETS / (time.perf_counter() - began)
+
+    return interleave({"redis-py": lambda: run(raw), "proxy": lambda: run(proxy)}, 150)
+
+
+def first_use(url: str) -> Times:
+    """The first command of a prefix: its client is made, and connects."""
+
+    def ours() -> float:
+        app, manager = make_app(url)
+        proxy = manager.get()
+
+        with app.app_context():
+            return time_ping(lambda: proxy)
+
+    def raw() -> float:
+        return time_ping(lambda: redis.Redis.from_url(url))
+
+    return interleave({"redis-py": raw, "proxy": ours}, 400)
+
+
+def time_ping(make: cabc.Callable[[], redis.Redis]) -> float:
+    began = time.perf_counter()
+    client = make()
+    client.ping()
+    seconds = time.perf_counter() - began
+    client.connection_pool.disconnect()
+    return seconds
+
+
+def many_settings(prefixes: int, settings: int) -> Flask:
+    app = Flask("many")
+    app.config |= {
+        f"STORE{it}_URL": f"redis://host{it}:6379/0" for it in range(prefixes)
+    }
+    app.config |= {
+        f"OTHER_{it}_SETTING": "x" for it in range(settings - len(app.config))
+    }
+    return app
+
+
+def init_app() -> Times:
+    """Reading many settings, and few."""
+
+    def read(prefixes: int, settings: int) -> float:
+        app = many_settings(prefixes, settings)
+        # What is left of the round before is nobody's work here.
+        gc.collect()
+        began = time.perf_counter()
+        RedisManager(app)
+        return time.perf_counter() - began
+
+    return interleave(
+        {"100": lambda: read(100, 2000), "1000": lambda: read(1000, 20_000)}, 15
+    )
+
+
+def bytes_kept() -> float:
+    """What a prefix keeps before its first use."""
+    app = many_settings(1000, 20_000)
+    # Signatures that are read once.
+    RedisManager(many_settings(1, 100))
+    gc.collect()
+    tracemalloc.start()
+    manager = RedisManager(app)
+    gc.collect()
+    kept, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert manager is not None and len(app.extensions["redis"]) == 1000
+    return kept / 1000
+
+
+def pools(url: str) -> dict[int, dict[str, float]]:
+    """What open connections cost: the GET, this process and the server."""
+    found: dict[int, dict[str, float]] = {}
+    clients: dict[int, redis.Redis] = {}
+    admin = redis.Redis.from_url(url)
+
+    for size in (1, 100, 400):
+        before = used_memory(admin)
+        gc.collect()
+        tracemalloc.start()
+        client = redis.Redis.from_url(url, max_connections=size)
+        pool = client.connection_pool
+
+        for connection in [pool.get_connection() for _ in range(size)]:
+            pool.release(connection)
+
+        gc.collect()
+        kept, _ = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        clients[size] = client
+        found[size] = {
+            "kept": kept / size,
+            "kept by the server": (used_memory(admin) - before) / size,
+        }
+
+    contestants = {
+        str(size): each(lambda it=it: it.get("k"), 50)  # type: ignore[misc]
+        for size, it in clients.items()
+    }
+    times = interleave(contestants, 100)
+
+    for size, client in clients.items():
+        found[size]["get"] = median(times, str(size))
+        client.close()
+
+    return found
+
+
+def used_memory(admin: redis.Redis) -> float:
+    info: t.Any = admin.info("memory")
+    return float(info["used_memory"])
+
+
+def replies(url: str) -> dict[str, float]:
+    """Seconds for a short reply and for a long one, with whichever parser there is."""
+    client: t.Any = redis.Redis.from_url(url)
+    client.delete("list")
+    client.rpush("list", *range(1000))
+    contestants = {
+        "GET": each(lambda: client.get("k"), 200),
+        "LRANGE of 1,000": each(lambda: client.lrange("list", 0, -1), 10),
+    }
+    times = interleave(contestants, 20)
+    return {name: statistics.median(found) for name, found in times.items()}

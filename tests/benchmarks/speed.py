@@ -1,0 +1,238 @@
+"""How fast it is, beside redis-py alone and other ways, and what makes it faster.
+
+Prints a table of what is measured, the bar it has to meet and whether it does, and
+saves it with all medians and a picture.
+
+``python -m tests.benchmarks.speed [--directory docs] [--hiredis DIRECTORY]``
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import dataclasses
+import json
+import os
+import platform
+import tempfile
+import typing as t
+from importlib.metadata import version
+from pathlib import Path
+
+import redis
+
+from tests.servers import find_command
+from tests.servers import Server
+
+from . import apart
+from . import inside
+from .picture import draw
+from .rounds import median
+from .rounds import ratio
+from .rounds import Times
+
+
+@dataclasses.dataclass
+class Row:
+    """One line of the table. The bar is what is allowed at most, or at least."""
+
+    what: str
+    measured: float
+    bar: float
+    form: str = "{:.2f}"
+    at_least: bool = False
+
+    @property
+    def met(self) -> bool:
+        if self.at_least:
+            return self.measured >= self.bar
+
+        return self.measured <= self.bar
+
+    def texts(self) -> list[str]:
+        kind = "at least" if self.at_least else "at most"
+        bar = f"{kind} {self.form.format(self.bar)}"
+        return [
+            self.what,
+            bar,
+            self.form.format(self.measured),
+            "yes" if self.met else "no",
+        ]
+
+
+@dataclasses.dataclass
+class Results:
+    """All that one run has measured."""
+
+    rows: list[Row]
+    #: What makes it faster, or costs: a line of text each.
+    choices: list[list[str]]
+    #: Medians of what was timed, in seconds or in a second.
+    medians: dict[str, dict[str, float]]
+
+
+def measure(url: str, hiredis: Path | None) -> Results:
+    redis.Redis.from_url(url).set("k", "v")
+    found = {
+        "look-up": inside.look_ups(url),
+        "command": inside.commands(url),
+        "view": apart.views(url),
+        "threads": inside.threads(url),
+        "init_app": inside.init_app(),
+        "first use": inside.first_use(url),
+    }
+    seconds, early = apart.imports()
+    growth = apart.ask("apps", url)
+    medians = {
+        name: {it: median(times, it) for it in times} for name, times in found.items()
+    }
+    medians["import"] = {"seconds": seconds}
+    rows = make_rows(found, seconds, len(early), growth)
+    return Results(rows, choose(found["command"], url, hiredis), medians)
+
+
+def make_rows(
+    found: dict[str, Times], import_seconds: float, early: int, growth: float
+) -> list[Row]:
+    look_up = found["look-up"]
+    many = median(found["init_app"], "1000") * 1000
+    mib = growth / 2**20
+    return [
+        Row("look-up of a command, of Flask-Redis", _of(look_up, "Flask-Redis"), 0.85),
+        Row("look-up of a command, of LocalProxy", _of(look_up, "LocalProxy"), 0.45),
+        Row(
+            'manager.get("X"), in look-ups', ratio(look_up, "manager.get", "proxy"), 1.5
+        ),
+        Row("whole GET, of redis-py", _of(found["command"]), 1.02, "{:.3f}"),
+        Row(
+            "requests a second of a view, of redis-py",
+            _of(found["view"]),
+            0.98,
+            "{:.3f}",
+            at_least=True,
+        ),
+        Row(
+            "GETs a second of 32 threads, of redis-py",
+            _of(found["threads"]),
+            0.98,
+            "{:.3f}",
+            at_least=True,
+        ),
+        Row(
+            "init_app, 1,000 of 20,000 settings, of 100 of 2,000",
+            ratio(found["init_app"], "1000", "100"),
+            11,
+            "{:.1f}",
+        ),
+        Row("init_app, 1,000 of 20,000 settings", many, 150, "{:.0f} ms"),
+        Row(
+            "kept a prefix before its first use",
+            inside.bytes_kept(),
+            2048,
+            "{:.0f} bytes",
+        ),
+        Row("first use, of from_url and connecting", _of(found["first use"]), 1.2),
+        Row("import after flask and redis", import_seconds * 1000, 10, "{:.1f} ms"),
+        Row("client libraries imported before use", early, 0, "{:.0f}"),
+        Row("growth by 10,000 apps made and dropped", mib, 1, "{:.2f} MiB"),
+    ]
+
+
+def _of(times: Times, base: str = "redis-py") -> float:
+    return ratio(times, "proxy", base)
+
+
+def choose(commands: Times, url: str, hiredis: Path | None) -> list[list[str]]:
+    """What hiredis and a pipeline bring, and what a larger pool costs."""
+    alone = median(commands, "proxy")
+    piped = median(commands, "proxy, pipeline of 100") / 100
+    choices = [
+        ["a GET, alone and in a pipeline of 100", _us(alone), _us(piped)],
+    ]
+
+    if hiredis is not None:
+        for reply, times in apart.parsers(url, hiredis).items():
+            own, other = (median(times, it) for it in ("redis-py", "hiredis"))
+            choices.append([f"{reply}, without and with hiredis", _us(own), _us(other)])
+
+    figures = inside.pools(url)
+    one, many = figures[1], figures[400]
+    choices += [
+        [
+            "a GET, with 1 and with 400 open connections",
+            _us(one["get"]),
+            _us(many["get"]),
+        ],
+        ["memory of 100 and of 400 connections", *_sizes(figures, "kept")],
+        [
+            "memory in the server of 100 and of 400 connections",
+            *_sizes(figures, "kept by the server"),
+        ],
+    ]
+    return choices
+
+
+def _us(seconds: float) -> str:
+    return f"{seconds * 1e6:.1f} µs"
+
+
+def _sizes(figures: dict[int, dict[str, float]], name: str) -> list[str]:
+    return [f"{figures[it][name] * it / 2**20:.1f} MiB" for it in (100, 400)]
+
+
+def save(results: Results, directory: Path) -> None:
+    measured = directory / "measured"
+
+    for name, header, lines in (
+        (
+            "speed.csv",
+            ["what", "bar", "measured", "met"],
+            [it.texts() for it in results.rows],
+        ),
+        ("speed-choices.csv", ["what", "one", "other"], results.choices),
+    ):
+        with (measured / name).open("w", newline="") as file:
+            csv.writer(file, lineterminator="\n").writerows([header, *lines])
+
+    (measured / "speed.json").write_text(json.dumps(describe(results), indent=2) + "\n")
+    draw(results.medians, directory / "images" / "speed.svg")
+
+
+def describe(results: Results) -> dict[str, t.Any]:
+    return {
+        "versions": {
+            "python": platform.python_version(),
+            "redis-py": redis.__version__,
+            "flask": version("flask"),
+        },
+        "processors": os.cpu_count(),
+        "rows": [{**dataclasses.asdict(it), "met": it.met} for it in results.rows],
+        "choices": results.choices,
+        "medians": results.medians,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--directory", type=Path, help="save the results here")
+    parser.add_argument("--hiredis", type=Path, help="where hiredis is installed")
+    arguments = parser.parse_args()
+    command = find_command("redis")
+    assert command is not None, "There is no redis-server."
+
+    with tempfile.TemporaryDirectory() as directory:
+        with Server(command, Path(directory)) as server:
+            results = measure(server.url, arguments.hiredis)
+
+    for lines in ([it.texts() for it in results.rows], results.choices):
+        for what, *rest in lines:
+            print(f"{what:53}" + "".join(f"{it:>16}" for it in rest))
+
+        print()
+
+    if arguments.directory is not None:
+        save(results, arguments.directory)
+
+
+if __name__ == "__main__":
+    main()
