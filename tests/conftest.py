@@ -87,8 +87,7 @@ def _server(_start: Starter) -> Server:
 @pytest.fixture
 def server(_server: Server) -> Server:
     """An empty Redis, without password."""
-    with _server.admin() as client:
-        client.flushall()
+    _server.clear()
 
     return _server
 
@@ -101,8 +100,7 @@ def _each_server(request: pytest.FixtureRequest, _start: Starter) -> Server:
 @pytest.fixture
 def each_server(_each_server: Server) -> Server:
     """An empty server of each kind and version in turn."""
-    with _each_server.admin() as client:
-        client.flushall()
+    _each_server.clear()
 
     return _each_server
 
@@ -145,8 +143,7 @@ def _tls_server(_start: Starter, certificates: Certificates) -> Server:
 @pytest.fixture
 def tls_server(_tls_server: Server) -> Server:
     """An empty Redis that speaks TLS only."""
-    with _tls_server.admin() as client:
-        client.flushall()
+    _tls_server.clear()
 
     return _tls_server
 
@@ -159,8 +156,7 @@ def _mtls_server(_start: Starter, certificates: Certificates) -> Server:
 @pytest.fixture
 def mtls_server(_mtls_server: Server) -> Server:
     """An empty Redis that speaks TLS only, with clients that show a certificate."""
-    with _mtls_server.admin() as client:
-        client.flushall()
+    _mtls_server.clear()
 
     return _mtls_server
 

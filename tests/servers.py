@@ -327,6 +327,16 @@ class Server(Startable):
 
         self._process.send_signal(number)
 
+    def clear(self) -> None:
+        """Delete all keys, and cut what earlier tests left connected: clients live in
+        cycles until they are collected, and tests count connections.
+        """
+        with self.admin() as client:
+            client.flushall()
+
+            for kind in ("normal", "pubsub"):
+                client.client_kill_filter(_type=kind, skipme=True)
+
     def count_clients(self) -> int:
         """How many connections the server has, beside the one that asks."""
         with self.admin() as client:

@@ -444,6 +444,8 @@ def test_words_for_facts() -> None:
     sizes = [info._size(2**exponent) for exponent in (3, 13, 23, 33)]
     assert sizes == ["8.0 B", "8.0 KiB", "8.0 MiB", "8.0 GiB"]
     assert info._server({}) == "Redis ?"
+    valkey = {"redis_version": "7.2.4", "valkey_version": "8.1.0"}
+    assert info._server(valkey) == "Valkey 8.1.0"
     assert info._clients({}) == "? connected"
     assert info._clients({"connected_clients": 3, "blocked_clients": 1}) == (
         "3 connected, 1 blocked"
@@ -452,6 +454,20 @@ def test_words_for_facts() -> None:
         info._role({"role": "master", "connected_slaves": 1}) == "master of 1 replica"
     )
     assert info._hit_rate({}) == "-"
+
+
+@pytest.mark.parametrize(
+    ("version", "is_old"), [("6.2.14", True), ("7.2.0", False), ("8.0.2", False)]
+)
+def test_old_servers_are_named(app: Flask, version: str, is_old: bool) -> None:
+    """A Redis that redis-py no longer supports brings a warning, whatever is installed
+    here.
+    """
+    app.config["REDIS_URL"] = "redis://127.0.0.1"
+    RedisManager(app)
+    settings = app.extensions["redis"].get_settings("REDIS")
+    warnings = list(info._warn(settings, {"redis_version": version}))
+    assert ["is older than 7.2" in it for it in warnings] == [True] * is_old
 
 
 def test_nodes_without_addresses(app: Flask) -> None:
