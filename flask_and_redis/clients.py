@@ -24,6 +24,7 @@ from .retry import Bound
 from .retry import bound_async_client
 from .retry import bound_client
 from .retry import Link
+from .retry import mix
 from .retry import nothing
 from .urls import Place
 from .values import library_of
@@ -186,6 +187,25 @@ def _own_pools(client: t.Any) -> None:
 
     for pool in (client.connection_pool, *_pools_of_sentinels(client)):
         weakref.finalize(client, pool.disconnect).atexit = False
+
+    kind: t.Any = getattr(client.connection_pool, "connection_class", None)
+
+    # Before redis-py 8 there is nothing to ask, and less to save.
+    if hasattr(kind, "is_connected") and kind.__module__.startswith("redis."):
+        client.connection_pool.connection_class = mix(_ConnectingOnce, kind)
+
+
+class _ConnectingOnce:
+    """Mixed into the class of a pool's connections. The pool connects each of them
+    before each command, in which redis-py finds by way of its retries, for 3 % of the
+    whole command, that there is nothing to do.
+    """
+
+    is_connected: bool
+
+    def connect(self) -> None:
+        if not self.is_connected:
+            super().connect()  # type: ignore[misc]
 
 
 def pools_of(client: t.Any) -> list[t.Any]:

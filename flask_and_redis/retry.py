@@ -403,7 +403,7 @@ def _make_bound(
     made = make(*args, **kwargs)
     # Its class, not functions set on it: they would refer to it, and a dropped pipeline
     # would keep its connection until the next garbage collection.
-    made.__class__ = _mix(mixin, type(made))
+    made.__class__ = mix(mixin, type(made))
     made.remember(bound, link, functools.partial(make, *args, **kwargs))
     return made
 
@@ -411,7 +411,12 @@ def _make_bound(
 _mixed: dict[tuple[type[t.Any], type[t.Any]], type[t.Any]] = {}
 
 
-def _mix(mixin: type[t.Any], base: type[t.Any]) -> type[t.Any]:
+def mix(mixin: type[t.Any], base: type[t.Any]) -> type[t.Any]:
+    """A class like another, which is called the same, with a mixin before it.
+
+    :param mixin: The mixin.
+    :param base: The other class.
+    """
     if (mixin, base) not in _mixed:
         module = {"__module__": base.__module__}
         _mixed[mixin, base] = type(base.__name__, (mixin, base), module)

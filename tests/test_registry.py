@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+import types
 import typing as t
 import weakref
 from concurrent.futures import ThreadPoolExecutor
@@ -258,6 +259,44 @@ print("fakeredis" in sys.modules)
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     )
     assert found.stdout.split("\n") == ["[]", "True", ""]
+
+
+@pytest.mark.skipif(
+    not hasattr(redis.Connection, "is_connected"), reason="Before redis-py 8."
+)
+def test_connects_once(app: Flask, server: Server) -> None:
+    """A connection that is connected is not connected before each command; one that
+    was cut is. Nobody can tell its class from redis-py's own.
+    """
+    called: list[str] = []
+
+    def note(frame: types.FrameType, event: str, argument: object) -> None:
+        if event == "call":
+            called.append(frame.f_code.co_name)
+
+    app.config["REDIS_URL"] = server.url
+    RedisManager(app)
+    client = app.extensions["redis"]["REDIS"]
+    pool = client.connection_pool
+    assert issubclass(pool.connection_class, redis.Connection)
+    assert "<redis.connection.Connection(" in repr(pool)
+    counts = []
+
+    for cut in (False, False, True):
+        if cut:
+            pool.disconnect()
+
+        called.clear()
+        sys.setprofile(note)
+
+        try:
+            assert client.get("k") is None
+        finally:
+            sys.setprofile(None)
+
+        counts.append(called.count("connect_check_health"))
+
+    assert counts == [1, 0, 1]
 
 
 def test_apps_are_forgotten(server: Server) -> None:
