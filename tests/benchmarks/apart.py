@@ -57,6 +57,8 @@ def serve(factory: str, url: str) -> cabc.Iterator[cabc.Callable[[], float]]:
     """A server, and the function that puts it under load."""
     port = reserve("127.0.0.1")
     arguments = ["--threads", str(THREADS), "--keep-alive", "75", "--log-level=error"]
+    # Two servers run at the same time, and it has one address for both.
+    arguments += ["--no-control-socket"]
     arguments += ["--bind", f"127.0.0.1:{port}", f"tests.benchmarks.view:{factory}()"]
     process = subprocess.Popen(
         [sys.executable, "-m", "gunicorn", *arguments],

@@ -121,7 +121,7 @@ def threads(url: str) -> Times:
 
         return THREADS * GETS / (time.perf_counter() - began)
 
-    return interleave({"redis-py": lambda: run(raw), "proxy": lambda: run(proxy)}, 150)
+    return interleave({"redis-py": lambda: run(raw), "proxy": lambda: run(proxy)}, 300)
 
 
 def first_use(url: str) -> Times:
