@@ -3,6 +3,7 @@ from __future__ import annotations
 import collections.abc as cabc
 import contextlib
 import os
+import shutil
 import typing as t
 
 import pytest
@@ -12,6 +13,7 @@ from .servers import Certificates
 from .servers import Cluster
 from .servers import find_command
 from .servers import find_tls_command
+from .servers import find_wheel
 from .servers import has_tls
 from .servers import KINDS
 from .servers import Sentinels
@@ -159,6 +161,17 @@ def mtls_server(_mtls_server: Server) -> Server:
     _mtls_server.clear()
 
     return _mtls_server
+
+
+@pytest.fixture
+def native_client(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Put redis-cli on the PATH: the system's or, without one, that of the wheel."""
+    if shutil.which("redis-cli") is None:
+        if (directory := find_wheel()) is None:
+            miss("No client: redis-cli is not there.")
+
+        path = os.pathsep.join([*os.get_exec_path(), directory])
+        monkeypatch.setenv("PATH", path)
 
 
 @pytest.fixture

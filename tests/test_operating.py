@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import re
-import shutil
 import subprocess
 import sys
 import textwrap
@@ -15,7 +14,6 @@ from flask import Flask
 
 from flask_and_redis import RedisManager
 
-from .conftest import miss
 from .conftest import Starter
 from .servers import Server
 from .test_cli import run_process
@@ -98,11 +96,8 @@ def test_info(config: dict[str, str], start: Starter) -> None:
     assert normalize(run_process(config, "info").output) == normalize(shown)
 
 
-def test_cli(config: dict[str, str]) -> None:
+def test_cli(config: dict[str, str], native_client: None) -> None:
     """The page shows what the native client prints."""
-    if shutil.which("redis-cli") is None:
-        miss("No client: redis-cli is not there.")
-
     for shown in re.split(r"^\$ ", blocks("text")[3], flags=re.M)[1:]:
         command, _, output = shown.partition("\n")
         arguments = command.removeprefix("flask redis ").split()
