@@ -20,6 +20,7 @@ import types
 import typing as t
 
 import redis
+import redis.asyncio.sentinel
 import redis.sentinel
 from redis import exceptions as redis_exceptions
 
@@ -37,7 +38,13 @@ LONGEST_PAUSE = 0.5
 # The same where a connection of the pool is waited for, which is nobody's outage.
 POOL_PAUSE = 0.01
 
-# How sentinels' refusals read in the error of a master that was not found.
+# What redis-py makes of the errors of all sentinels. Only their text is left.
+_NO_MASTER = (
+    redis.sentinel.MasterNotFoundError,
+    redis.asyncio.sentinel.MasterNotFoundError,
+)
+
+# How sentinels' refusals read there.
 _REFUSALS = ("AuthenticationError", "CERTIFICATE_VERIFY_FAILED")
 
 # What a TLS connection that was cut ends with. Any other error of TLS is a refusal.
@@ -93,9 +100,7 @@ class Bound:
         if self._is_cluster and isinstance(error, self._redirection):
             return True
 
-        # redis-py makes one error of those of all sentinels, of which only the text is
-        # left.
-        if isinstance(error, redis.sentinel.MasterNotFoundError) and any(
+        if isinstance(error, _NO_MASTER) and any(
             refusal in str(error) for refusal in _REFUSALS
         ):
             return False
@@ -306,7 +311,7 @@ class Wait:
         """
         bound = self._bound
         return self._most_left >= bound.deadline / 2 or any(
-            isinstance(it, bound.timeout) for it in _behind(error)
+            isinstance(it, (bound.timeout, *_NO_MASTER)) for it in _behind(error)
         )
 
 
