@@ -142,6 +142,21 @@ class Redis(_Base):
         found = self.__find_class()
         return redis.Redis if found is None else found
 
+    # Type checkers would take any name, having seen it.
+    if not t.TYPE_CHECKING:
+
+        def __setattr__(self, name: str, value: t.Any) -> None:
+            # As tests of other extensions do. The real client would stay in use.
+            if name in ("connection", "_redis_client"):
+                prefix = self.__prefix or DEFAULT_PREFIX
+                raise AttributeError(
+                    f"{name!r} cannot be set. For a test without a server set"
+                    f" '{prefix}_URL' to 'fakeredis://'; to put a client in place of"
+                    " this one use 'RedisManager.override'."
+                )
+
+            super().__setattr__(name, value)
+
     def __bool__(self) -> bool:
         return True
 

@@ -67,6 +67,13 @@ def test_requests(app: Flask, manager: RedisManager, each_server: Server) -> Non
         assert each_server.admin(db=db).keys() == [key]
 
 
+@pytest.mark.parametrize("name", ["connection", "_redis_client"])
+def test_client_is_not_set(app: Flask, manager: RedisManager, name: str) -> None:
+    """A test that puts a mock in the client's place is told what does."""
+    with app.app_context(), pytest.raises(AttributeError, match="'fakeredis://'"):
+        setattr(current_redis, name, object())
+
+
 def increment(pipe: redis.client.Pipeline) -> None:
     pipe.multi()
     pipe.incr("a")
