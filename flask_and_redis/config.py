@@ -88,6 +88,8 @@ WRONG_NAMES = {
     "database": "db",
     "decode": "decode_responses",
     "pass": "password",
+    "sentinel_password": "sentinel_kwargs",
+    "sentinel_username": "sentinel_kwargs",
     "timeout": "socket_timeout",
     "tls": "ssl",
     "uri": "url",
@@ -288,6 +290,12 @@ def check_prefix(prefix: str) -> str:
     :return: The same.
     :raises ConfigError: If no setting that Flask reads can.
     """
+    if not isinstance(prefix, str):
+        raise ConfigError(
+            f"The prefix must be text, such as {DEFAULT_PREFIX!r}, and is"
+            f" {type(prefix).__name__}."
+        )
+
     if not prefix.isupper() or prefix.endswith("_"):
         raise ConfigError(
             f"The prefix {prefix!r} must be in upper case, as Flask's settings are, and"
@@ -554,7 +562,7 @@ def _make_settings(
         sentinel_arguments = _read_sentinel_kwargs(
             *given.get("sentinel_kwargs", ("", {})), arguments
         )
-    elif sentinel_kwargs is not None:
+    elif sentinel_kwargs is not None and place.scheme != "fakeredis":
         raise ConfigError(
             f"{given['sentinel_kwargs'][0]} needs a redis+sentinel:// URL."
         )

@@ -440,6 +440,12 @@ def test_lower_case_prefix(app: Flask) -> None:
             use()
 
 
+def test_prefix_that_is_no_text(app: Flask) -> None:
+    """In the place of the prefix version 0.0.4 took ``strict``."""
+    with pytest.raises(ConfigError, match="must be text, such as 'REDIS', and is bool"):
+        Redis(app, t.cast(t.Any, True))
+
+
 def test_setting_for_a_prefix(app: Flask) -> None:
     """The name of a setting in the place of its prefix would be localhost as well."""
     app.config["CACHE_URL"] = "redis://h"

@@ -51,6 +51,16 @@ def test_apps_share_nothing(app: Flask, manager: RedisManager) -> None:
         assert current_redis.get("k") is None
 
 
+def test_settings_of_sentinels(app: Flask) -> None:
+    """The settings of production may stay where a test sets the URL alone."""
+    app.config["REDIS_URL"] = "fakeredis://"
+    app.config["REDIS_SENTINEL_KWARGS"] = {"password": "s3ntinel"}
+    manager = RedisManager(app)
+
+    with app.app_context():
+        assert manager.get().ping()
+
+
 def test_locks_and_scripts(app: Flask, manager: RedisManager) -> None:
     """The Lua that locks and scripts need is there."""
     with app.app_context():

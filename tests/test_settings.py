@@ -510,6 +510,7 @@ def test_unset_options() -> None:
         ("REDIS_USE_SSL", "REDIS_SSL"),
         ("REDIS_DATABASE", "REDIS_DB"),
         ("REDIS_PASS", "REDIS_PASSWORD"),
+        ("REDIS_SENTINEL_PASSWORD", "REDIS_SENTINEL_KWARGS"),
         ("REDIS_CONECTION_POOL_CLASS", "REDIS_CONNECTION_POOL_CLASS"),
     ],
 )
