@@ -31,6 +31,7 @@ from .values import did_you_mean
 from .values import is_unset
 from .values import library_of
 from .values import name_of
+from .values import once_a_class
 from .values import parameters
 
 logger: logging.Logger = logging.getLogger("flask_and_redis")
@@ -385,25 +386,36 @@ def group_settings(
     groups: dict[str, dict[str, t.Any]] = {prefix: {} for prefix in prefixes}
     names = _setting_names(config, prefixes)
 
-    for key, value in config.items():
-        if not isinstance(key, str) or not key.isupper() or is_unset(value):
+    for key, splits in _split_keys(config, names):
+        if is_unset(config[key]):
             continue
 
-        for prefix, rest in _splits(key):
-            if prefix in names and rest in names[prefix]:
-                groups[prefix][rest] = value
+        for prefix, rest in splits:
+            if rest in names[prefix]:
+                groups[prefix][rest] = config[key]
                 break
 
     return groups
 
 
-def _splits(key: str) -> cabc.Iterator[tuple[str, str]]:
-    """Each way to part a key into prefix and lower-cased name, longest prefix first."""
-    end = key.rfind("_")
+def _split_keys(
+    config: cabc.Iterable[t.Any], prefixes: cabc.Collection[str]
+) -> cabc.Iterator[tuple[str, list[tuple[str, str]]]]:
+    """The settings that begin with a prefix, each with all ways to part it into one and
+    the lower-cased rest, longest prefix first.
+    """
+    first_words = {it.partition("_")[0] for it in prefixes}
 
-    while end > 0:
-        yield key[:end], key[end + 1 :].lower()
-        end = key.rfind("_", 0, end)
+    for key in config:
+        if (
+            isinstance(key, str)
+            # Most settings are of nothing that is asked for.
+            and key.partition("_")[0] in first_words
+            and key.isupper()
+        ):
+            ends = [place for place, letter in enumerate(key) if letter == "_"]
+            splits = [(key[:end], key[end + 1 :].lower()) for end in reversed(ends)]
+            yield key, [it for it in splits if it[0] in prefixes]
 
 
 def _setting_names(
@@ -576,9 +588,8 @@ def _make_settings(
             client_class = fakeredis.FakeRedis
 
     if "connection_pool" not in arguments:
-        for name in ("socket_timeout", "socket_connect_timeout"):
-            if _is_default_ours(client_class, name):
-                arguments.setdefault(name, timeout)
+        for name in _timeouts_without_default(client_class):
+            arguments.setdefault(name, timeout)
 
     _check_required(prefix, client_class, pool_class, place, arguments)
     return Settings(
@@ -593,17 +604,32 @@ def _make_settings(
     )
 
 
-def _is_default_ours(client_class: type[t.Any], name: str) -> bool:
-    """Whether a class takes an argument and has no default of its own for it."""
-    if issubclass(client_class, redis.RedisCluster):
-        return name not in parameters(client_class)
+@once_a_class
+def _timeouts_without_default(client_class: type[t.Any]) -> list[str]:
+    """The timeouts that a class takes and for which it has no default of its own."""
+    names = ("socket_timeout", "socket_connect_timeout")
+    taken = parameters(client_class)
 
-    taken = parameters(client_class).get(name)
-    bases = (it for it in client_class.__mro__ if name_of(it) in _CLIENTS)
-    return taken is not None and any(parameters(it).get(name) == taken for it in bases)
+    if issubclass(client_class, redis.RedisCluster):
+        return [name for name in names if name not in taken]
+
+    bases = [it for it in client_class.__mro__ if name_of(it) in _CLIENTS]
+    return [
+        name
+        for name in names
+        if name in taken
+        and any(parameters(it).get(name) == taken[name] for it in bases)
+    ]
 
 
 _CLIENTS = ("redis.Redis", "valkey.Valkey")
+
+
+@once_a_class
+def _required(client_class: type[t.Any]) -> list[str]:
+    """The arguments that a class cannot be made without."""
+    taken = parameters(client_class).values()
+    return [it.name for it in taken if it.default is it.empty]
 
 
 def _check_required(
@@ -614,10 +640,8 @@ def _check_required(
     arguments: cabc.Mapping[str, t.Any],
 ) -> None:
     """Raise for what would be a ``TypeError`` when the client is made."""
-    taken = parameters(client_class)
-
-    for name, parameter in taken.items():
-        if parameter.default is parameter.empty and name not in arguments:
+    for name in _required(client_class):
+        if name not in arguments:
             raise ConfigError(
                 f"'{prefix}_{name.upper()}' must be set: {name_of(client_class)} needs"
                 f" the argument {name!r}."
@@ -626,7 +650,7 @@ def _check_required(
     makes_pool = place.scheme == "fakeredis" or place.scheme.endswith("+sentinel")
     makes_pool |= pool_class is not None
 
-    if makes_pool and "connection_pool" not in taken:
+    if makes_pool and "connection_pool" not in parameters(client_class):
         raise ConfigError(
             f"'{prefix}_CLASS' must be a class that takes 'connection_pool' for these"
             f" settings, and {name_of(client_class)} does not."
@@ -897,12 +921,7 @@ def warn_of_misspellings(
     """
     names = _setting_names(config, {*ours, *found})
 
-    for key in config:
-        if not isinstance(key, str) or not key.isupper():
-            continue
-
-        splits = [(prefix, rest) for prefix, rest in _splits(key) if prefix in names]
-
+    for key, splits in _split_keys(config, names):
         if any(rest in names[prefix] for prefix, rest in splits):
             continue
 

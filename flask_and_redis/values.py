@@ -22,6 +22,8 @@ from werkzeug.utils import import_string
 
 from .exceptions import ConfigError
 
+R = t.TypeVar("R")
+
 
 class Secret(str):
     """Text that no ``repr`` shows."""
@@ -140,23 +142,32 @@ def import_object(label: str, value: t.Any) -> t.Any:
     )
 
 
-_parameters: WeakKeyDictionary[type[t.Any], cabc.Mapping[str, inspect.Parameter]]
-_parameters = WeakKeyDictionary()
+def once_a_class(
+    function: cabc.Callable[[type[t.Any]], R],
+) -> cabc.Callable[[type[t.Any]], R]:
+    """A function that remembers what another says of a class, while the class lives.
+
+    :param function: The other function.
+    """
+    said: WeakKeyDictionary[type[t.Any], R] = WeakKeyDictionary()
+
+    @functools.wraps(function)
+    def remember(cls: type[t.Any]) -> R:
+        if cls not in said:
+            said[cls] = function(cls)
+
+        return said[cls]
+
+    return remember
 
 
+@once_a_class
 def parameters(cls: type[t.Any]) -> cabc.Mapping[str, inspect.Parameter]:
     """The keyword arguments that a class's constructor takes, those included that it
     hands on to its base classes.
 
     :param cls: The class.
     """
-    if cls not in _parameters:
-        _parameters[cls] = types.MappingProxyType(_read_parameters(cls))
-
-    return _parameters[cls]
-
-
-def _read_parameters(cls: type[t.Any]) -> dict[str, inspect.Parameter]:
     found: dict[str, inspect.Parameter] = {}
     keywords = (
         inspect.Parameter.POSITIONAL_OR_KEYWORD,
@@ -177,7 +188,7 @@ def _read_parameters(cls: type[t.Any]) -> dict[str, inspect.Parameter]:
             # Nothing reaches the classes behind this one.
             break
 
-    return found
+    return types.MappingProxyType(found)
 
 
 def convert(label: str, parameter: inspect.Parameter, value: t.Any) -> t.Any:
