@@ -7,6 +7,7 @@ import inspect
 import os
 import queue
 import sys
+import threading
 import types
 import typing as t
 import weakref
@@ -16,6 +17,7 @@ import redis.asyncio.cluster
 import redis.asyncio.sentinel
 import redis.cluster
 import redis.sentinel
+from redis.event import EventDispatcher
 from werkzeug.utils import import_string
 
 from .config import Settings
@@ -75,6 +77,7 @@ def make_client(
     if settings.deadline is not None:
         bound_client(client, bound, lambda: _ask(client))
 
+    _clients.add(client)
     return client  # type: ignore[no-any-return]
 
 
@@ -194,6 +197,30 @@ def _own_pools(client: t.Any) -> None:
     if hasattr(kind, "is_connected") and kind.__module__.startswith("redis."):
         client.connection_pool.connection_class = mix(_ConnectingOnce, kind)
 
+    _skip_listeners(client.connection_pool)
+
+
+class _NoListeners(EventDispatcher):
+    """Dispatches nothing. A pool of redis-py tells its dispatcher of each connection
+    that is given back, for 3 % of the whole command, so that one logs in anew whose
+    provider of credentials has sent a new password.
+    """
+
+    def dispatch(self, event: object) -> None:
+        pass
+
+
+_NO_LISTENERS = _NoListeners()
+
+
+def _skip_listeners(pool: t.Any) -> None:
+    kwargs = pool.connection_kwargs
+
+    if not (kwargs.get("credential_provider") or kwargs.get("event_dispatcher")):
+        for name, it in list(vars(pool).items()):
+            if type(it) is EventDispatcher:
+                setattr(pool, name, _NO_LISTENERS)
+
 
 class _ConnectingOnce:
     """Mixed into the class of a pool's connections. The pool connects each of them
@@ -206,6 +233,31 @@ class _ConnectingOnce:
     def connect(self) -> None:
         if not self.is_connected:
             super().connect()  # type: ignore[misc]
+
+
+_clients: weakref.WeakSet[t.Any] = weakref.WeakSet()
+
+_LOCKS = {type(make()): make for make in (threading.Lock, threading.RLock)}
+
+
+def _renew_locks() -> None:
+    """Give each client new locks in a process that has just been forked. A thread of
+    the parent may have held one, and is not here to release it: redis-py begins its
+    pools anew in a child, but waits for their locks without end.
+    """
+    renewed: dict[int, t.Any] = {}
+
+    for client in list(_clients):
+        pools = (*pools_of(client), *_pools_of_sentinels(client))
+
+        for owner in (client, getattr(client, "nodes_manager", None), *pools):
+            for name, it in list(getattr(owner, "__dict__", {}).items()):
+                if (make := _LOCKS.get(type(it))) is not None:
+                    setattr(owner, name, renewed.setdefault(id(it), make()))
+
+
+# Where there is no fork, there is nothing to register either.
+getattr(os, "register_at_fork", nothing)(after_in_child=_renew_locks)
 
 
 def pools_of(client: t.Any) -> list[t.Any]:
@@ -398,9 +450,11 @@ def _split(
 ) -> tuple[dict[str, t.Any], dict[str, t.Any]]:
     """Part arguments into those that some of the classes take, and the others."""
     names = _OF_POOL.union(*map(parameters, classes))
+    # The client tells a provider that sends new passwords of the pool.
+    of_both = {"credential_provider"}
     return (
         {name: value for name, value in arguments.items() if name in names},
-        {name: value for name, value in arguments.items() if name not in names},
+        {name: it for name, it in arguments.items() if name not in names - of_both},
     )
 
 
@@ -481,7 +535,7 @@ def _make_fake(
         for name, value in for_pool.items()
         if name not in useless and not name.startswith("ssl_")
     }
-    rest.pop("ssl", None)
+    rest = {name: it for name, it in rest.items() if name not in useless | {"ssl"}}
     pool = pool_class(connection_class=connection_class, server=server, **for_pool)
     return settings.client_class(connection_pool=pool, **rest)
 

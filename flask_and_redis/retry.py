@@ -217,7 +217,7 @@ class Bound:
         )
 
 
-def nothing(*args: object) -> None:
+def nothing(*args: object, **kwargs: object) -> None:
     """What there is to do for most engines."""
 
 

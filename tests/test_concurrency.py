@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import collections
+import contextlib
 import gc
 import os
+import signal
 import threading
 import time
 import typing as t
@@ -14,6 +16,7 @@ from flask import Flask
 
 from flask_and_redis import current_redis
 from flask_and_redis import RedisManager
+from flask_and_redis.clients import pools_of
 from flask_and_redis.retry import Bound
 
 from .servers import Server
@@ -113,6 +116,72 @@ def test_fork_while_threads_are_busy(small_pool: Flask) -> None:
         done.set()
         assert ends == [0] * 10
         assert all(it.result() for it in running)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="This system cannot fork.")
+@pytest.mark.filterwarnings("ignore:This process.*multi-threaded:DeprecationWarning")
+@pytest.mark.parametrize("engine", ["server", "blocking", "cluster", "sentinels"])
+def test_fork_while_locks_are_held(
+    app: Flask, engine: str, request: pytest.FixtureRequest
+) -> None:
+    """A child does not wait for a lock that a thread of the parent held, whichever of
+    the client's it was.
+    """
+    what = request.getfixturevalue("server" if engine == "blocking" else engine)
+
+    forms = {
+        "cluster": "redis+cluster://{}",
+        "sentinels": "redis+sentinel://{}/mymaster",
+    }
+    app.config["REDIS_URL"] = forms.get(engine, "redis://{}").format(what.address)
+
+    if engine == "blocking":
+        app.config["REDIS_CONNECTION_POOL_CLASS"] = "redis.BlockingConnectionPool"
+
+    RedisManager(app)
+    client: t.Any = app.extensions["redis"]["REDIS"]
+    assert client.set("k", "v")
+    pools = pools_of(client)
+    manager = getattr(pools[0], "sentinel_manager", None)
+    sentinels = [it.connection_pool for it in getattr(manager, "sentinels", [])]
+    owners = [client, getattr(client, "nodes_manager", None), *pools, *sentinels]
+    kinds = (type(threading.Lock()), type(threading.RLock()))
+    locks = [
+        it
+        for owner in owners
+        if owner is not None
+        for it in vars(owner).values()
+        if isinstance(it, kinds)
+    ]
+    assert locks
+    held, done = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with contextlib.ExitStack() as stack:
+            for lock in locks:
+                stack.enter_context(lock)
+
+            held.set()
+            done.wait()
+
+    with ThreadPoolExecutor(1) as threads:
+        threads.submit(hold)
+        held.wait()
+
+        if not (pid := os.fork()):
+            # Ends the child if it hangs.
+            signal.alarm(10)
+            right = False
+
+            try:
+                right = client.get("k") == b"v"
+            finally:
+                os._exit(0 if right else 1)
+
+        end = os.waitpid(pid, 0)[1]
+        done.set()
+
+    assert end == 0
 
 
 def test_1000_apps(server: Server) -> None:

@@ -15,11 +15,14 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import redis
 from flask import Flask
+from redis.credentials import StreamingCredentialProvider
+from redis.event import EventDispatcher
 
 from flask_and_redis import Redis
 from flask_and_redis import RedisManager
 from flask_and_redis import UnknownPrefixError
 
+from .conftest import Starter
 from .servers import Server
 
 
@@ -351,3 +354,73 @@ def test_manager_for_several_apps() -> None:
         with app.app_context():
             kwargs = manager.get().connection.connection_pool.connection_kwargs
             assert kwargs["db"] == db
+
+
+class Streaming(StreamingCredentialProvider):
+    """Sends the user who is to log in next, whose name is the password as well."""
+
+    def __init__(self) -> None:
+        self.listeners: list[t.Any] = []
+
+    def get_credentials(self) -> tuple[str, str]:
+        return "first", "first"
+
+    def on_next(self, callback: t.Any) -> None:
+        self.listeners.append(callback)
+
+    def on_error(self, callback: t.Any) -> None:
+        pass
+
+    def is_streaming(self) -> bool:
+        return True
+
+    def send(self, user: str) -> None:
+        token = types.SimpleNamespace(try_get=lambda _: user, get_value=lambda: user)
+
+        for listener in self.listeners:
+            listener(token)
+
+
+@pytest.mark.parametrize("pool", [None, redis.ConnectionPool])
+def test_streamed_credentials(app: Flask, start: Starter, pool: object) -> None:
+    """A connection that is in use while a provider sends a new password logs in with it
+    when it is given back; one that is idle at once.
+    """
+    server = start(Server)
+
+    with server.admin() as admin:
+        for user in ("first", "second"):
+            admin.acl_setuser(
+                user, enabled=True, passwords=[f"+{user}"], categories=["+@all"]
+            )
+
+    provider = Streaming()
+    app.config.update(REDIS_URL=server.url, REDIS_CREDENTIAL_PROVIDER=provider)
+    app.config["REDIS_CONNECTION_POOL_CLASS"] = pool
+    RedisManager(app)
+    client: t.Any = app.extensions["redis"]["REDIS"]
+    idle, used = (client.connection_pool.get_connection() for _ in range(2))
+    client.connection_pool.release(idle)
+    assert client.acl_whoami() == "first"
+    provider.send("second")
+    client.connection_pool.release(used)
+
+    for _ in range(2):
+        connection = client.connection_pool.get_connection()
+        connection.send_command("ACL", "WHOAMI")
+        assert connection.read_response() == b"second"
+
+
+def test_own_event_dispatcher(app: Flask, server: Server) -> None:
+    """A dispatcher of the application's own is told what redis-py tells its own."""
+    told: list[object] = []
+
+    class Dispatcher(EventDispatcher):
+        def dispatch(self, event: object) -> None:
+            told.append(event)
+
+    app.config.update(REDIS_URL=server.url, REDIS_EVENT_DISPATCHER=Dispatcher())
+    RedisManager(app)
+    assert app.extensions["redis"]["REDIS"].ping()
+    (event,) = told
+    assert type(event).__name__ == "AfterPooledConnectionsInstantiationEvent"
