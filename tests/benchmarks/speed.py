@@ -240,8 +240,8 @@ def main() -> None:
 
         print()
 
-    print(f"Milliseconds of bars are divided by {results.slowness:.2f}: this machine")
-    print("takes that much longer than another to make a client of redis-py.")
+    print(f"Milliseconds are divided by {results.slowness:.2f}: to make a client of")
+    print("redis-py, this machine takes so much longer than the one the bars are for.")
 
     if arguments.directory is not None:
         save(results, arguments.directory)
