@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import collections
+import collections.abc as cabc
 import contextlib
 import gc
 import os
@@ -14,6 +15,7 @@ import pytest
 import redis
 from flask import Flask
 
+from flask_and_redis import clients
 from flask_and_redis import current_redis
 from flask_and_redis import RedisManager
 from flask_and_redis.clients import pools_of
@@ -118,6 +120,40 @@ def test_fork_while_threads_are_busy(small_pool: Flask) -> None:
         assert all(it.result() for it in running)
 
 
+def find_locks(client: t.Any) -> list[t.Any]:
+    """The locks of a client, of its pools and of what finds it its servers."""
+    pools = pools_of(client)
+    manager = getattr(pools[0], "sentinel_manager", None)
+    sentinels = [it.connection_pool for it in getattr(manager, "sentinels", [])]
+    owners = [client, getattr(client, "nodes_manager", None), *pools, *sentinels]
+    kinds = (type(threading.Lock()), type(threading.RLock()))
+    attributes = [it for owner in filter(None, owners) for it in vars(owner).values()]
+    return [it for it in attributes if isinstance(it, kinds)]
+
+
+@contextlib.contextmanager
+def hold(locks: list[t.Any]) -> cabc.Iterator[None]:
+    """Hold locks in another thread."""
+    held, done = threading.Event(), threading.Event()
+
+    def wait() -> None:
+        with contextlib.ExitStack() as stack:
+            for lock in locks:
+                stack.enter_context(lock)
+
+            held.set()
+            done.wait()
+
+    with ThreadPoolExecutor(1) as threads:
+        threads.submit(wait)
+        held.wait()
+
+        try:
+            yield
+        finally:
+            done.set()
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="This system cannot fork.")
 @pytest.mark.filterwarnings("ignore:This process.*multi-threaded:DeprecationWarning")
 @pytest.mark.parametrize("engine", ["server", "blocking", "cluster", "sentinels"])
@@ -127,13 +163,12 @@ def test_fork_while_locks_are_held(
     """A child does not wait for a lock that a thread of the parent held, whichever of
     the client's it was.
     """
-    what = request.getfixturevalue("server" if engine == "blocking" else engine)
-
+    servers = request.getfixturevalue("server" if engine == "blocking" else engine)
     forms = {
         "cluster": "redis+cluster://{}",
         "sentinels": "redis+sentinel://{}/mymaster",
     }
-    app.config["REDIS_URL"] = forms.get(engine, "redis://{}").format(what.address)
+    app.config["REDIS_URL"] = forms.get(engine, "redis://{}").format(servers.address)
 
     if engine == "blocking":
         app.config["REDIS_CONNECTION_POOL_CLASS"] = "redis.BlockingConnectionPool"
@@ -141,33 +176,10 @@ def test_fork_while_locks_are_held(
     RedisManager(app)
     client: t.Any = app.extensions["redis"]["REDIS"]
     assert client.set("k", "v")
-    pools = pools_of(client)
-    manager = getattr(pools[0], "sentinel_manager", None)
-    sentinels = [it.connection_pool for it in getattr(manager, "sentinels", [])]
-    owners = [client, getattr(client, "nodes_manager", None), *pools, *sentinels]
-    kinds = (type(threading.Lock()), type(threading.RLock()))
-    locks = [
-        it
-        for owner in owners
-        if owner is not None
-        for it in vars(owner).values()
-        if isinstance(it, kinds)
-    ]
+    locks = find_locks(client)
     assert locks
-    held, done = threading.Event(), threading.Event()
 
-    def hold() -> None:
-        with contextlib.ExitStack() as stack:
-            for lock in locks:
-                stack.enter_context(lock)
-
-            held.set()
-            done.wait()
-
-    with ThreadPoolExecutor(1) as threads:
-        threads.submit(hold)
-        held.wait()
-
+    with hold(locks):
         if not (pid := os.fork()):
             # Ends the child if it hangs.
             signal.alarm(10)
@@ -178,10 +190,10 @@ def test_fork_while_locks_are_held(
             finally:
                 os._exit(0 if right else 1)
 
-        end = os.waitpid(pid, 0)[1]
-        done.set()
-
-    assert end == 0
+        assert os.waitpid(pid, 0)[1] == 0
+        # What the child was spared, seen in this process as well.
+        clients._renew_locks()
+        assert client.get("k") == b"v"
 
 
 def test_1000_apps(server: Server) -> None:
