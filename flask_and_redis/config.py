@@ -470,9 +470,11 @@ def read_prefix(
             f"{prefix!r} is a setting: its prefix is what stands before the last '_'."
         )
 
-    values = group_settings(config, [prefix])[prefix]
+    # REDIS_TEXT_PORT is no setting of REDIS beside REDIS_TEXT_HOST.
+    longer = [it for it in _find_groups(config) if it.startswith(f"{prefix}_")]
+    values = group_settings(config, [prefix, *longer])[prefix]
     settings = read_settings(prefix, values, options)
-    warn_of_misspellings(config, [prefix], [prefix])
+    warn_of_misspellings(config, [prefix], [prefix, *longer])
     return settings
 
 

@@ -273,8 +273,8 @@ class Registry(cabc.Mapping[str, redis.Redis]):
         """
         if prefix in self._claimed:
             raise ValueError(
-                f"The prefix {prefix!r} is registered on this app already, by another"
-                " Redis. Import and use that one instead."
+                f"The prefix {prefix!r} is registered on this app already, by a Redis."
+                " Call its 'init_app' once for each app, and import it elsewhere."
             )
 
         if prefix not in self._settings:

@@ -133,6 +133,21 @@ def test_twice(app: Flask) -> None:
         Redis(app)
 
 
+@pytest.mark.parametrize("prefixes", [("REDIS", "REDIS_TEXT"), ("REDIS_TEXT", "REDIS")])
+def test_prefix_that_begins_with_another(app: Flask, prefixes: tuple[str, ...]) -> None:
+    """A setting belongs to the longest prefix that is configured, in either order, and
+    nobody warns that it might be meant for the shorter one.
+    """
+    app.config.update(
+        REDIS_URL="redis://h",
+        REDIS_TEXT_URL="redis://h",
+        REDIS_TEXT_DECODE_RESPONSES="true",
+    )
+    found = {prefix: kwargs_of(Redis(app, prefix)) for prefix in prefixes}
+    assert found["REDIS_TEXT"]["decode_responses"] is True
+    assert found["REDIS"]["decode_responses"] is False
+
+
 def test_failed_registration(app: Flask) -> None:
     """A prefix whose settings were wrong can be registered when they are mended."""
     app.config["REDIS_DB"] = "x"
@@ -151,7 +166,7 @@ def test_joins_a_manager(app: Flask) -> None:
     client = Redis(app)
     assert client.connection is app.extensions["redis"]["REDIS"]
 
-    with pytest.raises(ValueError, match="by another Redis"):
+    with pytest.raises(ValueError, match="already, by a Redis"):
         Redis(app)
 
     with pytest.raises(ValueError, match="by a RedisManager: give that one the opti"):
