@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import collections.abc as cabc
+import contextlib
 import importlib
 import os
 import re
@@ -103,9 +104,22 @@ def test_quick_start(server: Server, tmp_path: Path, real: bool) -> None:
     script = "\n".join([*exports, f"exec {run} --port {port}"])
     script = script.replace("localhost:6379", server.address)
 
+    with serve(script, tmp_path, port) as base:
+        assert "-X POST http://127.0.0.1:5000/motd/Hello" in calls[0]
+
+        with urlopen(f"{base}/") as response:
+            said = response.read().decode()
+
+    assert said == "Hello, visitor 1"
+    assert f"It says ``{said}``" in (DOCS / "quickstart.rst").read_text()
+
+
+@contextlib.contextmanager
+def serve(script: str, directory: Path, port: int) -> cabc.Iterator[str]:
+    """The address of the quick start's app, which a script of the shell serves."""
     with subprocess.Popen(
         ["sh", "-ec", script],
-        cwd=tmp_path,
+        cwd=directory,
         env=environment(),
         stderr=subprocess.DEVNULL,
     ) as process:
@@ -123,15 +137,24 @@ def test_quick_start(server: Server, tmp_path: Path, real: bool) -> None:
                 return True
 
             wait_until(answers, "the app answers", timeout=30)
-            assert "-X POST http://127.0.0.1:5000/motd/Hello" in calls[0]
-
-            with urlopen(f"{base}/") as response:
-                said = response.read().decode()
+            yield base
         finally:
             process.terminate()
 
-    assert said == "Hello, visitor 1"
-    assert f"It says ``{said}``" in (DOCS / "quickstart.rst").read_text()
+
+def test_deployment(server: Server, tmp_path: Path) -> None:
+    """The command of the page serves the quick start's app."""
+    (tmp_path / "app.py").write_text(files_of("quickstart")[1]["app.py"])
+    port = reserve("127.0.0.1")
+    (run,) = commands_of("deployment")
+    exports = [
+        f"export FLASK_{prefix}_URL={server.url}/{number}"
+        for number, prefix in enumerate(("REDIS", "CACHE"))
+    ]
+    script = "\n".join([*exports, f"exec {run} --bind 127.0.0.1:{port}"])
+
+    with serve(script, tmp_path, port) as base, urlopen(f"{base}/") as response:
+        assert response.read() == b"Hello, visitor 1"
 
 
 def test_first_app(load: Load, monkeypatch: pytest.MonkeyPatch) -> None:
