@@ -7,6 +7,7 @@ import contextvars
 import functools
 import os
 import queue
+import re
 import threading
 import time
 import typing as t
@@ -234,6 +235,7 @@ def explain(registry: Registry, prefix: str, error: BaseException | None) -> str
     if library_of(type(error)) or isinstance(error, (ConfigError, OSError)):
         # A server that knows no AUTH repeats what it was sent.
         text = str(error).partition(", with args beginning")[0]
+        text = _SENTINEL.sub("a sentinel", text)
     else:
         # That of a credential provider, say, may quote anything.
         text = ""
@@ -254,6 +256,9 @@ def explain(registry: Registry, prefix: str, error: BaseException | None) -> str
 
 
 _LOGIN = {"password", "credential_provider"}
+
+# How redis-py names a sentinel in its errors: by all arguments of its connections.
+_SENTINEL = re.compile(r"<redis\.client\.Redis\(.*?\)>\)>\)>")
 
 
 def _list_arguments(registry: Registry, prefix: str) -> list[tuple[str, t.Any]]:

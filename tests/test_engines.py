@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import threading
 import time
 import typing as t
@@ -576,6 +577,9 @@ def test_sentinel_settings(start: Starter) -> None:
 
     with app.app_context():
         asyncio.run(fail())
+        # Not all arguments of its connection, which redis-py lists.
+        said = "No master found for 'mymaster' : a sentinel - .*AuthenticationError"
+        assert re.match(said, manager.ping()["REDIS"].error or "")
 
 
 def test_sentinel_replica(sentinels: Sentinels) -> None:
