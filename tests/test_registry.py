@@ -298,6 +298,8 @@ def test_connects_once(app: Flask, server: Server) -> None:
             sys.setprofile(None)
 
         counts.append(called.count("connect_check_health"))
+        # Nor is anybody told that it was given back.
+        assert "listen" not in called
 
     assert counts == [1, 0, 1]
 
