@@ -205,6 +205,9 @@ def test_dead_redis_is_a_friendly_page(
 @contextlib.contextmanager
 def run(**environment: str) -> cabc.Iterator[subprocess.Popen[str]]:
     """The example as a program, which is ended in any case."""
+    # Tests that a shell runs in the background ignore Ctrl+C, and so would the program.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
     with subprocess.Popen(
         [sys.executable, "-W", "error", PATH],
         env=os.environ | environment,
