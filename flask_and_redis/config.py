@@ -122,20 +122,18 @@ OWN = {
 }
 
 
-# What is not used of a dataclass would cost time at import.
-@dataclass(frozen=True, eq=False)
+# What is not used of a dataclass would cost time at import, and repr tell secrets.
+@dataclass(eq=False, repr=False)
 class Settings:
     """What the settings of one prefix say, checked: enough to make its client."""
 
     prefix: str
     client_class: type[t.Any]
-    arguments: cabc.Mapping[str, t.Any] = field(repr=False)
+    arguments: cabc.Mapping[str, t.Any]
     pool_class: type[t.Any] | None = None
-    place: Place = field(default=Place(), repr=False)
+    place: Place = Place()
     # What the clients of the sentinels get.
-    sentinel_arguments: cabc.Mapping[str, t.Any] = field(
-        default_factory=dict, repr=False
-    )
+    sentinel_arguments: cabc.Mapping[str, t.Any] = field(default_factory=dict)
     # Seconds that a command is tried again, or None if redis-py is to see to that.
     deadline: float | None = RETRY_DEADLINE
     # How often it may be tried again once it may have been sent. None: any number.
@@ -180,17 +178,17 @@ class Settings:
         return found | kwargs
 
 
-@dataclass(eq=False, repr=False)
 class Discovery:
     """What was found in ``app.config``."""
 
-    settings: dict[str, Settings]
-    # Prefixes that may be somebody else's and whose settings are wrong.
-    wrong: dict[str, ConfigError]
-    # Groups that look like a prefix and are none, with the reason.
-    skipped: dict[str, str]
-    # Prefixes that may be somebody else's, as nothing but a HOST speaks for Redis.
-    guessed: list[str]
+    def __init__(self) -> None:
+        self.settings: dict[str, Settings] = {}
+        #: Prefixes that may be somebody else's and whose settings are wrong.
+        self.wrong: dict[str, ConfigError] = {}
+        #: Groups that look like a prefix and are none, with the reason.
+        self.skipped: dict[str, str] = {}
+        #: Prefixes that may be somebody else's, as nothing but a HOST speaks for Redis.
+        self.guessed: list[str] = []
 
 
 def discover(
@@ -223,7 +221,7 @@ def discover(
             or prefix.startswith(("REDIS", "VALKEY"))
         )
 
-    found = Discovery({}, {}, {}, [])
+    found = Discovery()
     candidates = prefixes
 
     if candidates is None:
@@ -235,14 +233,16 @@ def discover(
         found.skipped = {it: why for it, why in reasons.items() if why is not None}
         candidates = [it for it, why in reasons.items() if why is None]
 
-    values = group_settings(config, {*candidates, *registered})
+    ours = {default, *wanted, *filter(is_ours, candidates)}
+    names = _setting_names(config, {*ours, *candidates, *registered})
+    parted = _part_keys(config, names)
+    values = _group_settings(config, parted, names, {*candidates, *registered})
 
     for prefix in dict.fromkeys(candidates):
         if prefix not in registered:
             _read_candidate(config, prefix, values[prefix], options, is_ours, found)
 
-    ours = {default, *wanted, *filter(is_ours, candidates)}
-    warn_of_misspellings(config, ours, {*found.settings, *registered})
+    _warn_of_misspellings(parted, names, ours)
     return found
 
 
@@ -374,37 +374,14 @@ def _has_address(
     return any(not is_unset(config.get(f"{prefix}_{end}")) for end in endings)
 
 
-def group_settings(
-    config: cabc.Mapping[str, t.Any], prefixes: cabc.Collection[str]
-) -> dict[str, dict[str, t.Any]]:
-    """Hand each setting to the longest prefix that reads it.
-
-    :param config: The application's settings.
-    :param prefixes: The prefixes to read.
-    :return: For each prefix its settings, without the prefix, in lower case.
-    """
-    groups: dict[str, dict[str, t.Any]] = {prefix: {} for prefix in prefixes}
-    names = _setting_names(config, prefixes)
-
-    for key, splits in _split_keys(config, names):
-        if is_unset(config[key]):
-            continue
-
-        for prefix, rest in splits:
-            if rest in names[prefix]:
-                groups[prefix][rest] = config[key]
-                break
-
-    return groups
+# The settings that begin with a prefix, each with all ways to part it into one and the
+# lower-cased rest, longest prefix first.
+_Parted = list[tuple[str, list[tuple[str, str]]]]
 
 
-def _split_keys(
-    config: cabc.Iterable[t.Any], prefixes: cabc.Collection[str]
-) -> cabc.Iterator[tuple[str, list[tuple[str, str]]]]:
-    """The settings that begin with a prefix, each with all ways to part it into one and
-    the lower-cased rest, longest prefix first.
-    """
+def _part_keys(config: cabc.Iterable[t.Any], prefixes: cabc.Collection[str]) -> _Parted:
     first_words = {it.partition("_")[0] for it in prefixes}
+    parted: _Parted = []
 
     for key in config:
         if (
@@ -415,7 +392,37 @@ def _split_keys(
         ):
             ends = [place for place, letter in enumerate(key) if letter == "_"]
             splits = [(key[:end], key[end + 1 :].lower()) for end in reversed(ends)]
-            yield key, [it for it in splits if it[0] in prefixes]
+            parted.append((key, [it for it in splits if it[0] in prefixes]))
+
+    return parted
+
+
+def _group_settings(
+    config: cabc.Mapping[str, t.Any],
+    parted: _Parted,
+    names: cabc.Mapping[str, cabc.Container[str]],
+    prefixes: cabc.Collection[str],
+) -> dict[str, dict[str, t.Any]]:
+    """Hand each setting to the longest prefix that reads it.
+
+    :param config: The application's settings.
+    :param parted: Their keys, from :func:`_part_keys`.
+    :param names: What may follow each prefix.
+    :param prefixes: The prefixes to read.
+    :return: For each prefix its settings, without the prefix, in lower case.
+    """
+    groups: dict[str, dict[str, t.Any]] = {prefix: {} for prefix in prefixes}
+
+    for key, splits in parted:
+        if is_unset(config[key]):
+            continue
+
+        for prefix, rest in splits:
+            if prefix in groups and rest in names[prefix]:
+                groups[prefix][rest] = config[key]
+                break
+
+    return groups
 
 
 def _setting_names(
@@ -472,9 +479,11 @@ def read_prefix(
 
     # REDIS_TEXT_PORT is no setting of REDIS beside REDIS_TEXT_HOST.
     longer = [it for it in _find_groups(config) if it.startswith(f"{prefix}_")]
-    values = group_settings(config, [prefix, *longer])[prefix]
+    names = _setting_names(config, [prefix, *longer])
+    parted = _part_keys(config, names)
+    values = _group_settings(config, parted, names, names)[prefix]
     settings = read_settings(prefix, values, options)
-    warn_of_misspellings(config, [prefix], [prefix, *longer])
+    _warn_of_misspellings(parted, names, [prefix])
     return settings
 
 
@@ -486,7 +495,7 @@ def read_settings(
     """Check the settings of one prefix.
 
     :param prefix: The prefix.
-    :param values: Its settings, from :func:`group_settings`.
+    :param values: Its settings, from :func:`_group_settings`.
     :param options: Client arguments that settings override.
     :raises ConfigError: If anything is wrong.
     """
@@ -788,7 +797,24 @@ def _accepted(
     client_class: type[t.Any], pool_class: type[t.Any] | None
 ) -> cabc.Mapping[str, inspect.Parameter]:
     """What may be set: arguments of the client, and of its pool's class if named."""
-    accepted = dict(parameters(client_class))
+    accepted = _accepted_by_client(client_class)
+
+    if pool_class is None:
+        return accepted
+
+    return {
+        **{
+            k: it for k, it in parameters(pool_class).items() if k != "connection_class"
+        },
+        **accepted,
+    }
+
+
+@once_a_class
+def _accepted_by_client(
+    client_class: type[t.Any],
+) -> cabc.Mapping[str, inspect.Parameter]:
+    accepted = dict(parameters(client_class)) | OWN
 
     if issubclass(client_class, redis.RedisCluster):
         # It hands these on to its nodes without naming them.
@@ -798,11 +824,7 @@ def _accepted(
         for name in ("url", "connection_pool"):
             accepted.pop(name)
 
-    if pool_class is not None:
-        accepted = {**parameters(pool_class), **accepted}
-        accepted.pop("connection_class", None)
-
-    return accepted | OWN
+    return accepted
 
 
 def _check_accepted(
@@ -910,20 +932,18 @@ def _warn_of_hazards(given: Given, arguments: cabc.Mapping[str, t.Any]) -> None:
             _warn(f"{given[name][0]} is not safe in a web application: {hazard}.")
 
 
-def warn_of_misspellings(
-    config: cabc.Mapping[str, t.Any],
+def _warn_of_misspellings(
+    parted: _Parted,
+    names: cabc.Mapping[str, cabc.Collection[str]],
     ours: cabc.Collection[str],
-    found: cabc.Collection[str],
 ) -> None:
     """Warn of a setting that nothing reads and that is nearly one that something does.
 
-    :param config: The application's settings.
+    :param parted: The settings' keys, from :func:`_part_keys`.
+    :param names: What may follow each prefix.
     :param ours: The prefixes that are surely Redis.
-    :param found: The prefixes whose settings were read.
     """
-    names = _setting_names(config, {*ours, *found})
-
-    for key, splits in _split_keys(config, names):
+    for key, splits in parted:
         if any(rest in names[prefix] for prefix, rest in splits):
             continue
 

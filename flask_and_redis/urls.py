@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections.abc as cabc
+import contextlib
 import inspect
 import ipaddress
 import re
@@ -321,11 +322,10 @@ def read_host(label: str, value: t.Any) -> Given:
 
 
 def _check_host(label: str, host: str) -> str:
-    try:
-        ipaddress.ip_address(host)
-        return host
-    except ValueError:
-        pass
+    if ":" in host:
+        with contextlib.suppress(ValueError):
+            ipaddress.IPv6Address(host)
+            return host
 
     try:
         encoded = host.encode("idna")

@@ -200,31 +200,38 @@ def convert(label: str, parameter: inspect.Parameter, value: t.Any) -> t.Any:
     :raises ConfigError: If it is none of that type.
     """
     name = parameter.name
-    wanted = _types(parameter)
-    must_be, to_type = _CONVERTERS.get(
-        name, (_describe(wanted), functools.partial(_to_type, wanted))
-    )
-    must_be, is_within = _LIMITS.get(name, (must_be, lambda _: True))
 
     try:
-        converted = to_type(value)
-        valid = is_within(converted)
+        if name in _CONVERTERS:
+            converted = _CONVERTERS[name][1](value)
+        else:
+            converted = _to_type(_types(parameter), value)
+
+        valid = name not in _LIMITS or _LIMITS[name][1](converted)
     except (ValueError, TypeError, LookupError, OverflowError):
         valid = False
 
     if not valid:
-        advice = ""
-
-        if isinstance(value, (bool, float)) and str in wanted:
-            advice = " In an environment variable put it into double quotes: it was"
-            advice += " read as JSON."
-
-        raise ConfigError(f"{label} must be {must_be}.{advice}")
+        raise ConfigError(f"{label} must be {_explain(parameter, value)}")
 
     if name in SECRETS and isinstance(converted, str):
         return Secret(converted)
 
     return converted
+
+
+def _explain(parameter: inspect.Parameter, value: t.Any) -> str:
+    """What an argument must be, and what to do about a value that it cannot be."""
+    name = parameter.name
+    wanted = _types(parameter)
+    advice = ""
+
+    if isinstance(value, (bool, float)) and str in wanted:
+        advice = " In an environment variable put it into double quotes: it was read as"
+        advice += " JSON."
+
+    known = _LIMITS.get(name) or _CONVERTERS.get(name)
+    return f"{known[0] if known else _describe(wanted)}.{advice}"
 
 
 _SIMPLE = {"bool": bool, "int": int, "float": float, "str": str, "None": type(None)}
@@ -251,6 +258,10 @@ def _types(parameter: inspect.Parameter) -> tuple[type[t.Any], ...]:
 
 
 def _runtime_types(annotation: t.Any) -> list[type[t.Any]]:
+    if type(annotation) is type:
+        # Most are. What follows takes many times longer.
+        return [annotation]
+
     origin = t.get_origin(annotation)
 
     if origin in (t.Union, types.UnionType):

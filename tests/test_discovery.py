@@ -205,6 +205,17 @@ def test_longest_prefix_wins(app: Flask) -> None:
     assert pools[1].connection_kwargs["password"] == "x"
 
 
+@pytest.mark.parametrize("asked", ["by get", "as default"])
+def test_absent_prefix_reads_nothing(app: Flask, asked: str) -> None:
+    """A longer prefix without an address leaves its settings to the shorter one."""
+    manager = RedisManager(default="REDIS_SSL" if asked == "as default" else "REDIS")
+    manager.get("REDIS_SSL")
+    settings = {"REDIS_URL": "rediss://h", "REDIS_SSL_PASSWORD": "x"}
+    assert found(app, manager, **settings) == ["REDIS"]
+    pool = app.extensions["redis"]["REDIS"].connection_pool
+    assert pool.connection_kwargs["ssl_password"] == "x"
+
+
 def test_read_once(app: Flask) -> None:
     """The settings are read by init_app, and not written."""
     app.config["REDIS_URL"] = "redis://h/1"
