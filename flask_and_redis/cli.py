@@ -20,7 +20,6 @@ import click
 from flask import current_app
 from flask.cli import AppGroup
 
-from . import health
 from .clients import find_address
 from .config import Settings
 from .exceptions import ConfigError
@@ -169,6 +168,9 @@ def ping_command(
       flask redis ping
       flask redis ping CACHE SESSIONS --timeout 0.5
     """
+    # Workers that serve the app may have no use for it.
+    from . import health
+
     registry = get_registry(current_app)
 
     try:
@@ -223,7 +225,6 @@ def info_command(
       flask redis info
       flask redis info CACHE
     """
-    # Workers that serve the app have no use for it.
     from . import info
 
     registry = get_registry(current_app)
@@ -379,6 +380,8 @@ def _find_login(settings: Settings) -> tuple[str, str]:
 
 def _find_server(registry: Registry, settings: Settings) -> tuple[str, int]:
     """Host and port, which sentinels may have to be asked for."""
+    from . import health
+
     if settings.place.scheme == "fakeredis":
         raise click.ClickException(
             _fold(

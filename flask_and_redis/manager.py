@@ -9,19 +9,20 @@ from flask import current_app
 from flask import Flask
 from werkzeug.local import LocalProxy
 
-from . import health
 from .cli import redis_cli
 from .config import check_prefix
 from .config import DEFAULT_PREFIX
 from .config import discover
-from .health import PingResult
-from .health import PoolStats
 from .proxy import current_redis
 from .proxy import Redis
 from .registry import find_app
 from .registry import find_registry
 from .registry import get_registry
 from .registry import make_registry
+
+if t.TYPE_CHECKING:
+    from .health import PingResult
+    from .health import PoolStats
 
 C = t.TypeVar("C")
 
@@ -176,6 +177,9 @@ class RedisManager:
             Redis, or no such prefix.
         :raises ValueError: If the timeout is not above 0.
         """
+        # Workers that serve the app may have no use for it.
+        from . import health
+
         return health.ping(get_registry(current_app), prefixes, timeout)
 
     def stats(self) -> dict[str, PoolStats]:
@@ -186,6 +190,8 @@ class RedisManager:
         :raises RuntimeError: If there is no application context, or the app has no
             Redis.
         """
+        from . import health
+
         return health.stats(get_registry(current_app))
 
     def override(self, prefix: str, client: C) -> contextlib.AbstractContextManager[C]:

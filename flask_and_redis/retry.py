@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import collections.abc as cabc
-import dataclasses
 import functools
 import random
 import ssl
@@ -221,18 +220,28 @@ def nothing(*args: object, **kwargs: object) -> None:
     """What there is to do for most engines."""
 
 
-class Link(t.NamedTuple):
-    """What can be done for one client beside its commands."""
+class Link:
+    """What can be done for one client beside its commands.
 
-    #: Raises unless the server answers at once, over a connection of its own. None if
-    #: that cannot be asked.
-    ask: cabc.Callable[[], t.Any] | None = None
-    #: Is called before another try: the next one goes to another node of a cluster.
-    turn: cabc.Callable[[], object] = nothing
-    #: Asks a cluster for its slots.
-    refresh: cabc.Callable[[], t.Any] = nothing
-    #: Is called after a pipeline.
-    forget: cabc.Callable[[], object] = nothing
+    :param ask: Raises unless the server answers at once, over a connection of its own.
+        None if that cannot be asked.
+    :param turn: Is called before another try: the next one goes to another node of a
+        cluster.
+    :param refresh: Asks a cluster for its slots.
+    :param forget: Is called after a pipeline.
+    """
+
+    def __init__(
+        self,
+        ask: cabc.Callable[[], t.Any] | None = None,
+        turn: cabc.Callable[[], object] = nothing,
+        refresh: cabc.Callable[[], t.Any] = nothing,
+        forget: cabc.Callable[[], object] = nothing,
+    ) -> None:
+        self.ask = ask
+        self.turn = turn
+        self.refresh = refresh
+        self.forget = forget
 
 
 def _max_connections(settings: Settings) -> int:
@@ -487,17 +496,24 @@ class _Replaying:
         return _Replay(self.__bound, self.__link, self.__make, commands, scripts)
 
 
-@dataclasses.dataclass(eq=False, repr=False)
 class _Replay:
     """What it takes to do a pipeline again."""
 
-    bound: Bound
-    link: Link
-    _make: cabc.Callable[[], t.Any]
-    _commands: list[tuple[tuple[t.Any, ...], dict[str, t.Any]]]
-    _scripts: set[t.Any]
-    #: Whether the pipeline itself has been executed.
-    begun: bool = False
+    def __init__(
+        self,
+        bound: Bound,
+        link: Link,
+        make: cabc.Callable[[], t.Any],
+        commands: list[tuple[tuple[t.Any, ...], dict[str, t.Any]]],
+        scripts: set[t.Any],
+    ) -> None:
+        self.bound = bound
+        self.link = link
+        self._make = make
+        self._commands = commands
+        self._scripts = scripts
+        #: Whether the pipeline itself has been executed.
+        self.begun = False
 
     def make(self) -> t.Any:
         """A fresh pipeline with the same commands."""

@@ -18,6 +18,7 @@ from flask import Flask
 from redis.credentials import StreamingCredentialProvider
 from redis.event import EventDispatcher
 
+import flask_and_redis
 from flask_and_redis import Redis
 from flask_and_redis import RedisManager
 from flask_and_redis import UnknownPrefixError
@@ -258,10 +259,33 @@ RedisManager(app)
 app.extensions["redis"]["REDIS"]
 print("fakeredis" in sys.modules)
 """
+    assert run(code) == ["[]", "True"]
+
+
+def test_imports_health_when_asked() -> None:
+    """What an app needs that asks for its servers' health is imported when it does, and
+    can be imported from the package all the same.
+    """
+    code = """
+import sys
+import flask_and_redis
+print("flask_and_redis.health" in sys.modules)
+from flask_and_redis import *
+print(PingResult.__name__, PoolStats.__name__)
+print("flask_and_redis.health" in sys.modules)
+"""
+    assert run(code) == ["False", "PingResult PoolStats", "True"]
+
+    with pytest.raises(AttributeError, match="'flask_and_redis' has no attribute 'X'"):
+        flask_and_redis.X  # type: ignore[attr-defined] # noqa: B018
+
+
+def run(code: str) -> list[str]:
+    """The lines that a Python of its own prints."""
     found = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     )
-    assert found.stdout.split("\n") == ["[]", "True", ""]
+    return found.stdout.splitlines()
 
 
 @pytest.mark.skipif(
