@@ -20,6 +20,8 @@ import click
 from flask import current_app
 from flask.cli import AppGroup
 
+from . import health
+from . import info
 from .clients import find_address
 from .config import Settings
 from .exceptions import ConfigError
@@ -33,9 +35,7 @@ from .values import name_of
 # What the lines of each command fit into.
 WIDTH = 100
 
-redis_cli: AppGroup = AppGroup(
-    "redis", help="See, ping and open the Redis servers that the app uses."
-)
+redis_cli: AppGroup = AppGroup("redis")
 
 _json = click.option("--json", "as_json", is_flag=True, help="Print JSON, for scripts.")
 _prefixes = click.argument("prefixes", nargs=-1, metavar="[PREFIX]...")
@@ -168,9 +168,6 @@ def ping_command(
       flask redis ping
       flask redis ping CACHE SESSIONS --timeout 0.5
     """
-    # Workers that serve the app may have no use for it.
-    from . import health
-
     registry = get_registry(current_app)
 
     try:
@@ -225,8 +222,6 @@ def info_command(
       flask redis info
       flask redis info CACHE
     """
-    from . import info
-
     registry = get_registry(current_app)
     wanted = dict.fromkeys(prefixes or registry.list_surely_redis())
 
@@ -380,8 +375,6 @@ def _find_login(settings: Settings) -> tuple[str, str]:
 
 def _find_server(registry: Registry, settings: Settings) -> tuple[str, int]:
     """Host and port, which sentinels may have to be asked for."""
-    from . import health
-
     if settings.place.scheme == "fakeredis":
         raise click.ClickException(
             _fold(

@@ -4,12 +4,13 @@ import collections.abc as cabc
 import contextlib
 import typing as t
 
+import click
 import redis.asyncio
 from flask import current_app
 from flask import Flask
+from flask.cli import AppGroup
 from werkzeug.local import LocalProxy
 
-from .cli import redis_cli
 from .config import check_prefix
 from .config import DEFAULT_PREFIX
 from .config import discover
@@ -112,8 +113,8 @@ class RedisManager:
             lambda: {"current_redis": current_redis, "redis_manager": self}
         )
 
-        if redis_cli.name not in app.cli.commands:
-            app.cli.add_command(redis_cli)
+        if _commands.name not in app.cli.commands:
+            app.cli.add_command(_commands)
 
     def get(self, prefix: str | None = None) -> Redis:
         """The client of a prefix, as a proxy that finds that of the current app. It is
@@ -233,3 +234,24 @@ class RedisManager:
             Redis.
         """
         get_registry(current_app).close()
+
+
+class _Commands(AppGroup):
+    """``flask redis``. Workers that serve the app have no use for its commands, which
+    are imported when one of them is asked for.
+    """
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        from .cli import redis_cli
+
+        return redis_cli.list_commands(ctx)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        from .cli import redis_cli
+
+        return redis_cli.get_command(ctx, cmd_name)
+
+
+_commands = _Commands(
+    "redis", help="See, ping and open the Redis servers that the app uses."
+)

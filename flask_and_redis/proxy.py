@@ -17,11 +17,38 @@ from .registry import get_registry
 from .registry import make_registry
 from .registry import Registry
 
+
+def _forward(name: str, doc: str | None) -> property:
+    """The attribute of this name of the current app's client. As a property it is
+    found in a third of the time that ``LocalProxy.__getattr__`` takes.
+    """
+
+    def find(self: t.Any) -> t.Any:
+        try:
+            found = find_app().extensions["redis"]
+            client = found.clients[self._Redis__prefix or found.default]
+        except (RuntimeError, KeyError, AttributeError):
+            # No context, no registry, another extension's object, or a client not
+            # made yet. Asking for each beforehand would cost every command.
+            client = self._get_current_object()
+
+        return getattr(client, name)
+
+    return property(find, doc=doc)
+
+
 if t.TYPE_CHECKING:
     # To type checkers a proxy is the client that it stands for.
     _Base = redis.Redis
 else:
-    _Base = LocalProxy
+    _forwarding = {
+        name: _forward(name, attribute.__doc__)
+        for cls in reversed(redis.Redis.__mro__)
+        for name, attribute in vars(cls).items()
+        # Not the constructors: there is nothing of theirs that a proxy could forward.
+        if not name.startswith(("_", "from_"))
+    }
+    _Base = type("_Base", (LocalProxy,), {"__slots__": (), **_forwarding})
 
 
 class Redis(_Base):
@@ -178,31 +205,6 @@ class Redis(_Base):
             names = dir(redis.Redis)
 
         return sorted({*names, "connection", "init_app"})
-
-
-def _forward(name: str) -> property:
-    """The attribute of this name of the current app's client. As a property it is
-    found in a third of the time that ``LocalProxy.__getattr__`` takes.
-    """
-
-    def find(self: t.Any) -> t.Any:
-        try:
-            found = find_app().extensions["redis"]
-            client = found.clients[self._Redis__prefix or found.default]
-        except (RuntimeError, KeyError, AttributeError):
-            # No context, no registry, another extension's object, or a client not
-            # made yet. Asking for each beforehand would cost every command.
-            client = self._get_current_object()
-
-        return getattr(client, name)
-
-    return property(find, doc=getattr(redis.Redis, name).__doc__)
-
-
-for _name in dir(redis.Redis):
-    # Not the constructors: there is nothing of theirs that a proxy could forward.
-    if not _name.startswith(("_", "from_")) and _name not in vars(Redis):
-        setattr(Redis, _name, _forward(_name))
 
 
 #: The client of the current app's default prefix, as :data:`flask.current_app` is the
