@@ -18,7 +18,6 @@ import typing as t
 
 import click
 from flask import current_app
-from flask.cli import AppGroup
 
 from . import health
 from . import info
@@ -26,6 +25,7 @@ from .clients import find_address
 from .config import Settings
 from .exceptions import ConfigError
 from .exceptions import UnknownPrefixError
+from .manager import redis_cli
 from .registry import get_registry
 from .registry import Registry
 from .urls import join_address
@@ -34,8 +34,6 @@ from .values import name_of
 
 # What the lines of each command fit into.
 WIDTH = 100
-
-redis_cli: AppGroup = AppGroup("redis")
 
 _json = click.option("--json", "as_json", is_flag=True, help="Print JSON, for scripts.")
 _prefixes = click.argument("prefixes", nargs=-1, metavar="[PREFIX]...")

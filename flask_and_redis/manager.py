@@ -3,6 +3,7 @@ from __future__ import annotations
 import collections.abc as cabc
 import contextlib
 import typing as t
+from importlib import import_module
 
 import click
 import redis.asyncio
@@ -26,6 +27,25 @@ if t.TYPE_CHECKING:
     from .health import PoolStats
 
 C = t.TypeVar("C")
+
+
+class _Commands(AppGroup):
+    """A group whose commands are imported when one of them is asked for. Workers that
+    serve the app have no use for them.
+    """
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        import_module(".cli", __package__)
+        return super().list_commands(ctx)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        import_module(".cli", __package__)
+        return super().get_command(ctx, cmd_name)
+
+
+redis_cli: AppGroup = _Commands(
+    "redis", help="See, ping and open the Redis servers that the app uses."
+)
 
 
 class RedisManager:
@@ -113,8 +133,8 @@ class RedisManager:
             lambda: {"current_redis": current_redis, "redis_manager": self}
         )
 
-        if _commands.name not in app.cli.commands:
-            app.cli.add_command(_commands)
+        if redis_cli.name not in app.cli.commands:
+            app.cli.add_command(redis_cli)
 
     def get(self, prefix: str | None = None) -> Redis:
         """The client of a prefix, as a proxy that finds that of the current app. It is
@@ -234,24 +254,3 @@ class RedisManager:
             Redis.
         """
         get_registry(current_app).close()
-
-
-class _Commands(AppGroup):
-    """``flask redis``. Workers that serve the app have no use for its commands, which
-    are imported when one of them is asked for.
-    """
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        from .cli import redis_cli
-
-        return redis_cli.list_commands(ctx)
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        from .cli import redis_cli
-
-        return redis_cli.get_command(ctx, cmd_name)
-
-
-_commands = _Commands(
-    "redis", help="See, ping and open the Redis servers that the app uses."
-)

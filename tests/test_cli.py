@@ -726,6 +726,18 @@ def test_own_command_stays(app: Flask) -> None:
     assert app.test_cli_runner().invoke(args=["redis"]).output == "mine\n"
 
 
+def test_own_command_beside_ours(app: Flask, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An application can add a command to the group."""
+    RedisManager(app)
+    group = app.cli.commands["redis"]
+    assert isinstance(group, click.Group)
+    mine = click.Command("flush", callback=lambda: click.echo("mine"))
+    monkeypatch.setitem(group.commands, "flush", mine)
+    invoke = app.test_cli_runner().invoke
+    assert invoke(args=["redis", "flush"]).output == "mine\n"
+    assert invoke(args=["redis", "list"]).output.startswith("This app has no Redis")
+
+
 def test_single_redis_is_listed(app: Flask) -> None:
     """Commands show what Redis(app) registered beside the manager's."""
     Redis(app, "OTHER")

@@ -262,19 +262,33 @@ print("fakeredis" in sys.modules)
     assert run(code) == ["[]", "True"]
 
 
-def test_imports_health_when_asked() -> None:
-    """What an app needs that asks for its servers' health is imported when it does, and
-    can be imported from the package all the same.
+def test_imports_little() -> None:
+    """What is for a health check or the command line alone is imported by it. It can be
+    imported from the package all the same.
     """
     code = """
 import sys
+from flask import Flask
 import flask_and_redis
-print("flask_and_redis.health" in sys.modules)
+def tell():
+    rarely_used = {"flask_and_redis.cli", "flask_and_redis.health"}
+    print(sorted(rarely_used & set(sys.modules)))
+app = Flask("x")
+flask_and_redis.RedisManager(app)
+tell()
 from flask_and_redis import *
 print(PingResult.__name__, PoolStats.__name__)
-print("flask_and_redis.health" in sys.modules)
+tell()
+print(app.test_cli_runner().invoke(args=["redis", "list"]).exit_code)
+tell()
 """
-    assert run(code) == ["False", "PingResult PoolStats", "True"]
+    assert run(code) == [
+        "[]",
+        "PingResult PoolStats",
+        "['flask_and_redis.health']",
+        "0",
+        "['flask_and_redis.cli', 'flask_and_redis.health']",
+    ]
 
     with pytest.raises(AttributeError, match="'flask_and_redis' has no attribute 'X'"):
         flask_and_redis.X  # type: ignore[attr-defined] # noqa: B018
