@@ -39,15 +39,17 @@ ROOT = Path(__file__).parent.parent
 
 @dataclass
 class Done:
-    """What became of a command."""
+    """The result of a command."""
 
     code: int
     output: str
 
     @property
     def lines(self) -> list[str]:
-        """Its lines, without the space that aligns them."""
-        return [re.sub(" {2,}", " | ", it.rstrip()) for it in self.output.splitlines()]
+        """The output's lines, where ' | ' replaces the spaces between columns."""
+        return [
+            re.sub(" {2,}", " | ", line.rstrip()) for line in self.output.splitlines()
+        ]
 
 
 Run = t.Callable[..., Done]
@@ -69,12 +71,12 @@ def run_process(config: dict[str, str], *arguments: str) -> Done:
 
 
 def check(done: Done) -> Done:
-    """What holds of every command."""
+    """Check that a command prints no secret, no traceback and no overlong line."""
     assert SECRET not in done.output
     assert "Traceback" not in done.output
 
     for line in done.output.splitlines():
-        # Not what is logged at the start, nor JSON.
+        # Log messages at start-up and JSON may have longer lines.
         assert len(line) <= 100 or line.startswith(("Prefix '", "    "))
 
     return done
@@ -82,10 +84,10 @@ def check(done: Done) -> Done:
 
 @pytest.fixture
 def runner(monkeypatch: pytest.MonkeyPatch) -> Run:
-    """Runs a command of an app by the CLI runner."""
+    """Runs a command in the test's process with Flask's CLI runner."""
 
     def execute(path: str, arguments: list[str], environment: dict[str, str]) -> None:
-        # In place of the test's process, one of its own.
+        # execve() would replace the test's process. Run a subprocess instead.
         done = subprocess.run(
             arguments, executable=path, env=environment, capture_output=True, text=True
         )
@@ -110,17 +112,17 @@ def write_script(path: Path, body: str) -> None:
 
 @pytest.fixture(params=["process", "runner"])
 def run(request: pytest.FixtureRequest) -> Run:
-    """Runs a command in a process of its own, and by the CLI runner."""
+    """Runs a command, once in a separate process and once with Flask's CLI runner."""
     if request.param == "process":
         return run_process
 
-    found: Run = request.getfixturevalue("runner")
-    return found
+    invoke: Run = request.getfixturevalue("runner")
+    return invoke
 
 
 @pytest.mark.parametrize("command", ["list", "ping", "info", "cli"])
 def test_help(run: Run, command: str) -> None:
-    """Each command explains itself with an example."""
+    """The group lists each command, and the help of each command shows examples."""
     assert command in run({}).output
     done = run({}, command, "--help")
     assert done.code == 0
@@ -152,11 +154,11 @@ LISTED = [
 
 
 def test_list(run: Run) -> None:
-    """The list tells where each Redis is, and nothing secret."""
+    """The list shows the address of each Redis, and no secrets."""
     done = run(CONFIG, "list")
     assert done.code == 0
     assert set(LISTED) < {*done.lines}
-    # Too long for one line: it goes on below.
+    # This row is too long for one line, so it is wrapped.
     text = " ".join(done.lines)
     assert "SESSIONS | redis+sentinel | replicas of mymaster at s:1, | 3 |" in text
     assert done.lines[-3:] == [
@@ -167,7 +169,9 @@ def test_list(run: Run) -> None:
 
 
 def test_list_all(run: Run) -> None:
-    """What was passed over is told with the reason, wrong settings included."""
+    """With --all, the list also shows skipped prefixes and wrong settings, with the
+    reason.
+    """
     config = {**CONFIG, "X_HOST": "h:1"}
     done = run({**config, "ZZ_URL": "redis://h/x"}, "list", "--all")
     assert done.code == 0
@@ -180,12 +184,12 @@ def test_list_all(run: Run) -> None:
 
 
 def test_list_as_json(runner: Run) -> None:
-    """For scripts the list is a JSON object by prefix."""
-    found = json.loads(runner(CONFIG, "list", "--json", "--all").output)
-    assert list(found) == [
+    """With --json, the list is a JSON object with one key per prefix."""
+    listed = json.loads(runner(CONFIG, "list", "--json", "--all").output)
+    assert list(listed) == [
         *("REDIS", "CACHE", "CARTS", "NODE", "LOCAL", "FAKE", "SESSIONS", "DATABASE"),
     ]
-    assert found["CARTS"] == {
+    assert listed["CARTS"] == {
         "engine": "rediss+cluster",
         "address": "a:7000, b:7001",
         "database": 0,
@@ -194,18 +198,18 @@ def test_list_as_json(runner: Run) -> None:
         "deadline": 5.0,
         "default": False,
     }
-    assert found["DATABASE"].keys() == {"skipped"}
+    assert listed["DATABASE"].keys() == {"skipped"}
     assert "DATABASE" not in json.loads(runner(CONFIG, "list", "--json").output)
 
 
 def test_list_of_objects(runner: Run) -> None:
-    """Pools that the application made are listed with their own address."""
-    finder = t.cast(t.Any, redis.Sentinel)([("s", 1)])
+    """The list shows the addresses of pools and nodes that the application created."""
+    sentinel = t.cast(t.Any, redis.Sentinel)([("s", 1)])
     config = {
         "POOL_CONNECTION_POOL": redis.ConnectionPool(host="h", port=1, db=2),
         "TLS_CONNECTION_POOL": redis.ConnectionPool.from_url("rediss://h:2"),
         "SOCKET_CONNECTION_POOL": redis.ConnectionPool.from_url("unix:///s"),
-        "FOUND_CONNECTION_POOL": finder.master_for("m").connection_pool,
+        "FOUND_CONNECTION_POOL": sentinel.master_for("m").connection_pool,
         "NODES_STARTUP_NODES": [t.cast(t.Any, redis.cluster.ClusterNode)("n", 7)],
         "NODES_CLASS": "redis.RedisCluster",
         "NODES_HOST": "a",
@@ -226,7 +230,7 @@ def test_list_of_objects(runner: Run) -> None:
 
 
 def test_no_redis(run: Run) -> None:
-    """An app without Redis is told so, and pinging nothing is no failure."""
+    """Without Redis, the list says so, and ping and info succeed without any output."""
     done = run({}, "list")
     assert (done.code, done.lines) == (
         0,
@@ -237,8 +241,8 @@ def test_no_redis(run: Run) -> None:
 
 
 def test_ping(run: Run, server: Server, start: Starter) -> None:
-    """Each server has a line, and one that fails makes the exit status 1. All wait at
-    once.
+    """Each server gets one line, and the exit status is 1 if any server fails. All
+    servers are pinged at the same time.
     """
     stopped, locked = start(Server), start(Server, password=SECRET)
     stopped.pause()
@@ -260,37 +264,39 @@ def test_ping(run: Run, server: Server, start: Starter) -> None:
         done = run(config, "ping", "--timeout", "1")
         took = time.monotonic() - started
 
-    # One after the other they would take 3 s, besides Python's own start.
+    # One ping after another would take 3 s, plus the time that Python needs to start.
     assert took < 10
     assert done.code == 1
-    found = {it.partition(" | ")[0]: it.partition(" | ")[2] for it in done.lines}
-    assert [it for it in found if found[it].startswith("ok |")] == [
-        it for it in found if it in ("REDIS", "FAKE", "RIGHT")
+    results = {
+        line.partition(" | ")[0]: line.partition(" | ")[2] for line in done.lines
+    }
+    assert [prefix for prefix in results if results[prefix].startswith("ok |")] == [
+        prefix for prefix in results if prefix in ("REDIS", "FAKE", "RIGHT")
     ]
-    assert re.fullmatch(r"ok \| [0-9.]+ ms", found["REDIS"])
-    assert found["STOPPED"] == found["SILENT"] == "failed | No answer within 1 s."
-    assert "refused" in found["DOWN"]
-    assert found["NAME"].startswith("failed | ")
-    assert "set 'LOCKED_PASSWORD'" in found["LOCKED"]
-    assert "invalid username-password" in found["WRONG"]
+    assert re.fullmatch(r"ok \| [0-9.]+ ms", results["REDIS"])
+    assert results["STOPPED"] == results["SILENT"] == "failed | No answer within 1 s."
+    assert "refused" in results["DOWN"]
+    assert results["NAME"].startswith("failed | ")
+    assert "set 'LOCKED_PASSWORD'" in results["LOCKED"]
+    assert "invalid username-password" in results["WRONG"]
     assert "GUESS was left out: nothing but 'GUESS_HOST' speaks for" in done.output
     assert run(config, "ping", "REDIS", "FAKE").code == 0
     assert run(config, "ping", "REDIS", "DOWN").code == 1
 
 
 def test_ping_as_json(runner: Run, server: Server) -> None:
-    """For scripts the results are a JSON object by prefix."""
+    """With --json, the results are a JSON object with one key per prefix."""
     config = {"REDIS_URL": server.url, "DOWN_URL": f"redis://127.0.0.1:{reserve()}"}
     done = runner(config, "ping", "--json")
     assert done.code == 1
-    found = json.loads(done.output)
-    assert found["REDIS"] == {"ok": True, "ms": found["REDIS"]["ms"], "error": None}
-    assert found["DOWN"]["ok"] is False
+    results = json.loads(done.output)
+    assert results["REDIS"] == {"ok": True, "ms": results["REDIS"]["ms"], "error": None}
+    assert results["DOWN"]["ok"] is False
 
 
 @pytest.mark.parametrize("command", ["ping", "info", "cli"])
 def test_unknown_prefix(run: Run, command: str) -> None:
-    """An unknown prefix is an error that lists what there is."""
+    """An unknown prefix is an error that lists the known prefixes."""
     done = run({"REDIS_URL": "fakeredis://", "A_URL": "fakeredis://"}, command, "NONE")
     assert done.code == 2
     assert "Error: This app has no Redis with the prefix 'NONE'; it has:" in done.output
@@ -299,7 +305,7 @@ def test_unknown_prefix(run: Run, command: str) -> None:
 
 @pytest.mark.parametrize("command", ["info", "cli"])
 def test_wrong_prefix(runner: Run, command: str) -> None:
-    """So are wrong settings."""
+    """A prefix with a wrong setting is an error that names the setting."""
     config = {"REDIS_URL": "fakeredis://", "BROKER_URL": f"redis://{SECRET}@h/x"}
     done = runner(config, command, "BROKER")
     assert done.code == 2
@@ -316,8 +322,8 @@ def test_wrong_timeout(runner: Run, timeout: str) -> None:
 
 @pytest.mark.parametrize("no_color", ["", "1"])
 def test_colors_on_a_terminal(server: Server, no_color: str) -> None:
-    """A terminal gets colours, which a pipe does not, unless it wants none."""
-    ours, theirs = pty.openpty()
+    """Output to a terminal is coloured, unless NO_COLOR is set."""
+    reader, terminal = pty.openpty()
     config = {
         "FLASK_REDIS_URL": server.url,
         "FLASK_DOWN_URL": f"redis://127.0.0.1:{reserve()}",
@@ -328,12 +334,12 @@ def test_colors_on_a_terminal(server: Server, no_color: str) -> None:
         env={**os.environ, **config},
         cwd=ROOT,
         stdin=subprocess.DEVNULL,
-        stdout=theirs,
+        stdout=terminal,
         timeout=30,
     )
-    os.close(theirs)
-    output = os.read(ours, 10_000).decode()
-    os.close(ours)
+    os.close(terminal)
+    output = os.read(reader, 10_000).decode()
+    os.close(reader)
     assert ("\x1b[32mREDIS" in output) is (not no_color)
     assert ("\x1b[31mDOWN" in output) is (not no_color)
     assert "REDIS" in output
@@ -341,7 +347,9 @@ def test_colors_on_a_terminal(server: Server, no_color: str) -> None:
 
 
 def test_info(run: Run, each_server: Server) -> None:
-    """What a server is, on each kind and version."""
+    """The command shows the version, role, memory, clients, keys and hit rate of each
+    kind of server, and warns about risky settings.
+    """
     with each_server.admin() as client:
         client.config_set("maxmemory", "100mb")
         client.config_set("maxmemory-policy", "noeviction")
@@ -383,7 +391,7 @@ def test_info(run: Run, each_server: Server) -> None:
 
 
 def test_info_of_a_cluster(run: Run, fresh_cluster: Cluster) -> None:
-    """A cluster has a line for each node, also while one of them does not answer."""
+    """A cluster gets one line for each node, even if a node does not answer."""
     fresh_cluster.nodes[4].kill()
     done = run({"CARTS_URL": f"redis+cluster://{fresh_cluster.address}"}, "info")
     assert done.code == 1
@@ -391,12 +399,14 @@ def test_info_of_a_cluster(run: Run, fresh_cluster: Cluster) -> None:
     for number, node in enumerate(fresh_cluster.nodes):
         role = "master" if number < 3 else "replica"
         start = " | error" if number == 4 else f" | {node.address} | {role} | Redis "
-        lines = [it for it in done.lines if it.startswith(start)]
-        assert any(node.address in it for it in lines), done.output
+        lines = [line for line in done.lines if line.startswith(start)]
+        assert any(node.address in line for line in lines), done.output
 
 
 def test_info_behind_sentinels(run: Run, sentinels: Sentinels) -> None:
-    """Behind sentinels the server that they name is shown, or that none is."""
+    """Behind Sentinel, the command shows the server that the sentinels name, or an
+    error if they know none.
+    """
     url = f"redis+sentinel://{sentinels.address}/mymaster"
     config = {"REDIS_URL": url, "READ_URL": f"{url}?role=replica"}
     done = run(config, "info")
@@ -410,7 +420,7 @@ def test_info_behind_sentinels(run: Run, sentinels: Sentinels) -> None:
 
 
 def test_info_of_other_servers(run: Run, start: Starter) -> None:
-    """What has no INFO, refuses or does not answer is told, without waiting longer."""
+    """Servers that have no INFO, refuse the login or do not answer are reported."""
     stopped, locked = start(Server), start(Server, password=SECRET)
     stopped.pause()
 
@@ -428,8 +438,10 @@ def test_info_of_other_servers(run: Run, start: Starter) -> None:
     assert "it has no INFO" in done.output
     errors = [line for line in done.lines if " | error | " in line]
     assert len(errors) == 3
-    # The socket may end its wait a moment before the command does.
-    silent_errors = [it for it in errors if "No answer" in it or "Timeout" in it]
+    # The socket's timeout may expire just before the command's timeout.
+    silent_errors = [
+        error for error in errors if "No answer" in error or "Timeout" in error
+    ]
     assert len(silent_errors) == 2
     assert "invalid username-password" in done.output
     assert "GUESS was left out" in done.output
@@ -438,14 +450,14 @@ def test_info_of_other_servers(run: Run, start: Starter) -> None:
 
 
 def test_words_for_facts() -> None:
-    """Durations, sizes and lists read well at any size, and what a server leaves out
-    is a question mark.
+    """Durations, sizes and counts are formatted for people. Values that a server does
+    not report are shown as a question mark or a dash.
     """
-    words = {
+    durations = {
         seconds: info._duration({"uptime_in_seconds": seconds})
         for seconds in (5, 65, 3700, 90_000)
     }
-    assert list(words.values()) == ["5 s", "1 min", "1 h 1 min", "1 d 1 h"]
+    assert list(durations.values()) == ["5 s", "1 min", "1 h 1 min", "1 d 1 h"]
     sizes = [info._size(2**exponent) for exponent in (3, 13, 23, 33)]
     assert sizes == ["8.0 B", "8.0 KiB", "8.0 MiB", "8.0 GiB"]
     assert info._server({}) == "Redis ?"
@@ -465,31 +477,31 @@ def test_words_for_facts() -> None:
     ("version", "is_old"), [("6.2.14", True), ("7.2.0", False), ("8.0.2", False)]
 )
 def test_old_servers_are_named(app: Flask, version: str, is_old: bool) -> None:
-    """A Redis that redis-py no longer supports brings a warning, whatever is installed
-    here.
+    """A Redis version that redis-py no longer supports causes a warning. The test makes
+    up the version, so it needs no such server.
     """
     app.config["REDIS_URL"] = "redis://127.0.0.1"
     RedisManager(app)
     settings = app.extensions["redis"].get_settings("REDIS")
     warnings = list(info._warn(settings, {"redis_version": version}))
-    assert ["is older than 7.2" in it for it in warnings] == [True] * is_old
+    assert ["is older than 7.2" in warning for warning in warnings] == [True] * is_old
 
 
 def test_nodes_without_addresses(app: Flask) -> None:
-    """A node of a cluster that does not know its own address is asked at the host that
-    the settings name; one whose address nobody knows is left out.
+    """A cluster node that does not know its own address is reached at the host from the
+    settings. A node whose address is unknown is skipped.
     """
     app.config["REDIS_URL"] = f"redis+cluster://127.0.0.1:{(port := reserve())}"
     RedisManager(app)
     registry = app.extensions["redis"]
     nodes = {f":{port}": {"flags": "myself,master"}, ":0": {"flags": "slave,noaddr"}}
-    found = info._ask_nodes(registry, registry.get_settings("REDIS"), nodes, 1)
-    assert list(found) == [f"127.0.0.1:{port}"]
+    answers = info._ask_nodes(registry, registry.get_settings("REDIS"), nodes, 1)
+    assert list(answers) == [f"127.0.0.1:{port}"]
 
 
 def test_cli(run: Run, native_client: None, server: Server) -> None:
-    """The native client runs a command in the prefix's database, and its exit status
-    and its output are handed on.
+    """The native client runs a command in the prefix's database. Its output and its
+    exit status are passed on.
     """
     config = {"REDIS_URL": f"{server.url}/3", "S_URL": f"unix://{server.socket}?db=4"}
     assert run(config, "cli", "--", "SET", "k", "--v").output == "OK\n"
@@ -505,7 +517,9 @@ def test_cli(run: Run, native_client: None, server: Server) -> None:
 def test_cli_logs_in(
     run: Run, native_client: None, start: Starter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """User and password are those of the prefix, not those of the shell."""
+    """The native client logs in as the prefix's user. A password in the shell's
+    environment is not used.
+    """
     locked = start(Server, password=SECRET)
 
     with locked.admin() as client:
@@ -526,7 +540,9 @@ def test_cli_logs_in(
 def test_cli_asks_the_provider(
     runner: Run, native_client: None, start: Starter
 ) -> None:
-    """A credential provider is asked; what its errors say is kept."""
+    """The password comes from the credential provider. The text of a provider's error
+    is not shown.
+    """
     locked = start(Server, password="provided")
 
     class Broken(redis.CredentialProvider):
@@ -548,8 +564,8 @@ def test_cli_asks_the_provider(
 def test_cli_on_a_server_that_fails(
     run: Run, native_client: None, start: Starter
 ) -> None:
-    """The client says itself that a server is down; one that hangs it waits for, until
-    the server goes on.
+    """The native client itself reports that a server is down. If a server hangs, the
+    client waits until the server continues.
     """
     server = start(Server, password=SECRET)
     config = {"REDIS_URL": f"redis://:{SECRET}@{server.address}"}
@@ -562,27 +578,29 @@ def test_cli_on_a_server_that_fails(
     done = run(config, "cli", "--", "PING")
     assert done.code == 1
     assert "Could not connect" in done.output
-    # No connection is opened.
+    # The list opens no connection, so it works while the server is down.
     assert run(config, "list").code == 0
 
 
 def test_cli_keeps_the_password_off_the_command_line(
     runner: Run, native_client: None, start: Starter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Other users of the machine see no password in the list of processes."""
+    """The password is not on the command line, where other users of the machine could
+    read it.
+    """
     locked = start(Server, password=SECRET)
     seen: list[t.Any] = []
     monkeypatch.setattr(os, "execve", lambda *args: seen.extend(args))
     config = {"REDIS_URL": f"redis://:{SECRET}@{locked.address}/2"}
     assert runner(config, "cli", "--", "GET", "k").code == 0
     program, arguments, environment = seen
-    where = ["-h", "127.0.0.1", "-p", str(locked.port), "-n", "2"]
-    assert arguments == [program, *where, "GET", "k"]
+    address = ["-h", "127.0.0.1", "-p", str(locked.port), "-n", "2"]
+    assert arguments == [program, *address, "GET", "k"]
     assert environment["REDISCLI_AUTH"] == environment["VALKEYCLI_AUTH"] == SECRET
 
 
 def test_cli_on_a_cluster(run: Run, native_client: None, cluster: Cluster) -> None:
-    """In a cluster the client follows to the node that has the key."""
+    """In a cluster, the native client follows redirects to the key's node."""
     config = {"REDIS_URL": f"redis+cluster://127.0.0.1:{reserve()},{cluster.address}"}
 
     for key in ("a", "b", "c"):
@@ -592,7 +610,9 @@ def test_cli_on_a_cluster(run: Run, native_client: None, cluster: Cluster) -> No
 def test_cli_behind_sentinels(
     run: Run, native_client: None, sentinels: Sentinels
 ) -> None:
-    """Behind sentinels the client opens the server that they name."""
+    """Behind Sentinel, the native client connects to the server that the sentinels
+    name.
+    """
     url = f"redis+sentinel://{sentinels.address}"
     config = {
         "REDIS_URL": f"{url}/mymaster/1",
@@ -608,13 +628,13 @@ def test_cli_behind_sentinels(
 
 @pytest.fixture
 def native_client_prints(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """In the place of redis-cli, a program that prints its arguments."""
+    """Replaces redis-cli with a script that prints its arguments."""
     write_script(tmp_path / "redis-cli", 'echo "$@"')
     monkeypatch.setenv("PATH", str(tmp_path))
 
 
 def tls_client() -> str:
-    """The directory of a redis-cli that speaks TLS. The wheel's does not."""
+    """The directory of a redis-cli that supports TLS. The one in the wheel does not."""
     for path in os.get_exec_path():
         if command := shutil.which("redis-cli", path=path):
             done = subprocess.run([command, "--help"], capture_output=True, text=True)
@@ -631,7 +651,7 @@ def test_cli_over_tls(
     certificates: Certificates,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The client gets the certificates that the settings name."""
+    """The native client uses the certificates from the settings."""
     path = os.pathsep.join([tls_client(), os.environ["PATH"]])
     monkeypatch.setenv("PATH", path)
     config = {
@@ -645,13 +665,13 @@ def test_cli_over_tls(
     assert run(config, "cli", "--", "PING").output == "PONG\n"
     wrong = {**config, "REDIS_SSL_CA_CERTS": str(certificates.other_ca)}
     assert "PONG" not in run(wrong, "cli", "--", "PING").output
-    careless = {**wrong, "REDIS_SSL_CERT_REQS": "none", "REDIS_HOST": "127.0.0.1"}
-    assert run(careless, "cli", "--", "PING").output == "PONG\n"
+    unverified = {**wrong, "REDIS_SSL_CERT_REQS": "none", "REDIS_HOST": "127.0.0.1"}
+    assert run(unverified, "cli", "--", "PING").output == "PONG\n"
 
 
 def test_cli_is_told_of_tls(runner: Run, native_client_prints: None) -> None:
-    """What the settings say of TLS becomes options of the client; what it has no option
-    for is refused.
+    """TLS settings are passed to the native client as options. A setting that has no
+    such option is an error.
     """
     config = {
         "REDIS_URL": "rediss://h",
@@ -661,16 +681,16 @@ def test_cli_is_told_of_tls(runner: Run, native_client_prints: None) -> None:
     }
     files = "--tls --cacert ca.pem --cert c.pem --key k.pem"
     assert runner(config, "cli").output == f"-h h -p 6379 {files} --sni h\n"
-    careless = {"REDIS_URL": "rediss://[::1]:7000/2", "REDIS_SSL_CERT_REQS": "none"}
+    unverified = {"REDIS_URL": "rediss://[::1]:7000/2", "REDIS_SSL_CERT_REQS": "none"}
     expected = "-h ::1 -p 7000 --tls --insecure -n 2\n"
-    assert runner(careless, "cli").output == expected
+    assert runner(unverified, "cli").output == expected
     done = runner({**config, "REDIS_SSL_CA_DATA": "x"}, "cli")
     assert done.code == 1
     assert "'REDIS_SSL_CA_DATA' cannot be handed" in done.output
 
 
 def test_cli_of_a_fake(run: Run, native_client: None) -> None:
-    """There is nothing to open of a fake server."""
+    """A fakeredis prefix is an error, because there is no server to connect to."""
     done = run({"REDIS_URL": "fakeredis://"}, "cli")
     assert done.code == 1
     assert "Error: REDIS is fakeredis" in done.output
@@ -679,8 +699,8 @@ def test_cli_of_a_fake(run: Run, native_client: None) -> None:
 def test_cli_without_a_client(
     runner: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """Without a native client the error says which are missing. Each kind of server
-    prefers its own.
+    """Without a native client, the error names the missing programs. Redis prefers
+    redis-cli, and Valkey prefers valkey-cli.
     """
     monkeypatch.setenv("PATH", str(tmp_path))
     config = {"REDIS_URL": "redis://h", "VALKEY_URL": "valkey://h"}
@@ -698,7 +718,7 @@ def test_cli_without_a_client(
 
 
 def test_shell_context(app: Flask) -> None:
-    """A shell has the default prefix's client and the manager."""
+    """A Flask shell provides the default prefix's client and the manager."""
     app.config["REDIS_URL"] = "fakeredis://"
     manager = RedisManager(app)
     context = app.make_shell_context()
@@ -720,14 +740,14 @@ def test_shell_context(app: Flask) -> None:
 
 
 def test_own_command_stays(app: Flask) -> None:
-    """A command 'redis' of the application itself is not replaced."""
+    """If the application already has a command named 'redis', it is not replaced."""
     app.cli.command("redis")(lambda: click.echo("mine"))
     RedisManager(app)
     assert app.test_cli_runner().invoke(args=["redis"]).output == "mine\n"
 
 
 def test_own_command_beside_ours(app: Flask, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An application can add a command to the group."""
+    """An application can add its own command to the group."""
     RedisManager(app)
     group = app.cli.commands["redis"]
     assert isinstance(group, click.Group)
@@ -739,7 +759,7 @@ def test_own_command_beside_ours(app: Flask, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_single_redis_is_listed(app: Flask) -> None:
-    """Commands show what Redis(app) registered beside the manager's."""
+    """The commands also show prefixes that Redis(app) registered."""
     Redis(app, "OTHER")
     RedisManager(app)
     output = app.test_cli_runner().invoke(args=["redis", "list"]).output

@@ -47,13 +47,13 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def urls(server: Server) -> dict[str, str]:
-    """Settings that put each prefix into a database of its own."""
-    return {f"{it}_URL": f"{server.url}/{db}" for db, it in enumerate(PREFIXES)}
+    """Settings that give each prefix its own database."""
+    return {f"{prefix}_URL": f"{server.url}/{db}" for db, prefix in enumerate(PREFIXES)}
 
 
 @pytest.fixture(params=["fakeredis", "server"])
 def app(request: pytest.FixtureRequest) -> Flask:
-    """The board without a server, and on one."""
+    """The board, once with fakeredis and once with a server."""
     if request.param == "fakeredis":
         return create_app(UNLIMITED)
 
@@ -62,12 +62,12 @@ def app(request: pytest.FixtureRequest) -> Flask:
 
 @pytest.fixture
 def fake() -> Flask:
-    """The board without a server."""
+    """The board with fakeredis."""
     return create_app(UNLIMITED)
 
 
 class Visitor:
-    """Somebody with a browser that has no JavaScript."""
+    """A user whose browser has no JavaScript."""
 
     def __init__(self, app: Flask, name: str | None = None) -> None:
         self.client: FlaskClient = app.test_client()
@@ -82,7 +82,7 @@ class Visitor:
     def send(self, path: str, form: str | None = None, **fields: str) -> TestResponse:
         """Fill in the form of a page and send it.
 
-        :param form: The page, if it is another one.
+        :param form: The page with the form, if it is not ``path``.
         """
         page = self.get(form or path)
         token = re.search(r'name="csrf_token"[^>]* value="([^"]+)"', page.text)
@@ -113,13 +113,18 @@ def comments(response: TestResponse) -> list[tuple[str, str]]:
 
 
 def keys(app: Flask) -> dict[str, set[str]]:
-    """The keys in each of the two databases of the board."""
-    found: t.Any = app.extensions["redis"]
-    return {it: set(found[it].keys()) for it in ("REDIS_LINKS", "REDIS_CONTENT")}
+    """The keys in the databases of REDIS_LINKS and REDIS_CONTENT."""
+    clients: t.Any = app.extensions["redis"]
+    return {
+        prefix: set(clients[prefix].keys())
+        for prefix in ("REDIS_LINKS", "REDIS_CONTENT")
+    }
 
 
 def test_conversation(app: Flask) -> None:
-    """Two users log in, start threads and comment; the latest thread comes first."""
+    """Two users log in, start threads and comment. The thread with the latest activity
+    comes first.
+    """
     ada, grace = Visitor(app, "Ada"), Visitor(app, "Grace")
     first, second = ada.start("One"), grace.start("Two")
     assert titles(ada.get("/")) == ["Two", "One"]
@@ -131,7 +136,7 @@ def test_conversation(app: Flask) -> None:
     assert titles(ada.get("/by/Ada")) == ["One"]
     assert comments(ada.get(first)) == [("2", "Hi\nthere"), ("1", "Hello")]
     assert comments(ada.get(second)) == []
-    # Each prefix holds its part, and nothing of the others.
+    # Each prefix has only its own keys.
     assert keys(app) == {
         "REDIS_LINKS": {
             *("threads", "threads:by:Ada", "threads:by:Grace", "thread:1:comments"),
@@ -144,7 +149,9 @@ def test_conversation(app: Flask) -> None:
 
 
 def test_owner_deletes_thread(app: Flask) -> None:
-    """A thread is deleted by who started it, after a confirmation, and all of it."""
+    """Only the user who started a thread can delete it. After a confirmation, the
+    thread and its comments are deleted.
+    """
     ada, grace = Visitor(app, "Ada"), Visitor(app, "Grace")
     kept, gone = ada.start("Kept"), ada.start("Gone")
     grace.comment(kept, "Stays")
@@ -173,7 +180,7 @@ def test_owner_deletes_thread(app: Flask) -> None:
 
 
 def test_comment_of_deleted_thread_is_not_kept(app: Flask) -> None:
-    """Who comments on a thread that is deleted in that moment leaves nothing."""
+    """A comment on a thread that is deleted at that moment is not stored."""
     with app.app_context():
         thread = store.get_thread(store.start_thread("Ada", "Title", "Text"))
         assert thread is not None
@@ -187,29 +194,31 @@ def test_comment_of_deleted_thread_is_not_kept(app: Flask) -> None:
 
 
 def test_scripts_may_be_sent_twice(app: Flask) -> None:
-    """A script whose reply was lost is sent again, and changes nothing then."""
+    """A script that runs twice has the same effect as one that runs once. The client
+    sends a script again if the reply was lost.
+    """
     with app.app_context():
         thread = store.get_thread(store.start_thread("Ada", "Title", "Text"))
         assert thread is not None
-        run = [store.THREADS, store.comments_of(thread.id), store.COMMENTS_COUNT]
+        used_keys = [store.THREADS, store.comments_of(thread.id), store.COMMENTS_COUNT]
         add = store.links.register_script(store.ADD_COMMENT)
 
         for _ in range(2):
-            assert add(keys=run, args=[thread.id, "7", 1.0, CHANNEL]) == 1
+            assert add(keys=used_keys, args=[thread.id, "7", 1.0, CHANNEL]) == 1
 
         assert store.count_all() == (1, 1)
-        assert store.links.lrange(run[1], 0, -1) == ["7"]
+        assert store.links.lrange(used_keys[1], 0, -1) == ["7"]
         unlink = store.links.register_script(store.UNLINK_THREAD)
-        run.insert(1, store.by_author("Ada"))
+        used_keys.insert(1, store.by_author("Ada"))
 
         for _ in range(2):
-            assert unlink(keys=run, args=[thread.id, CHANNEL]) == ["7"]
+            assert unlink(keys=used_keys, args=[thread.id, CHANNEL]) == ["7"]
 
         assert store.count_all() == (0, 0)
 
 
 def test_simultaneous_comments(app: Flask) -> None:
-    """Comments that come all at once are all there, and counted right."""
+    """Comments that are posted at the same time are all stored and counted."""
     with app.app_context():
         thread_id = store.start_thread("Ada", "Title", "Text")
 
@@ -221,15 +230,15 @@ def test_simultaneous_comments(app: Flask) -> None:
         list(threads.map(comment, range(40)))
 
     with app.app_context():
-        found = store.list_comments_after(thread_id, 0)
-        assert found is not None
-        assert {it.text for it in found} == set(map(str, range(40)))
-        assert [it.number for it in found] == list(range(1, 41))
+        stored = store.list_comments_after(thread_id, 0)
+        assert stored is not None
+        assert {entry.text for entry in stored} == set(map(str, range(40)))
+        assert [entry.number for entry in stored] == list(range(1, 41))
         assert store.count_all() == (1, 40)
 
 
 def test_pages(app: Flask) -> None:
-    """Threads and comments are shown page by page, newest first, and none twice."""
+    """Threads and comments are shown in pages, newest first, each exactly once."""
     with app.app_context():
         for number in range(1, 26):
             store.start_thread("Ada", f"T{number}", "Text")
@@ -238,8 +247,10 @@ def test_pages(app: Flask) -> None:
             store.add_comment(25, "Ada", f"C{number}")
 
     visitor = Visitor(app)
-    assert titles(visitor.get("/")) == [f"T{it}" for it in range(25, 15, -1)]
-    assert titles(visitor.get("/?page=3")) == [f"T{it}" for it in range(5, 0, -1)]
+    assert titles(visitor.get("/")) == [f"T{number}" for number in range(25, 15, -1)]
+    assert titles(visitor.get("/?page=3")) == [
+        f"T{number}" for number in range(5, 0, -1)
+    ]
     assert 'rel="next" href="/?page=2"' in visitor.get("/").text
     assert 'rel="prev" href="/by/Ada?page=1"' in visitor.get("/by/Ada?page=2").text
 
@@ -249,36 +260,36 @@ def test_pages(app: Flask) -> None:
         3: range(5, 0, -1),
     }.items():
         response = visitor.get(f"/threads/25?page={page}")
-        assert comments(response) == [(str(it), f"C{it}") for it in numbers]
-        # New ones belong on the first page alone.
+        assert comments(response) == [(str(number), f"C{number}") for number in numbers]
+        # Only the first page shows new comments.
         assert ("data-events" in response.text) == (page == 1)
 
 
 @pytest.mark.parametrize("path", ["/", "/by/Ada", "/threads/1"])
 @pytest.mark.parametrize("page", ["2", "9" * 30])
 def test_page_behind_the_last(fake: Flask, path: str, page: str) -> None:
-    """A page that does not exist is a 404, however far behind the last."""
+    """A page number after the last page is a 404, however large the number is."""
     Visitor(fake, "Ada").start()
     assert Visitor(fake).get(f"{path}?page={page}").status_code == 404
 
 
 @pytest.mark.parametrize("page", ["0", "-1", "x", ""])
 def test_page_that_is_no_number(fake: Flask, page: str) -> None:
-    """A page that is none is the first."""
+    """An invalid page number shows the first page."""
     assert Visitor(fake).get(f"/?page={page}").status_code == 200
 
 
 @pytest.mark.parametrize("path", ["", "/delete", "/events"])
 @pytest.mark.parametrize("thread", ["7", "0", "9" * 30])
 def test_unknown_thread(fake: Flask, path: str, thread: str) -> None:
-    """A thread that does not exist is a friendly 404."""
+    """A thread that does not exist is a 404 with an explanation."""
     response = Visitor(fake, "Ada").get(f"/threads/{thread}{path}")
     assert response.status_code == 404
     assert "There is no such thread" in response.text
 
 
 def test_all_input_is_escaped(fake: Flask) -> None:
-    """What people write is text to every page and to live updates, never markup."""
+    """User input is escaped on all pages and in live updates."""
     evil = "<script>alert('hi')</script>\"'"
     visitor = Visitor(fake, "<b>Eve</b>")
     thread = visitor.start(evil, evil)
@@ -317,8 +328,8 @@ def test_all_input_is_escaped(fake: Flask) -> None:
     ],
 )
 def test_faulty_form(fake: Flask, path: str, form: dict[str, str], fault: str) -> None:
-    """A form with a missing or too long field is refused, stays filled in, and leaves
-    nothing.
+    """A form with an invalid field is rejected. The form stays filled in, and nothing
+    is stored.
     """
     visitor = Visitor(fake, "Ada")
     visitor.start()
@@ -331,7 +342,9 @@ def test_faulty_form(fake: Flask, path: str, form: dict[str, str], fault: str) -
 
 
 def test_longest_comment(fake: Flask) -> None:
-    """A comment of just the permitted length is taken; a line's end counts as one."""
+    """A comment with exactly the maximum length is accepted. A line break counts as one
+    character.
+    """
     visitor = Visitor(fake, "Ada")
     thread = visitor.start()
     visitor.comment(thread, "\r\n".join("x" * 1000))
@@ -343,7 +356,7 @@ def test_longest_comment(fake: Flask) -> None:
     "path", ["/login", "/logout", "/threads/new", "/threads/1", "/threads/1/delete"]
 )
 def test_form_without_token(fake: Flask, path: str) -> None:
-    """A form that another site has made a browser send is refused."""
+    """A form without a valid CSRF token is rejected."""
     visitor = Visitor(fake, "Ada")
     visitor.start()
     before = keys(fake)
@@ -359,8 +372,8 @@ def test_form_without_token(fake: Flask, path: str) -> None:
 
 
 def test_login(fake: Flask) -> None:
-    """What needs a user leads to the login and back. Logging in changes the session's
-    id, and logging out ends the session.
+    """A page that needs a user redirects to the login, which redirects back. Logging in
+    changes the session's ID, and logging out deletes the session.
     """
     visitor = Visitor(fake)
     response = visitor.get("/threads/new")
@@ -384,7 +397,7 @@ def test_login(fake: Flask) -> None:
 
 
 def test_reader_has_no_session(fake: Flask) -> None:
-    """Whoever only reads leaves nothing in the database of sessions."""
+    """Visitors who only read do not create a session."""
     thread = Visitor(fake, "Ada").start()
     sessions: t.Any = fake.extensions["redis"]["REDIS_SESSIONS"]
     before = sessions.dbsize()
@@ -412,17 +425,17 @@ def test_reader_has_no_session(fake: Flask) -> None:
     ],
 )
 def test_login_leads_to_this_site(fake: Flask, target: str | None, found: str) -> None:
-    """After logging in nobody is sent to another site."""
+    """The login never redirects to another site."""
     with fake.test_request_context():
         assert local_path(target) == found
 
 
 @pytest.mark.parametrize("kind", ["fakeredis", "server"])
 def test_rate_limit(kind: str, request: pytest.FixtureRequest) -> None:
-    """After ten posts within a minute a user has to wait, and others have not. The
-    counts are kept in the database of sessions.
+    """After ten posts within a minute, a user has to wait. Other users are not
+    affected. The sessions' database stores the counts.
     """
-    # Said here, as a Limiter keeps what the app before this one had.
+    # Set explicitly, because a Limiter keeps the setting of the previous app.
     settings: dict[str, t.Any] = {"RATELIMIT_ENABLED": True}
 
     if kind == "server":
@@ -445,7 +458,7 @@ def test_rate_limit(kind: str, request: pytest.FixtureRequest) -> None:
 
 
 def read_event(stream: cabc.Iterator[t.Any], name: str) -> bytes:
-    """The next event of a stream, without what tells that it is alive."""
+    """Return the next event of a stream. Heartbeats and retry hints are skipped."""
     while (chunk := next(stream)).startswith((b":", b"retry:")):
         pass
 
@@ -454,21 +467,21 @@ def read_event(stream: cabc.Iterator[t.Any], name: str) -> bytes:
 
 
 def subscribers(app: Flask) -> int:
-    """How many connections wait for changes."""
+    """The number of connections that are subscribed to the channel."""
     links: t.Any = app.extensions["redis"]["REDIS_LINKS"]
     return int(dict(links.pubsub_numsub(CHANNEL))[CHANNEL])
 
 
 def test_viewers_share_one_subscriber(app: Flask) -> None:
-    """All viewers of a process are told of comments and the deletion over a single
-    connection, which goes with the last of them.
+    """All viewers in a process receive comments and deletions over one shared
+    connection. It is released when the last viewer leaves.
     """
     ada = Visitor(app, "Ada")
     first, second = ada.start(), ada.start()
     ada.comment(first, "One")
     paths = [first] * 4 + [second]
-    responses = [Visitor(app).get(f"{it}/events?after=0") for it in paths]
-    streams = [iter(it.response) for it in responses]
+    responses = [Visitor(app).get(f"{path}/events?after=0") for path in paths]
+    streams = [iter(response.response) for response in responses]
     pool: t.Any = app.extensions["redis"]["REDIS_LINKS"].connection_pool
 
     for stream in streams:
@@ -499,7 +512,7 @@ def test_viewers_share_one_subscriber(app: Flask) -> None:
 
 
 def test_browser_comes_back(fake: Flask) -> None:
-    """A browser that lost the connection gets what it has missed, and nothing twice."""
+    """A browser that reconnects gets the comments that it missed, each once."""
     ada = Visitor(fake, "Ada")
     thread = ada.start()
 
@@ -515,7 +528,7 @@ def test_browser_comes_back(fake: Flask) -> None:
 
 
 def test_heartbeat() -> None:
-    """A viewer to whom nothing happens is sent something, which tells if it is gone."""
+    """An idle viewer gets heartbeats, so that the server notices when it has gone."""
     app = create_app({**UNLIMITED, "HEARTBEAT": 0.05})
     response = Visitor(app).get(f"{Visitor(app, 'Ada').start()}/events")
     stream = iter(response.response)
@@ -525,14 +538,14 @@ def test_heartbeat() -> None:
 
 
 def test_too_many_viewers() -> None:
-    """No more viewers are served than may be, and the next when one has left."""
+    """The number of viewers is limited. When one leaves, another is accepted."""
     app = create_app({**UNLIMITED, "MAX_VIEWERS": 2})
     events = f"{Visitor(app, 'Ada').start()}/events"
     first, second = Visitor(app).get(events), Visitor(app).get(events)
     response = Visitor(app).get(events)
     assert response.status_code == 503
     assert "too many viewers" in response.text
-    # Whether its stream was begun or not.
+    # Closing frees a place, whether or not the stream has started.
     next(iter(first.response))
     first.close()
     second.close()
@@ -541,10 +554,10 @@ def test_too_many_viewers() -> None:
     third.close()
 
 
-# That is what a server does which loads the app before it forks.
+# A server that loads the app before it forks does the same.
 @pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")
 def test_forked_process_subscribes(server: Server) -> None:
-    """A process that was forked from one with a subscriber starts its own."""
+    """If the parent process has a subscriber, a forked process starts its own."""
     app = create_app({**UNLIMITED, **urls(server)})
 
     with app.app_context(), get_feed().watch(1):
@@ -570,7 +583,7 @@ def test_status(app: Flask) -> None:
     assert re.findall(r"<h2>(.*)</h2>", response.text) == list(PREFIXES)
     assert response.text.count('<span class="badge ok">answers</span>') == 3
     assert len(re.findall(r"<dd>\d+\.\d ms</dd>", response.text)) == 3
-    # Logging in has used the sessions, and nothing has used the rest.
+    # The login used only the sessions' client.
     pools = re.findall(r"<dt>Connections</dt>\s*<dd>([^<]*)</dd>", response.text)
     assert pools[:2] == ["none yet"] * 2
     assert pools[2].startswith("0 in use, 1 idle")
@@ -578,13 +591,14 @@ def test_status(app: Flask) -> None:
 
 @pytest.mark.parametrize("prefix", PREFIXES)
 def test_outage_and_recovery(start: Starter, prefix: str) -> None:
-    """While one of the databases is down each page that needs it says so, in bounded
-    time; the status page shows which one. When it is back all works again.
+    """While a database is down, each page that needs it explains the problem within a
+    limited time. The status page shows which database is down. Everything works again
+    once the database is back.
     """
     server = start(Server)
     deadline = 1.0
-    bounds = {f"{it}_RETRY_DEADLINE": deadline for it in PREFIXES}
-    app = create_app({**UNLIMITED, **bounds, f"{prefix}_URL": server.url})
+    deadlines = {f"{name}_RETRY_DEADLINE": deadline for name in PREFIXES}
+    app = create_app({**UNLIMITED, **deadlines, f"{prefix}_URL": server.url})
     ada = Visitor(app, "Ada")
     thread = ada.start("Before")
     page = ada.get(thread)
@@ -613,7 +627,7 @@ def test_outage_and_recovery(start: Starter, prefix: str) -> None:
     response = ada.get("/status")
     assert response.status_code == 503
     assert re.findall(r'<span class="badge (\w+)">', response.text) == [
-        "down" if it == prefix else "ok" for it in PREFIXES
+        "down" if name == prefix else "ok" for name in PREFIXES
     ]
 
     server.start()
@@ -623,9 +637,8 @@ def test_outage_and_recovery(start: Starter, prefix: str) -> None:
 
 
 def test_hung_sessions(start: Starter) -> None:
-    """A server that accepts and says nothing holds a request for the deadline and one
-    try. What a view did before the session could not be saved stays, and the visitor
-    is told.
+    """If the sessions' server hangs, a request fails after the deadline plus one
+    attempt. If the view has already finished, the visitor still sees the error.
     """
     server = start(Server)
     settings = {"REDIS_SESSIONS_URL": server.url, "REDIS_SESSIONS_RETRY_DEADLINE": 0.5}
@@ -654,7 +667,7 @@ def test_hung_sessions(start: Starter) -> None:
 
 
 def test_subscriber_survives_an_outage(start: Starter) -> None:
-    """A viewer that stays through an outage is told what comes after it."""
+    """A viewer that stays connected through an outage receives later changes."""
     server = start(Server)
     app = create_app({**UNLIMITED, "REDIS_LINKS_URL": server.url})
 
@@ -667,7 +680,7 @@ def test_subscriber_survives_an_outage(start: Starter) -> None:
             server.start()
             changed.clear()
             wait_until(lambda: subscribers(app) == 1, "it has subscribed again")
-            # What was published meanwhile was not heard, so there is a look.
+            # Messages may have been lost meanwhile, so the viewers must check again.
             assert changed.wait(5)
             changed.clear()
             store.links.publish(CHANNEL, thread_id)
@@ -676,7 +689,7 @@ def test_subscriber_survives_an_outage(start: Starter) -> None:
 
 @contextlib.contextmanager
 def gunicorn(log: Path, settings: dict[str, str]) -> cabc.Iterator[int]:
-    """The port that gunicorn serves the board on, as "make run-gunicorn" does."""
+    """Serve the board as "make run-gunicorn" does, and yield the port."""
     port = reserve("127.0.0.1")
     command = [sys.executable, "-m", "gunicorn", "--bind", f"127.0.0.1:{port}"]
     command += ["--config", "examples/comments/gunicorn.conf.py"]
@@ -718,8 +731,8 @@ def request(
 
 
 def test_workers_share_the_board(server: Server, tmp_path: Path) -> None:
-    """Two workers sign for each other, and tell each other's viewers of a comment. Each
-    of them subscribes once.
+    """Two workers accept each other's sessions and forms, and a comment reaches the
+    viewers of both. Each worker subscribes once.
     """
     with (
         server.admin(decode_responses=True) as admin,
@@ -740,15 +753,15 @@ def test_workers_share_the_board(server: Server, tmp_path: Path) -> None:
             token = re.search(r'name="csrf_token"[^>]* value="([^"]+)"', form)
             assert token is not None
             body = f"csrf_token={token[1]}&{fields}"
-            found = request(port, "POST", path, body, Cookie=cookie, **headers)
-            assert found[0] == 303, found
-            return str(found[2]["Set-Cookie"]).split(";")[0]
+            response = request(port, "POST", path, body, Cookie=cookie, **headers)
+            assert response[0] == 303, response
+            return str(response[2]["Set-Cookie"]).split(";")[0]
 
         cookie = send("/login", "name=Ada")
         send("/threads/new", "title=Title&text=Text")
         viewers: list[http.client.HTTPResponse] = []
 
-        # Which worker gets a viewer is up to the system.
+        # The operating system chooses the worker that serves a viewer.
         while numsub() < 2 or len(viewers) < 8:
             assert len(viewers) < 60
             connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
@@ -770,7 +783,7 @@ def test_workers_share_the_board(server: Server, tmp_path: Path) -> None:
 
 
 def test_serves(fake: Flask) -> None:
-    """The board is served, with its style and its script."""
+    """The board serves its page, style sheet, script and icon."""
     with serve(fake) as url:
         port = int(url.rpartition(":")[2])
 
@@ -792,12 +805,12 @@ def test_serves(fake: Flask) -> None:
     ],
 )
 def test_times(seconds: float, text: str) -> None:
-    """Times are told as people tell them."""
+    """Times are shown in words, such as "1 hour ago"."""
     assert ago(1_000_000_000 - seconds, 1_000_000_000) == text
 
 
 def test_environment_wins_over_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
-    """All settings of the prefixes come from the environment, unless empty."""
+    """Environment variables override the default settings, unless they are empty."""
     monkeypatch.setenv("REDIS_LINKS_URL", "")
     monkeypatch.setenv("REDIS_CONTENT_URL", "redis://localhost:6390/4")
     monkeypatch.setenv("REDIS_CONTENT_MAX_CONNECTIONS", "7")

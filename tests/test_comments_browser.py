@@ -39,8 +39,8 @@ def browser() -> cabc.Iterator[Browser]:
     if (path := find_chromium()) is None:
         miss("No browser: chromium is not there.")
 
-    with open_browser(path) as found:
-        yield found
+    with open_browser(path) as chromium:
+        yield chromium
 
 
 @pytest.fixture(autouse=True)
@@ -56,15 +56,17 @@ def server(start: Starter) -> Server:
 
 @pytest.fixture
 def app(server: Server) -> Flask:
-    """The board on a real server, whose outages are short."""
-    bounds = {f"{it}_RETRY_DEADLINE": 0.5 for it in PREFIXES}
-    urls = {f"{it}_URL": f"{server.url}/{db}" for db, it in enumerate(PREFIXES)}
-    return create_app({**urls, **bounds, "HEARTBEAT": 0.5, "RATELIMIT_ENABLED": False})
+    """The board on a real server, with short deadlines and heartbeats."""
+    deadlines = {f"{prefix}_RETRY_DEADLINE": 0.5 for prefix in PREFIXES}
+    urls = {f"{prefix}_URL": f"{server.url}/{db}" for db, prefix in enumerate(PREFIXES)}
+    return create_app(
+        {**urls, **deadlines, "HEARTBEAT": 0.5, "RATELIMIT_ENABLED": False}
+    )
 
 
 @pytest.fixture
 def open_page(app: Flask, browser: Browser) -> cabc.Iterator[Open]:
-    """Opens a page in a browser of somebody's own. It must not see any error."""
+    """Opens a page in a new browser context. No page may raise a JavaScript error."""
     faults: list[str] = []
 
     with serve(app) as url, contextlib.ExitStack() as stack:
@@ -87,14 +89,14 @@ def shows_live(page: Page) -> None:
 
 
 def test_conversation(open_page: Open) -> None:
-    """A comment from one browser appears in another without reloading it, as text, and
-    once. When the thread is deleted, with a confirmation, the other is told.
+    """A comment from one browser appears in another without a reload, as text and only
+    once. When the thread is deleted after a confirmation, the other browser says so.
     """
     ada, grace = open_page(), open_page(java_script_enabled=False)
     log_in(ada, "Ada")
     start_thread(ada, "Two browsers", "Do you see this?")
     shows_live(ada)
-    # Reloading would lose it.
+    # A reload would delete this variable.
     ada.evaluate("window.stayed = true")
 
     log_in(grace, "Grace")
@@ -124,8 +126,9 @@ def test_conversation(open_page: Open) -> None:
 
 
 def test_outage(open_page: Open, server: Server, app: Flask) -> None:
-    """A browser that watches a thread is told of what comes after an outage, without
-    reloading; one that asks for a page in it is told so. One that is gone is noticed.
+    """A browser that watches a thread shows comments from after an outage, without a
+    reload. A page that is requested during the outage explains the problem. The server
+    notices when a viewer has gone.
     """
     with app.app_context():
         thread_id = store.start_thread("Ada", "Title", "Text")
@@ -140,7 +143,7 @@ def test_outage(open_page: Open, server: Server, app: Flask) -> None:
     server.start()
 
     with app.app_context():
-        # It has forgotten all. The second is the one that is watched.
+        # The restarted server is empty. Create the watched thread again.
         store.links.set("count:threads", thread_id - 1)
         assert store.start_thread("Ada", "Title", "Text") == thread_id
         store.add_comment(thread_id, "Grace", "After the outage")
@@ -151,7 +154,7 @@ def test_outage(open_page: Open, server: Server, app: Flask) -> None:
     asking.goto("/")
     expect(asking.get_by_role("heading", level=1)).to_have_text("Threads")
 
-    # A viewer that is gone is noticed by the heartbeat.
+    # The heartbeat reveals that a viewer has gone.
     links: t.Any = app.extensions["redis"]["REDIS_LINKS"]
 
     def is_subscribed() -> bool:
@@ -164,8 +167,8 @@ def test_outage(open_page: Open, server: Server, app: Flask) -> None:
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_phone(open_page: Open, app: Flask, scheme: t.Any) -> None:
-    """On a phone nothing is wider than the page, whatever people write; what one taps
-    is big enough; and text stands out from what is behind it, light and dark.
+    """On a phone, no text makes the page wider than the screen, and buttons are big
+    enough to tap. The text has enough contrast in light and dark mode.
     """
     with app.app_context():
         thread_id = store.start_thread("W" * 30, "W" * 100, "W" * 2000)
@@ -183,7 +186,7 @@ def test_phone(open_page: Open, app: Flask, scheme: t.Any) -> None:
         assert width == PHONE["width"], path
         header = page.locator(".top").bounding_box()
         assert header is not None
-        # One line, whose words are whole.
+        # The header fits on one line.
         assert header["height"] < 60
 
         for button in page.locator("main .button:not(.small)").all():

@@ -28,7 +28,7 @@ NAME = "concurrent"
 
 @pytest.fixture
 def small_pool(app: Flask, server: Server) -> Flask:
-    """An app with fewer connections than these tests have threads."""
+    """An app whose pool has fewer connections than these tests have threads."""
     app.config.update(
         REDIS_URL=server.url, REDIS_MAX_CONNECTIONS=8, REDIS_CLIENT_NAME=NAME
     )
@@ -38,12 +38,12 @@ def small_pool(app: Flask, server: Server) -> Flask:
 
 def count_connections(server: Server) -> int:
     with server.admin() as admin:
-        return [it["name"] for it in admin.client_list()].count(NAME)
+        return [connection["name"] for connection in admin.client_list()].count(NAME)
 
 
 def test_64_threads_on_8_connections(small_pool: Flask, server: Server) -> None:
-    """Threads that start together, and make the client with their first command, get
-    their own replies over the few connections that the pool may have.
+    """64 threads start together and create the client with their first command. Each
+    gets its own replies, over no more than the 8 connections of the pool.
     """
     together = threading.Barrier(64)
 
@@ -56,14 +56,14 @@ def test_64_threads_on_8_connections(small_pool: Flask, server: Server) -> None:
 
             with small_pool.app_context():
                 current_redis.set(token, token)
-                found: t.Any = current_redis.get(token)
+                value: t.Any = current_redis.get(token)
 
-                # Contexts of one thread do not disturb each other.
+                # Nested contexts in one thread do not affect each other.
                 with small_pool.app_context():
                     pipe: t.Any = current_redis.pipeline()
                     replies = pipe.echo(token).get(token).execute()
 
-            if {found, *replies} != {token.encode()}:
+            if {value, *replies} != {token.encode()}:
                 wrong.append(token)
 
         return wrong
@@ -77,8 +77,8 @@ def test_64_threads_on_8_connections(small_pool: Flask, server: Server) -> None:
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="This system cannot fork.")
 @pytest.mark.filterwarnings("ignore:This process.*multi-threaded:DeprecationWarning")
 def test_fork_while_threads_are_busy(small_pool: Flask) -> None:
-    """Neither the children nor the parent get replies of the other's, and neither waits
-    for a thread that it has not.
+    """After a fork, parent and child never get each other's replies. The child does not
+    wait for threads that exist only in the parent.
     """
     client: t.Any = small_pool.extensions["redis"]["REDIS"]
     done = threading.Event()
@@ -98,7 +98,7 @@ def test_fork_while_threads_are_busy(small_pool: Flask) -> None:
         return right
 
     with ThreadPoolExecutor(16) as threads:
-        running = [threads.submit(keep_using, number) for number in range(16)]
+        futures = [threads.submit(keep_using, number) for number in range(16)]
         children = []
 
         for _ in range(10):
@@ -114,21 +114,25 @@ def test_fork_while_threads_are_busy(small_pool: Flask) -> None:
 
             children.append(pid)
 
-        ends = [os.waitpid(pid, 0)[1] for pid in children]
+        statuses = [os.waitpid(pid, 0)[1] for pid in children]
         done.set()
-        assert ends == [0] * 10
-        assert all(it.result() for it in running)
+        assert statuses == [0] * 10
+        assert all(future.result() for future in futures)
 
 
 def find_locks(client: t.Any) -> list[t.Any]:
-    """The locks of a client, of its pools and of what finds it its servers."""
+    """The locks of a client, of its node manager, and of its servers' and sentinels'
+    pools.
+    """
     pools = pools_of(client)
     manager = getattr(pools[0], "sentinel_manager", None)
-    sentinels = [it.connection_pool for it in getattr(manager, "sentinels", [])]
+    sentinels = [node.connection_pool for node in getattr(manager, "sentinels", [])]
     owners = [client, getattr(client, "nodes_manager", None), *pools, *sentinels]
     kinds = (type(threading.Lock()), type(threading.RLock()))
-    attributes = [it for owner in filter(None, owners) for it in vars(owner).values()]
-    return [it for it in attributes if isinstance(it, kinds)]
+    attributes = [
+        value for owner in filter(None, owners) for value in vars(owner).values()
+    ]
+    return [value for value in attributes if isinstance(value, kinds)]
 
 
 @contextlib.contextmanager
@@ -160,9 +164,7 @@ def hold(locks: list[t.Any]) -> cabc.Iterator[None]:
 def test_fork_while_locks_are_held(
     app: Flask, engine: str, request: pytest.FixtureRequest
 ) -> None:
-    """A child does not wait for a lock that a thread of the parent held, whichever of
-    the client's it was.
-    """
+    """A forked child does not wait for client locks held by a thread of the parent."""
     servers = request.getfixturevalue("server" if engine == "blocking" else engine)
     forms = {
         "cluster": "redis+cluster://{}",
@@ -191,27 +193,29 @@ def test_fork_while_locks_are_held(
                 os._exit(0 if right else 1)
 
         assert os.waitpid(pid, 0)[1] == 0
-        # What the child was spared, seen in this process as well.
+        # In this process, too, the client works once its locks are replaced.
         clients._renew_locks()
         assert client.get("k") == b"v"
 
 
 def test_1000_apps(server: Server) -> None:
-    """Apps that are made, used and dropped leave no connection, thread or object."""
+    """Apps that are created, used and dropped leave no connection, thread or object
+    behind.
+    """
     threads = threading.active_count()
     kinds = (Flask, redis.Redis, redis.ConnectionPool, redis.Connection, Bound)
     manager = RedisManager()
 
     def count_objects() -> collections.Counter[str]:
-        # What ends a pool is called when its client is gone, which frees more.
+        # Collecting a client also closes its pool, which frees more objects.
         while gc.collect():
             pass
 
         return collections.Counter(
             kind.__name__
-            for it in gc.get_objects()
+            for candidate in gc.get_objects()
             for kind in kinds
-            if type(it) is kind
+            if type(candidate) is kind
         )
 
     def use_one() -> None:
@@ -222,7 +226,7 @@ def test_1000_apps(server: Server) -> None:
         with app.app_context():
             assert current_redis.ping()
 
-    # What is made once and kept, such as types.
+    # The first app creates objects that are kept, such as types.
     use_one()
     before = count_objects()
 
@@ -233,7 +237,7 @@ def test_1000_apps(server: Server) -> None:
     assert threading.active_count() == threads
     deadline = time.monotonic() + 5
 
-    # A server needs a moment to see that they are closed.
+    # The server needs a moment to notice that the connections are closed.
     while count_connections(server) and time.monotonic() < deadline:
         time.sleep(0.01)
 

@@ -14,10 +14,10 @@ from flask_and_redis import RedisManager
 from flask_and_redis import UnknownPrefixError
 
 
-def found(
+def discover(
     app: Flask, manager: RedisManager | None = None, **config: t.Any
 ) -> list[str]:
-    """The prefixes that a manager finds in an app's settings."""
+    """Return the prefixes that a manager discovers in an app's settings."""
     app.config.update(config)
     (manager or RedisManager()).init_app(app)
     return list(app.extensions["redis"])
@@ -42,8 +42,8 @@ def found(
     ],
 )
 def test_makes_a_prefix(app: Flask, setting: str, value: object) -> None:
-    """Each of the endings makes a prefix of what stands before it."""
-    assert found(app, None, **{setting: value}) == ["X"]
+    """A setting with one of these endings defines a prefix: the part before it."""
+    assert discover(app, None, **{setting: value}) == ["X"]
 
 
 @pytest.mark.parametrize(
@@ -75,59 +75,65 @@ def test_makes_a_prefix(app: Flask, setting: str, value: object) -> None:
     ],
 )
 def test_makes_no_prefix(app: Flask, setting: str, value: object) -> None:
-    """What is no address of a Redis is left alone."""
-    assert found(app, None, **{setting: value}) == []
+    """A setting that is not the address of a Redis defines no prefix."""
+    assert discover(app, None, **{setting: value}) == []
 
 
 def test_keys_that_are_no_text(app: Flask) -> None:
-    """A key of another type in the settings is left alone."""
+    """Config keys that are not strings are ignored."""
     app.config[1] = "redis://localhost"
-    assert found(app) == []
+    assert discover(app) == []
 
 
 def test_foreign_url_rules_out_the_host(app: Flask) -> None:
-    """With a URL of another scheme the prefix is not Redis, whatever else it has."""
-    assert found(app, X_URL="amqp://localhost", X_HOST="localhost") == []
+    """A prefix whose URL has another scheme is not Redis, even if it has a host."""
+    assert discover(app, X_URL="amqp://localhost", X_HOST="localhost") == []
 
 
 def test_foreign_host_with_redis_url(app: Flask) -> None:
-    """The names that other things use rule out a HOST, not a URL."""
-    assert found(app, DB_HOST="localhost", DATABASE_URL="redis://h") == ["DATABASE"]
+    """Names that other services use are skipped if they have a HOST, but not if they
+    have a Redis URL.
+    """
+    assert discover(app, DB_HOST="localhost", DATABASE_URL="redis://h") == ["DATABASE"]
 
 
 def test_foreign_host_by_name(app: Flask) -> None:
-    """A prefix that the application has asked for is one, whatever it is called."""
+    """A prefix that the application requested is used, whatever its name is."""
     manager = RedisManager()
     manager.get("DB")
-    assert found(app, manager, DB_HOST="localhost") == ["DB"]
+    assert discover(app, manager, DB_HOST="localhost") == ["DB"]
 
 
 def test_ignore(app: Flask) -> None:
-    """Groups that a pattern matches are left alone, wrong or not."""
+    """Prefixes that match an ignore= pattern are skipped, even if they have wrong
+    settings.
+    """
     manager = RedisManager(ignore=["X*", "REDIS_OLD"])
     config = {"X_URL": "redis://h", "X2_HOST": "h", "REDIS_OLD_URL": "nonsense"}
-    assert found(app, manager, **config, Y_URL="redis://h") == ["Y"]
+    assert discover(app, manager, **config, Y_URL="redis://h") == ["Y"]
 
     with app.app_context(), pytest.raises(UnknownPrefixError, match="ignore="):
         manager.get("X")
 
 
 def test_prefixes(app: Flask) -> None:
-    """With prefixes= nothing else is one."""
+    """With prefixes=, only the listed prefixes are used."""
     manager = RedisManager(prefixes=["DB", "X", "DB"])
     config = {"DB_HOST": "h", "X_URL": "redis://h", "REDIS_URL": "redis://h"}
-    assert found(app, manager, **config) == ["DB", "X"]
+    assert discover(app, manager, **config) == ["DB", "X"]
 
 
 def test_prefixes_must_be_there(app: Flask) -> None:
-    """A prefix that prefixes= names and no setting has stops start-up."""
+    """A prefix in prefixes= without an address is an error at start-up."""
     with pytest.raises(ConfigError, match="^'X_URL' must be set"):
-        found(app, RedisManager(prefixes=["X"]), X_PORT="6379")
+        discover(app, RedisManager(prefixes=["X"]), X_PORT="6379")
 
 
 @pytest.mark.parametrize("name", ["prefixes", "ignore"])
 def test_lists_are_no_text(name: str) -> None:
-    """One text where a list of them belongs is refused: it would be its letters."""
+    """A string instead of a list of strings is an error. It would be read as a list of
+    letters.
+    """
     with pytest.raises(TypeError, match=f"{name}="):
         RedisManager(**{name: "CACHE"})  # type: ignore[arg-type]
 
@@ -150,26 +156,30 @@ def test_lists_are_no_text(name: str) -> None:
 def test_ours_stops_start_up(
     app: Flask, manager: RedisManager, prefix: str, ending: str, value: object
 ) -> None:
-    """A wrong setting of a prefix that is surely Redis is an error at once."""
+    """A wrong setting of a prefix that is certainly Redis is an error at start-up."""
     with pytest.raises(ConfigError, match=f"^'{prefix}_{ending}' must"):
-        found(app, manager, **{f"{prefix}_{ending}": value})
+        discover(app, manager, **{f"{prefix}_{ending}": value})
 
 
 def test_ours_by_an_earlier_get(app: Flask) -> None:
-    """A prefix that was asked for before is surely Redis."""
+    """A wrong setting of a prefix that was requested before init_app is an error at
+    start-up.
+    """
     manager = RedisManager()
     manager.get("X")
 
     with pytest.raises(ConfigError, match="^'X_URL' must begin with redis://"):
-        found(app, manager, X_URL="http://localhost")
+        discover(app, manager, X_URL="http://localhost")
 
 
 def test_another_is_logged(app: Flask, caplog: pytest.LogCaptureFixture) -> None:
-    """A wrong prefix that may be somebody else's is logged, and raises when used."""
+    """A wrong setting that may belong to another library is logged. It raises an error
+    when the prefix is used.
+    """
     manager = RedisManager()
 
     with caplog.at_level(logging.WARNING):
-        assert found(app, manager, X_HOST="a b", Y_URL="redis://h/x") == []
+        assert discover(app, manager, X_HOST="a b", Y_URL="redis://h/x") == []
 
     assert [record.name for record in caplog.records] == ["flask_and_redis"] * 2
     assert "'X_HOST' must name a host" in caplog.text
@@ -183,7 +193,7 @@ def test_another_is_logged(app: Flask, caplog: pytest.LogCaptureFixture) -> None
         with pytest.raises(ConfigError, match="^'X_HOST' must name a host") as info:
             app.extensions["redis"]["X"]
 
-        # Not that of init_app, whose frames hold the settings.
+        # The traceback must not include init_app, whose frames hold the settings.
         frames = traceback.walk_tb(info.value.__traceback__)
         assert not any("config" in frame.f_locals for frame, _ in frames)
 
@@ -191,8 +201,8 @@ def test_another_is_logged(app: Flask, caplog: pytest.LogCaptureFixture) -> None
 
 
 def test_longest_prefix_wins(app: Flask) -> None:
-    """A setting that two prefixes could read belongs to the longer one."""
-    assert found(
+    """A setting that matches two prefixes belongs to the longer one."""
+    assert discover(
         app,
         REDIS_URL="rediss://h",
         REDIS_SSL_URL="redis://h",
@@ -207,17 +217,17 @@ def test_longest_prefix_wins(app: Flask) -> None:
 
 @pytest.mark.parametrize("asked", ["by get", "as default"])
 def test_absent_prefix_reads_nothing(app: Flask, asked: str) -> None:
-    """A longer prefix without an address leaves its settings to the shorter one."""
+    """If a longer prefix has no address, its settings belong to the shorter one."""
     manager = RedisManager(default="REDIS_SSL" if asked == "as default" else "REDIS")
     manager.get("REDIS_SSL")
     settings = {"REDIS_URL": "rediss://h", "REDIS_SSL_PASSWORD": "x"}
-    assert found(app, manager, **settings) == ["REDIS"]
+    assert discover(app, manager, **settings) == ["REDIS"]
     pool = app.extensions["redis"]["REDIS"].connection_pool
     assert pool.connection_kwargs["ssl_password"] == "x"
 
 
 def test_read_once(app: Flask) -> None:
-    """The settings are read by init_app, and not written."""
+    """init_app reads the settings once, and does not change them."""
     app.config["REDIS_URL"] = "redis://h/1"
     before = dict(app.config)
     RedisManager(app)
@@ -230,7 +240,9 @@ def test_read_once(app: Flask) -> None:
 def test_other_libraries_side_by_side(
     app: Flask, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Among the settings of many libraries only what is Redis is a prefix."""
+    """Among the settings of many libraries, only those with a Redis address define a
+    prefix.
+    """
     environment = {
         "RUN_HOST": "0.0.0.0",
         "RUN_PORT": "8000",
@@ -314,7 +326,7 @@ def test_other_libraries_side_by_side(
 
 
 def test_json_environment(app: Flask, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A password of digits is one, although the environment is read as JSON."""
+    """A password of digits stays text, although Flask reads the environment as JSON."""
     for name, value in {
         "HOST": "h",
         "PORT": "1",

@@ -1,5 +1,5 @@
-"""The documentation says what is so: its tables are compared with the code, and its
-examples run as they stand there.
+"""The documentation is correct: its tables match the code, and its examples run
+unchanged.
 """
 
 from __future__ import annotations
@@ -37,18 +37,18 @@ GROUPS = (
 ROWS = [{"group": group, **row} for group in GROUPS for row in table(group)]
 SETTINGS = {literals(row["setting"])[0]: row for row in ROWS}
 
-# Settings that are no arguments of a client.
+# Settings that are not arguments of a client.
 OURS = {"URL", "CLASS", "CONNECTION_POOL_CLASS"}
 
 STANDALONE = _accepted(redis.Redis, redis.BlockingConnectionPool)
 ACCEPTED = {**_accepted(redis.RedisCluster, None), **STANDALONE}
 
-# What a pool's class takes beside its client's arguments, and sets by itself.
+# Arguments of a pool class that are not settings: the pool sets them itself.
 OF_POOL = {"queue_class", "cache_factory"}
 
 
 def base_of(name: str) -> dict[str, t.Any]:
-    """The other settings that one needs to have a meaning, in lower case."""
+    """The other settings that a setting requires, in lower case."""
     if SETTINGS[name]["group"] == "address":
         return {"host": "localhost"} if name in ("PORT", "DB", "CLASS") else {}
 
@@ -78,13 +78,13 @@ def base_of(name: str) -> dict[str, t.Any]:
 
 def is_later(row: dict[str, str]) -> bool:
     """Whether a setting needs a newer redis-py than the installed one."""
-    _, found, version = row["meaning"].partition("From redis-py ")
-    return bool(found) and redis.VERSION[0] < int(version)
+    _, separator, version = row["meaning"].partition("From redis-py ")
+    return bool(separator) and redis.VERSION[0] < int(version)
 
 
 def test_every_setting_is_documented() -> None:
-    """The tables have each argument of redis-py's clients, and nothing else. One that
-    the installed redis-py lacks says from which version it is.
+    """The tables list every argument of redis-py's clients and nothing else. If the
+    installed redis-py lacks an argument, its row names the version that has it.
     """
     documented = set(SETTINGS)
     assert len(documented) == len(ROWS)
@@ -95,29 +95,31 @@ def test_every_setting_is_documented() -> None:
 
 
 def test_old_names_are_documented() -> None:
-    """Each second name of a setting stands beside the first."""
+    """The row of each setting also documents its old name."""
     for old, new in OLD_NAMES.items():
         assert f"``{old.upper()}`` is the same" in SETTINGS[new.upper()]["meaning"]
 
 
-@pytest.mark.parametrize("name", [it for it in SETTINGS if it not in OURS])
+@pytest.mark.parametrize("name", [name for name in SETTINGS if name not in OURS])
 def test_type_and_unit(name: str) -> None:
-    """A documented type is that of the signature, and seconds and bytes are told."""
+    """The documented type matches the signature, and the units seconds and bytes are
+    documented.
+    """
     if is_later(SETTINGS[name]):
         pytest.skip("No argument of this redis-py.")
 
     documented = SETTINGS[name]["type and unit"]
-    said = _describe(_types(ACCEPTED[name.lower()]))
+    described = _describe(_types(ACCEPTED[name.lower()]))
     simple = {
         "true or false": "true or false",
         "a whole number": "whole number",
         "a number": "number",
     }
 
-    if said in simple:
-        assert documented.split(",")[0] == simple[said]
+    if described in simple:
+        assert documented.split(",")[0] == simple[described]
 
-    # What a value that is out of limits is told.
+    # The error for an invalid value names the unit.
     wrong = dict.fromkeys(base_of(name)) | base_of(name) | {name.lower(): "-1 x"}
 
     try:
@@ -131,7 +133,7 @@ def test_type_and_unit(name: str) -> None:
 @pytest.mark.skipif(redis.VERSION[0] < 8, reason="Older ones have other defaults.")
 @pytest.mark.parametrize("name", SETTINGS)
 def test_default(name: str) -> None:
-    """A documented default is what the client gets."""
+    """The documented default is the value that the client gets."""
     documented = SETTINGS[name]["default"]
     accepted = {**_accepted(redis.RedisCluster, None), **STANDALONE}
     settings = read_settings("X", {"host": "localhost"} | base_of(name), {})
@@ -141,9 +143,11 @@ def test_default(name: str) -> None:
     elif name == "RETRY_DEADLINE":
         assert documented == f"``{settings.deadline:g}``"
     elif name == "TIMEOUT":
-        # Added when the client is made.
+        # This default is added when the client is created.
         app = Flask("docs")
-        app.config.update({f"X_{key.upper()}": it for key, it in base_of(name).items()})
+        app.config.update(
+            {f"X_{key.upper()}": base for key, base in base_of(name).items()}
+        )
         app.config["X_RETRY_DEADLINE"] = 3
         RedisManager(app)
         assert documented == "``RETRY_DEADLINE``"
@@ -153,7 +157,7 @@ def test_default(name: str) -> None:
         value = settings.arguments.get(name.lower(), default)
 
         if name == "HOST":
-            # The test's own.
+            # This test itself sets the host.
             value = default
 
         if isinstance(value, (bool, int, float, str)):
@@ -166,7 +170,7 @@ def test_default(name: str) -> None:
 
 @pytest.fixture
 def shop(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The application that dotted paths in the examples are of."""
+    """The application that the dotted paths in the examples refer to."""
     extensions = types.ModuleType("shop.extensions")
     extensions.pool = redis.ConnectionPool()  # type: ignore[attr-defined]
     passwords = types.ModuleType("shop.passwords")
@@ -184,8 +188,8 @@ def shop(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("shop")
 @pytest.mark.parametrize("name", SETTINGS)
 def test_example(name: str, app: Flask, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each example is read from the environment, and reaches the client; those of
-    objects are Python.
+    """Each example is read from the environment and reaches the client. Examples of
+    objects are Python code.
     """
     row = SETTINGS[name]
 
@@ -193,7 +197,9 @@ def test_example(name: str, app: Flask, monkeypatch: pytest.MonkeyPatch) -> None
         pytest.skip("No argument of this redis-py.")
 
     example = literals(row["example"])[0]
-    app.config.update({f"X_{key.upper()}": it for key, it in base_of(name).items()})
+    app.config.update(
+        {f"X_{key.upper()}": value for key, value in base_of(name).items()}
+    )
 
     if row["group"] == "objects":
         namespace = {"redis": redis, "ClusterNode": ClusterNode}
@@ -206,8 +212,13 @@ def test_example(name: str, app: Flask, monkeypatch: pytest.MonkeyPatch) -> None
         warnings.simplefilter("always")
         RedisManager(app)
 
-    assert [str(it.message) for it in caught if "not safe" not in str(it.message)] == []
+    assert [
+        str(warning.message)
+        for warning in caught
+        if "not safe" not in str(warning.message)
+    ] == []
     settings = app.extensions["redis"].get_settings("X")
+    # Settings that do not become a client argument of the same name.
     reached = {
         "URL": settings.arguments.get("host"),
         "CLASS": settings.client_class.__module__.startswith("valkey"),
@@ -215,7 +226,6 @@ def test_example(name: str, app: Flask, monkeypatch: pytest.MonkeyPatch) -> None
         "RETRY_DEADLINE": settings.deadline != 5,
         "RETRY": settings.retries == 0,
         "SENTINEL_KWARGS": "password" in settings.sentinel_arguments,
-        # A host that is a path.
         "STARTUP_NODES": settings.nodes,
     }
     assert example == "None" or reached.get(name, name.lower() in settings.arguments)
@@ -225,7 +235,7 @@ def test_example(name: str, app: Flask, monkeypatch: pytest.MonkeyPatch) -> None
 def test_discovery(
     row: dict[str, str], app: Flask, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """What the table of prefixes says of some settings is so."""
+    """The table of prefixes documents the correct outcome for its example settings."""
     manager = RedisManager()
 
     for setting in literals(row["settings"]):

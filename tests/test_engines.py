@@ -46,7 +46,7 @@ TLS: dict[str, type[t.Any]] = {
 
 @pytest.fixture(params=ENGINES)
 def url(request: pytest.FixtureRequest, start: Starter) -> str:
-    """The URL of each engine in turn."""
+    """The URL of each engine."""
     engine, _, kind = request.param.partition(" ")
 
     if engine == "fakeredis://":
@@ -77,7 +77,7 @@ def url(request: pytest.FixtureRequest, start: Starter) -> str:
 
 @pytest.fixture
 def app_of_url(url: str, monkeypatch: pytest.MonkeyPatch) -> Flask:
-    """The one app, of which one environment variable is all that changes."""
+    """The same app for each engine. Only one environment variable differs."""
     monkeypatch.setenv("FLASK_REDIS_URL", url)
     return create_app()
 
@@ -110,7 +110,7 @@ def quoted(text: str) -> str:
 
 
 def manage(**config: t.Any) -> tuple[Flask, RedisManager]:
-    """An app with these settings of prefix REDIS."""
+    """Create an app with these settings for the prefix REDIS, and its manager."""
     app = Flask("engines")
     app.config.update({f"REDIS_{name}": value for name, value in config.items()})
     return app, RedisManager(app)
@@ -122,7 +122,7 @@ def client_of(**config: t.Any) -> t.Any:
 
 @pytest.fixture(scope="module")
 def guarded(_start: Starter) -> Server:
-    """A server with an ACL user whose password has every awkward character."""
+    """A server with an ACL user whose password contains many special characters."""
     server = _start(Server)
 
     with server.admin() as client:
@@ -146,7 +146,7 @@ def guarded(_start: Starter) -> Server:
     ],
 )
 def test_acl_user(guarded: Server, config: dict[str, str]) -> None:
-    """Each way to say a password lets every character through."""
+    """A password may contain any character, in each setting that can hold it."""
     values = {
         name: value.format(
             quoted=quoted(AWKWARD),
@@ -160,13 +160,13 @@ def test_acl_user(guarded: Server, config: dict[str, str]) -> None:
 
 
 def test_cluster_with_password(start: Starter) -> None:
-    """User and password of a URL are those of each node."""
+    """The user and password in a cluster's URL are used for every node."""
     cluster = start(Cluster, password=AWKWARD)
     client = client_of(URL=f"redis+cluster://:{quoted(AWKWARD)}@{cluster.address}")
     assert all(client.set(f"k{n}", n) for n in range(20))
 
 
-# redis-py would rather have LOAD_BALANCING_STRATEGY.
+# redis-py deprecates this argument in favour of load_balancing_strategy.
 ignore_deprecation = pytest.mark.filterwarnings(
     "ignore:.*read_from_replicas:DeprecationWarning"
 )
@@ -187,8 +187,8 @@ ignore_deprecation = pytest.mark.filterwarnings(
     ],
 )
 def test_cluster_settings(cluster: Cluster, config: dict[str, t.Any]) -> None:
-    """A cluster is named by its scheme or its class, and takes redis.Redis's arguments
-    as well as its own.
+    """Either the scheme or the class selects Redis Cluster. It accepts the arguments of
+    redis.Redis as well as its own.
     """
     config |= {
         name: value.format(cluster=cluster)
@@ -214,13 +214,15 @@ def test_cluster_settings(cluster: Cluster, config: dict[str, t.Any]) -> None:
 
 @ignore_deprecation
 def test_read_from_replicas_in_the_url(cluster: Cluster) -> None:
-    """What redis-py ignores in a cluster's URL is heeded."""
+    """read_from_replicas works in a cluster's URL, although redis-py ignores it."""
     url = f"redis+cluster://{cluster.address}?read_from_replicas=true"
     assert client_of(URL=url).read_from_replicas is True
 
 
 def test_cluster_errors(cluster: Cluster) -> None:
-    """What only the caller can mend is raised at once, and not as an outage."""
+    """Errors that a retry cannot fix are raised immediately, and do not count as an
+    outage.
+    """
     client = client_of(URL=f"redis+cluster://{cluster.address}")
 
     with pytest.raises(redis.exceptions.RedisClusterException, match="same key slot"):
@@ -319,12 +321,12 @@ def test_cluster_errors(cluster: Cluster) -> None:
     ],
 )
 def test_wrong_engines(config: dict[str, t.Any], message: str | None) -> None:
-    """What an engine cannot do is an error at start-up."""
+    """Settings that an engine does not support are an error at start-up."""
     app = Flask("wrong")
     app.config.update({f"REDIS_{name}": value for name, value in config.items()})
 
     if message is None:
-        # The address comes from the URL alone.
+        # This is no error: with a URL, other settings of the address are not used.
         RedisManager(app)
         return
 
@@ -335,7 +337,7 @@ def test_wrong_engines(config: dict[str, t.Any], message: str | None) -> None:
 
 
 def test_cluster_that_was_down(start: Starter) -> None:
-    """A cluster that cannot be reached is tried again by the next command."""
+    """After a cluster was unreachable, the next command tries to connect again."""
     cluster = start(Cluster)
     app, _ = manage(URL=f"redis+cluster://{cluster.address}", RETRY_DEADLINE=0.3)
     cluster.stop()
@@ -352,9 +354,9 @@ def test_cluster_that_was_down(start: Starter) -> None:
 
 
 def use_during(failover: t.Callable[[], None], app: Flask) -> list[str]:
-    """What the views of an app answer while its server fails over, beside 200."""
+    """Call an app's views during a failover. Return the responses other than 200."""
     errors: list[str] = []
-    counted: list[int] = []
+    rounds: list[int] = []
     done = threading.Event()
 
     def request() -> None:
@@ -367,7 +369,7 @@ def use_during(failover: t.Callable[[], None], app: Flask) -> list[str]:
                 if response.status_code != 200:
                     errors.append(f"{view}: {response.status}")
 
-            counted.append(1)
+            rounds.append(1)
 
     threads = [threading.Thread(target=request) for _ in range(4)]
 
@@ -376,10 +378,10 @@ def use_during(failover: t.Callable[[], None], app: Flask) -> list[str]:
 
     time.sleep(0.3)
     failover()
-    before = len(counted)
+    before = len(rounds)
 
-    # More than were under way, so that some were asked for after it.
-    while len(counted) < before + 20 and not errors:
+    # Wait for more rounds than were running, so that some started after the failover.
+    while len(rounds) < before + 20 and not errors:
         time.sleep(0.01)
 
     done.set()
@@ -393,7 +395,7 @@ def use_during(failover: t.Callable[[], None], app: Flask) -> list[str]:
 def test_sentinel_failover(
     sentinels: Sentinels, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Views ride out the death of a master without an error."""
+    """Views return no errors when a master behind Sentinel dies."""
     url = f"redis+sentinel://{sentinels.address}/mymaster"
     monkeypatch.setenv("FLASK_REDIS_URL", url)
     app = create_app()
@@ -408,7 +410,7 @@ def test_sentinel_failover(
 def test_cluster_failover(
     fresh_cluster: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Views ride out the death of a master without an error."""
+    """Views return no errors when a master of a cluster dies."""
     url = f"redis+cluster://{fresh_cluster.address}"
     monkeypatch.setenv("FLASK_REDIS_URL", url)
     old = fresh_cluster.master_of("{n}count")
@@ -427,8 +429,8 @@ def test_cluster_failover(
 def test_cluster_failover_of_one_use(
     fresh_cluster: Cluster, use: t.Callable[[t.Any], bool]
 ) -> None:
-    """Transactions, pipelines and commands of several keys find the new master, with no
-    other command to learn of it.
+    """Transactions, pipelines and commands with several keys find the new master, even
+    if no other command has run since the failover.
     """
     client = client_of(URL=f"redis+cluster://{fresh_cluster.address}")
     client.set("k", 1)
@@ -437,7 +439,7 @@ def test_cluster_failover_of_one_use(
 
 
 def test_cluster_transaction_after_a_planned_failover(fresh_cluster: Cluster) -> None:
-    """A transaction follows a slot that has moved."""
+    """A transaction works after its slot has moved to another node."""
     client = client_of(URL=f"redis+cluster://{fresh_cluster.address}")
     client.set("k", 1)
     old = fresh_cluster.master_of("k")
@@ -455,7 +457,7 @@ def test_cluster_transaction_after_a_planned_failover(fresh_cluster: Cluster) ->
 
 
 def test_with_leaves_a_cluster_alone(cluster: Cluster) -> None:
-    """Leaving a with block takes nothing from the cluster's shared client."""
+    """Leaving a with block does not close the cluster's shared client."""
     client = client_of(URL=f"redis+cluster://{cluster.address}")
 
     for _ in range(2):
@@ -465,7 +467,7 @@ def test_with_leaves_a_cluster_alone(cluster: Cluster) -> None:
 
 
 def test_async_ignores_the_pool_class(server: Server) -> None:
-    """What only a pool's class takes has no effect on an asynchronous client."""
+    """Arguments for a pool class have no effect on an asynchronous client."""
     app, manager = manage(
         URL=server.url, CONNECTION_POOL_CLASS=redis.BlockingConnectionPool, TIMEOUT=3
     )
@@ -479,7 +481,7 @@ def test_async_ignores_the_pool_class(server: Server) -> None:
 
 
 def test_three_hung_sentinels(sentinels: Sentinels) -> None:
-    """Sentinels that answer nothing are asked once each in a try."""
+    """If all sentinels hang, each attempt asks every sentinel only once."""
     url = f"redis+sentinel://{sentinels.address}/mymaster"
     client = client_of(
         URL=url, RETRY_DEADLINE=0, SENTINEL_KWARGS={"socket_timeout": 0.1}
@@ -491,7 +493,7 @@ def test_three_hung_sentinels(sentinels: Sentinels) -> None:
     with pytest.raises(redis.sentinel.MasterNotFoundError):
         client.get("k")
 
-    # One round of all has taken most of the time, and the next is the last.
+    # The first round takes most of the deadline, so the second is the last.
     client = client_of(
         URL=url, RETRY_DEADLINE=0.4, SENTINEL_KWARGS={"socket_timeout": 0.1}
     )
@@ -503,7 +505,7 @@ def test_three_hung_sentinels(sentinels: Sentinels) -> None:
 
 
 def test_async_failover(sentinels: Sentinels) -> None:
-    """Asynchronous clients ride it out as well."""
+    """An asynchronous client finds the new master behind Sentinel."""
     app, manager = manage(URL=f"redis+sentinel://{sentinels.address}/mymaster")
 
     async def use() -> None:
@@ -532,14 +534,14 @@ def test_async_cluster_failover(fresh_cluster: Cluster) -> None:
 
 
 def test_sentinel_settings(start: Starter) -> None:
-    """Servers and sentinels have credentials of their own."""
+    """Servers and sentinels can have different credentials."""
     password = "p@s/s?w#rd"
-    own = "s3ntinel-s3cret"
-    sentinels = start(Sentinels, password=password, sentinel_password=own)
+    sentinel_password = "s3ntinel-s3cret"
+    sentinels = start(Sentinels, password=password, sentinel_password=sentinel_password)
     url = f"redis+sentinel://:{quoted(password)}@{sentinels.address}/mymaster/2"
     app, manager = manage(
         URL=url,
-        SENTINEL_KWARGS={"password": own, "username": ""},
+        SENTINEL_KWARGS={"password": sentinel_password, "username": ""},
         CLIENT_NAME="data",
     )
 
@@ -556,17 +558,19 @@ def test_sentinel_settings(start: Starter) -> None:
         assert kwargs["socket_timeout"] == kwargs["socket_connect_timeout"] == 1
         assert pool.connection_kwargs["socket_timeout"] == 5
 
-    wrong = client_of(URL=url, SENTINEL_KWARGS={"password": f"not-{own}"})
+    wrong = client_of(URL=url, SENTINEL_KWARGS={"password": f"not-{sentinel_password}"})
 
     with pytest.raises(redis.sentinel.MasterNotFoundError) as info:
         wrong.get("k")
 
     assert password not in str(info.value)
-    assert own not in str(info.value)
-    # It would be, had the whole deadline been used up.
+    assert sentinel_password not in str(info.value)
+    # If the command had used up the deadline, the prefix would be down.
     assert not bound_of(wrong).down
 
-    app, manager = manage(URL=url, SENTINEL_KWARGS={"password": f"not-{own}"})
+    app, manager = manage(
+        URL=url, SENTINEL_KWARGS={"password": f"not-{sentinel_password}"}
+    )
 
     async def fail() -> None:
         async with manager.get_async() as client:
@@ -577,13 +581,13 @@ def test_sentinel_settings(start: Starter) -> None:
 
     with app.app_context():
         asyncio.run(fail())
-        # Not all arguments of its connection, which redis-py lists.
-        said = "No master found for 'mymaster' : a sentinel - .*AuthenticationError"
-        assert re.match(said, manager.ping()["REDIS"].error or "")
+        # redis-py would also list all arguments of the connection.
+        expected = "No master found for 'mymaster' : a sentinel - .*AuthenticationError"
+        assert re.match(expected, manager.ping()["REDIS"].error or "")
 
 
 def test_sentinel_replica(sentinels: Sentinels) -> None:
-    """role=replica reads from a replica."""
+    """With role=replica, the client reads from a replica."""
     url = f"redis+sentinel://{sentinels.address}/mymaster"
     client_of(URL=url).set("k", "v")
     client = client_of(URL=f"{url}?role=replica&decode_responses=true")
@@ -596,7 +600,9 @@ def test_sentinel_replica(sentinels: Sentinels) -> None:
 
 
 def test_sentinel_without_tls(app: Flask) -> None:
-    """Sentinels inherit the servers' TLS, unless their own settings say no."""
+    """Sentinels use the TLS settings of the servers, unless SENTINEL_KWARGS changes
+    them.
+    """
     app.config.update(
         A_URL="rediss+sentinel://h/m?ssl_ca_certs=/ca.pem",
         B_URL="rediss+sentinel://h/m?ssl_ca_certs=/ca.pem",
@@ -608,7 +614,9 @@ def test_sentinel_without_tls(app: Flask) -> None:
 
     def sentinels_of(prefix: str) -> list[t.Any]:
         pool = app.extensions["redis"][prefix].connection_pool
-        return [it.connection_pool for it in pool.sentinel_manager.sentinels]
+        return [
+            sentinel.connection_pool for sentinel in pool.sentinel_manager.sentinels
+        ]
 
     assert sentinels_of("A")[0].connection_class is redis.SSLConnection
     assert sentinels_of("A")[0].connection_kwargs["ssl_ca_certs"] == "/ca.pem"
@@ -617,8 +625,8 @@ def test_sentinel_without_tls(app: Flask) -> None:
     provider = sentinels_of("C")[0].connection_kwargs["credential_provider"]
     assert provider.get_credentials() == ("default", "provided")
     assert [
-        (it.connection_kwargs["host"], it.connection_kwargs["port"])
-        for it in sentinels_of("C")
+        (pool.connection_kwargs["host"], pool.connection_kwargs["port"])
+        for pool in sentinels_of("C")
     ] == [("h", 1), ("::1", 2), ("i", 26379)]
 
 
@@ -632,8 +640,8 @@ def test_sentinel_without_tls(app: Flask) -> None:
 def test_refused_certificate_at_once(
     mtls_server: Server, certificates: Certificates, wrong: dict[str, str]
 ) -> None:
-    """A certificate that is refused, on either side, is no outage: it is not waited
-    for.
+    """If client or server rejects a certificate, this is not an outage, and the client
+    does not retry.
     """
     config = {
         "URL": mtls_server.url,
@@ -650,8 +658,8 @@ def test_refused_certificate_at_once(
     with pytest.raises(redis.ConnectionError):
         client.ping()
 
-    # It would be, had the deadline been used up. On a busy machine a client without a
-    # certificate may see a connection that was cut, which is an outage.
+    # Retries would use up the deadline and mark the prefix down. On a busy machine, a
+    # client without a certificate may see a lost connection, which is an outage.
     assert not bound.down or "SSL_CERTFILE" in wrong
 
 
@@ -716,7 +724,7 @@ def test_what_valkey_lacks() -> None:
     ],
 )
 def test_no_async_twin(config: dict[str, t.Any], message: str) -> None:
-    """Settings without meaning for asyncio are an error that says so."""
+    """Settings that asyncio cannot use are an error in get_async."""
     app, manager = manage(**config)
 
     async def use() -> None:
@@ -728,13 +736,13 @@ def test_no_async_twin(config: dict[str, t.Any], message: str) -> None:
 
 
 def test_async_needs_a_context(app: Flask) -> None:
-    """An asynchronous client is asked for within an application context."""
+    """get_async needs an application context."""
     with pytest.raises(RuntimeError, match="application context"):
         RedisManager(app).get_async()
 
 
 def test_async_leaves_no_connection(server: Server) -> None:
-    """Each block closes what it opened, also with redis-py's own retry object."""
+    """Each block closes its connections, also with redis-py's own retry object."""
     retry = redis.retry.Retry(redis.backoff.NoBackoff(), 1)
     app, manager = manage(
         URL=server.url, CREDENTIAL_PROVIDER="tests.objects.Nobody", RETRY=retry

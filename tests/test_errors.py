@@ -29,7 +29,7 @@ def error(
     manager: cabc.Callable[[], RedisManager] = RedisManager,
     app: Flask | None = None,
 ) -> str:
-    """The message of the error that settings stop start-up with."""
+    """Return the message of the ConfigError that settings raise at start-up."""
     app = app or Flask("errors")
     app.config.update(config)
 
@@ -133,14 +133,14 @@ def error(
 )
 def test_wrong_value(setting: str, value: object, message: str) -> None:
     """A wrong value is an error that names the setting and says what it must be."""
-    found = error({"REDIS_HOST": "localhost", f"REDIS_{setting}": value})
-    assert f"'REDIS_{setting}' " in found
-    assert message in found
+    text = error({"REDIS_HOST": "localhost", f"REDIS_{setting}": value})
+    assert f"'REDIS_{setting}' " in text
+    assert message in text
 
 
 def test_unbound_pool() -> None:
-    """A proxy of a pool that stands for none yet is refused: redis-py would connect to
-    localhost.
+    """A proxy that is not bound to a pool is an error. redis-py would connect to
+    localhost instead.
     """
     pool = LocalProxy(lambda: objects.POOL if False else t.cast(t.Any, None))
     assert "must be a redis.ConnectionPool" in error({"REDIS_CONNECTION_POOL": pool})
@@ -206,9 +206,9 @@ def test_unbound_pool() -> None:
 )
 def test_wrong_url(url: object, message: str) -> None:
     """A wrong URL is an error that says what is wrong, and does not quote it."""
-    found = error({"REDIS_URL": url})
-    assert message in found
-    assert "'REDIS_URL'" in found
+    text = error({"REDIS_URL": url})
+    assert message in text
+    assert "'REDIS_URL'" in text
 
 
 @pytest.mark.parametrize(
@@ -285,7 +285,9 @@ class NoRedis:
 
 
 def test_class_of_another_library(app: Flask) -> None:
-    """A class gets only what its constructor takes, the default timeouts included."""
+    """A class gets only the arguments that its constructor accepts. This includes the
+    default timeouts.
+    """
     app.config.update(REDIS_HOST="h", REDIS_CLASS=NoRedis)
     RedisManager(app)
     client: t.Any = app.extensions["redis"]["REDIS"]
@@ -294,11 +296,11 @@ def test_class_of_another_library(app: Flask) -> None:
 
 
 def test_wrong_option() -> None:
-    """An option that is no argument of the client is an error, like a setting."""
-    found = error(
+    """An option that is not an argument of the client is an error, like a setting."""
+    text = error(
         {"REDIS_URL": "redis://h"}, lambda: RedisManager(socket_timout="secret")
     )
-    assert found == (
+    assert text == (
         "The option 'socket_timout' of RedisManager or Redis is no argument of"
         " redis.Redis. Did you mean 'socket_timeout'?"
     )
@@ -306,8 +308,8 @@ def test_wrong_option() -> None:
 
 def test_wrong_value_of_an_option() -> None:
     """A wrong value of an option is an error that names the option."""
-    found = error({"REDIS_URL": "redis://h"}, lambda: RedisManager(socket_timeout="x"))
-    assert found.startswith("The option 'socket_timeout' of RedisManager or Redis must")
+    text = error({"REDIS_URL": "redis://h"}, lambda: RedisManager(socket_timeout="x"))
+    assert text.startswith("The option 'socket_timeout' of RedisManager or Redis must")
 
 
 def test_wrong_option_of_redis(app: Flask) -> None:
@@ -319,7 +321,7 @@ def test_wrong_option_of_redis(app: Flask) -> None:
 def test_import_error_is_not_quoted(
     monkeypatch: pytest.MonkeyPatch, app: Flask
 ) -> None:
-    """What an imported module raises is not told: it may quote anything."""
+    """The error of an imported module is not quoted, because it may contain secrets."""
 
     class Finder:
         def find_spec(self, name: str, *args: object) -> None:
@@ -327,13 +329,13 @@ def test_import_error_is_not_quoted(
                 raise RuntimeError("secret")
 
     monkeypatch.setattr(sys, "meta_path", [Finder(), *sys.meta_path])
-    found = error({"REDIS_HOST": "h", "REDIS_CLASS": "nomodule.X"}, app=app)
-    assert "(RuntimeError)" in found
-    assert "secret" not in found
+    text = error({"REDIS_HOST": "h", "REDIS_CLASS": "nomodule.X"}, app=app)
+    assert "(RuntimeError)" in text
+    assert "secret" not in text
 
 
 def test_missing_library(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A missing client library is an error with the command that installs it."""
+    """A missing client library is an error that shows the command to install it."""
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     assert error({"REDIS_URL": "fakeredis://"}) == (
         "'REDIS_URL' needs the package fakeredis, which is not installed:"
@@ -342,7 +344,7 @@ def test_missing_library(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_protocol_classes_are_not_checked(app: Flask) -> None:
-    """A type hint that cannot be checked at run time lets every object through."""
+    """A type hint that cannot be checked at run time accepts every object."""
 
     class Quacks(t.Protocol):
         def quack(self) -> None: ...
@@ -379,7 +381,7 @@ def test_no_module_but_the_documented_is_imported(
 
 
 def test_retry_of_another_kind_is_an_error() -> None:
-    """redis-py's asynchronous retry object does not fit the synchronous client."""
+    """redis-py's asynchronous retry object is an error for the synchronous client."""
     from redis.asyncio.retry import Retry as AsyncRetry
 
     assert isinstance(Retry(NoBackoff(), 0), Retry)
@@ -390,7 +392,7 @@ def test_retry_of_another_kind_is_an_error() -> None:
 
 
 def test_what_a_constructor_needs() -> None:
-    """An argument that a class cannot do without is an error at start-up."""
+    """A missing argument that a class requires is an error at start-up."""
     config = {"REDIS_URL": "redis://h", "REDIS_CLASS": "tests.objects.NeedsTenant"}
     assert error(config) == (
         "'REDIS_TENANT' must be set: tests.NeedsTenant needs the argument 'tenant'."
@@ -406,7 +408,7 @@ def test_what_a_constructor_needs() -> None:
     ],
 )
 def test_class_that_takes_no_pool(config: dict[str, t.Any]) -> None:
-    """A class that makes its own pool cannot be given one."""
+    """Settings that need a pool are an error if the class does not accept a pool."""
     assert error({**config, "REDIS_CLASS": "tests.objects.NoPool"}) == (
         "'REDIS_CLASS' must be a class that takes 'connection_pool' for these settings,"
         " and tests.NoPool does not."
@@ -418,7 +420,9 @@ def test_class_that_takes_no_pool(config: dict[str, t.Any]) -> None:
     reason="This redis-py has no driver_info.",
 )
 def test_driver_info_is_no_text(app: Flask) -> None:
-    """What redis-py would take and fail over later is refused."""
+    """A driver_info that is not a redis.DriverInfo is an error. redis-py would accept
+    it and fail later.
+    """
     message = "'REDIS_DRIVER_INFO' must be a redis.DriverInfo."
     assert error({"REDIS_HOST": "h", "REDIS_DRIVER_INFO": "x"}) == message
     app.config.update(REDIS_HOST="h", REDIS_DRIVER_INFO=redis.DriverInfo("me", "1"))
@@ -427,7 +431,9 @@ def test_driver_info_is_no_text(app: Flask) -> None:
 
 
 def test_lower_case_prefix(app: Flask) -> None:
-    """A prefix that no setting of Flask's can have would be localhost."""
+    """A prefix in lower case is an error. No setting can match it, so its client would
+    connect to localhost.
+    """
     for use in (
         lambda: RedisManager(default="cache"),
         lambda: RedisManager(prefixes=["cache"]),
@@ -441,13 +447,17 @@ def test_lower_case_prefix(app: Flask) -> None:
 
 
 def test_prefix_that_is_no_text(app: Flask) -> None:
-    """In the place of the prefix version 0.0.4 took ``strict``."""
+    """A prefix that is not a string is an error. In version 0.0.4, this argument was
+    ``strict``.
+    """
     with pytest.raises(ConfigError, match="must be text, such as 'REDIS', and is bool"):
         Redis(app, t.cast(t.Any, True))
 
 
 def test_setting_for_a_prefix(app: Flask) -> None:
-    """The name of a setting in the place of its prefix would be localhost as well."""
+    """The full name of a setting instead of its prefix is an error. Its client would
+    connect to localhost.
+    """
     app.config["CACHE_URL"] = "redis://h"
 
     with pytest.raises(ConfigError, match="'CACHE_URL' is a setting"):
@@ -455,20 +465,24 @@ def test_setting_for_a_prefix(app: Flask) -> None:
 
 
 def test_foreign_setting_with_our_name() -> None:
-    """A setting of something else that looks like ours: the error says how to go on."""
-    found = error({"REDIS_EXPORTER_URL": "http://h"})
-    assert found.endswith("no Redis, name its prefix in RedisManager(ignore=...).")
+    """If another program's setting looks like ours, the error says how to ignore it."""
+    text = error({"REDIS_EXPORTER_URL": "http://h"})
+    assert text.endswith("no Redis, name its prefix in RedisManager(ignore=...).")
 
 
 def test_option_for_a_stranger() -> None:
-    """A wrong option is the application's own, whatever prefix it is for."""
+    """A wrong option is an error at start-up for every prefix, because the application
+    itself set the option.
+    """
     assert "Did you mean 'decode_responses'?" in error(
         {"CACHE_URL": "redis://h"}, lambda: RedisManager(decod_responses=True)
     )
 
 
 def test_missing_valkey(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A class of a library that is not installed is an error with the command."""
+    """A class from a library that is not installed is an error that shows the command
+    to install it.
+    """
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     assert error({"REDIS_HOST": "h", "REDIS_CLASS": "valkey.Valkey"}) == (
         "'REDIS_CLASS' needs the package valkey, which is not installed:"

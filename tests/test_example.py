@@ -38,7 +38,7 @@ def create_app(monkeypatch: pytest.MonkeyPatch) -> CreateApp:
     spec = importlib.util.spec_from_file_location("visits_example", PATH)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    # Flask finds the templates by it.
+    # Flask needs this module to find the templates.
     monkeypatch.setitem(sys.modules, spec.name, module)
     spec.loader.exec_module(module)
     return t.cast(CreateApp, module.create_app)
@@ -50,9 +50,9 @@ def client(create_app: CreateApp) -> FlaskClient:
 
 
 def visits(page: str) -> int:
-    found = re.search(r"<strong>([\d,]+)</strong>\s*visits? so far", page)
-    assert found is not None
-    return int(found[1].replace(",", ""))
+    match = re.search(r"<strong>([\d,]+)</strong>\s*visits? so far", page)
+    assert match is not None
+    return int(match[1].replace(",", ""))
 
 
 def guests(page: str) -> list[tuple[str, str]]:
@@ -65,19 +65,19 @@ def sign(client: FlaskClient, name: str, line: str) -> None:
 
 
 def test_page_counts_visits(client: FlaskClient) -> None:
-    """Each look at the page is one visit more."""
+    """Each request for the page counts as one visit."""
     assert [visits(client.get("/").text) for _ in range(3)] == [1, 2, 3]
 
 
 def test_guests_are_shown_newest_first(client: FlaskClient) -> None:
-    """The guest book shows the latest line on top, without the space around it."""
+    """The guest book shows the newest line first, without surrounding whitespace."""
     sign(client, "Ada", "First!")
     sign(client, " Zoë ", "  Grüße  ")
     assert guests(client.get("/").text) == [("Zoë", "Grüße"), ("Ada", "First!")]
 
 
 def test_guests_are_limited(client: FlaskClient) -> None:
-    """The guest book keeps the latest twenty lines and no more."""
+    """The guest book keeps only the latest twenty lines."""
     for number in range(23):
         sign(client, "Ada", f"Line {number}")
 
@@ -86,7 +86,7 @@ def test_guests_are_limited(client: FlaskClient) -> None:
 
 
 def test_guests_are_escaped(client: FlaskClient) -> None:
-    """What a guest writes is text to the page, never markup."""
+    """Guests' input is escaped on the page."""
     sign(client, "<b>Eve</b>", "<script>alert('hi')</script>")
     page = client.get("/").text
     assert "<script" not in page
@@ -107,8 +107,8 @@ def test_guests_are_escaped(client: FlaskClient) -> None:
 def test_faulty_line_is_refused(
     client: FlaskClient, form: dict[str, str], fault: str
 ) -> None:
-    """An empty or too long field is refused with a message, and the form stays filled
-    in; nothing is kept, and no visit is counted.
+    """A form with an empty or too long field is rejected with a message. The form stays
+    filled in, nothing is stored, and no visit is counted.
     """
     client.get("/")
     response = client.post("/guests", data=form)
@@ -120,7 +120,7 @@ def test_faulty_line_is_refused(
 
 
 def test_longest_line_is_kept(client: FlaskClient) -> None:
-    """A name and a line of just the permitted lengths are taken."""
+    """A name and a line with exactly the maximum lengths are accepted."""
     sign(client, "A" * 40, "x" * 140)
     assert guests(client.get("/").text) == [("A" * 40, "x" * 140)]
 
@@ -142,7 +142,7 @@ def test_longest_line_is_kept(client: FlaskClient) -> None:
 def test_other_sites_cannot_sign(
     client: FlaskClient, headers: dict[str, str], status: int
 ) -> None:
-    """A form that the browser says comes from another site is refused, unread."""
+    """A form is rejected if the browser says that it comes from another site."""
     form = {"name": "Ada", "line": "Hello"}
     response = client.post("/guests", data=form, headers=headers)
     assert response.status_code == status
@@ -163,7 +163,9 @@ def test_prefixes_are_separate_databases(create_app: CreateApp) -> None:
 def test_config_wins_over_environment(
     create_app: CreateApp, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A variable overrides the default, unless empty; the argument overrides both."""
+    """An environment variable overrides the default, unless it is empty. The argument
+    overrides both.
+    """
     monkeypatch.setenv("REDIS_URL", "")
     monkeypatch.setenv("GUESTS_URL", "fakeredis://guests")
     config = create_app().config
@@ -179,7 +181,7 @@ def test_config_wins_over_environment(
 def test_dead_redis_is_a_friendly_page(
     create_app: CreateApp, prefix: str, method: str
 ) -> None:
-    """Without one of its two servers the page says sorry, and not where they are."""
+    """If one of the two servers is down, the page apologizes and shows no addresses."""
     port = reserve()
     client = create_app(
         {
@@ -204,8 +206,9 @@ def test_dead_redis_is_a_friendly_page(
 
 @contextlib.contextmanager
 def run(**environment: str) -> cabc.Iterator[subprocess.Popen[str]]:
-    """The example as a program, which is ended in any case."""
-    # Tests that a shell runs in the background ignore Ctrl+C, and so would the program.
+    """Run the example as a program, and kill it at the end."""
+    # If a shell runs the tests in the background, they ignore Ctrl+C, and the program
+    # would inherit that.
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
     with subprocess.Popen(
@@ -238,8 +241,8 @@ def refusal(**environment: str) -> str:
 
 
 def test_serves() -> None:
-    """Run as a program, the example says where it serves, does so, and ends quietly
-    at Ctrl+C.
+    """Run as a program, the example prints its address, serves the page, and exits
+    without an error on Ctrl+C.
     """
     port = reserve()
 
@@ -261,7 +264,7 @@ def test_serves() -> None:
 
 
 def test_address_of_a_server_is_not_printed() -> None:
-    """Of a prefix with a server the example names the setting, not the URL in it."""
+    """If a prefix has a server, the example prints the setting's name, not the URL."""
     url = f"redis://:hush@127.0.0.1:{reserve()}/0"
     port = reserve()
 
@@ -273,7 +276,7 @@ def test_address_of_a_server_is_not_printed() -> None:
 
 
 def test_taken_port_is_explained() -> None:
-    """On a port that another program has, the example ends and says what to do."""
+    """If another program uses the port, the example exits and says what to do."""
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = str(other.getsockname()[1])
         errors = refusal(PORT=port)
@@ -284,7 +287,7 @@ def test_taken_port_is_explained() -> None:
 
 @pytest.mark.parametrize("port", ["http", "-1", "0", "65536"])
 def test_wrong_port_is_explained(port: str) -> None:
-    """A PORT that is none ends the example with what it must be."""
+    """If PORT is invalid, the example exits and says which values are valid."""
     assert refusal(PORT=port) == "PORT must be a port number from 1 to 65535.\n"
 
 
@@ -293,7 +296,9 @@ def test_wrong_port_is_explained(port: str) -> None:
     "url", ["postgresql://ada:hush@db/0", "redis://:hush@localhost/first"]
 )
 def test_wrong_url_is_explained(prefix: str, url: str) -> None:
-    """A wrong URL ends the example with the setting's name and not its password."""
+    """If a URL is wrong, the example exits with an error that names the setting,
+    without the password.
+    """
     errors = refusal(**{f"{prefix}_URL": url})
     assert f"'{prefix}_URL' must" in errors
     assert "hush" not in errors

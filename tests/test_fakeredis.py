@@ -15,7 +15,7 @@ from . import objects
 
 @pytest.fixture
 def manager(app: Flask) -> RedisManager:
-    """Two databases of one fake server, and one of another."""
+    """A manager with two databases of one fake server, and one database of another."""
     app.config.update(
         REDIS_URL="fakeredis:///0",
         SECOND_URL="fakeredis:///1",
@@ -25,7 +25,9 @@ def manager(app: Flask) -> RedisManager:
 
 
 def test_databases_of_one_server(app: Flask, manager: RedisManager) -> None:
-    """Prefixes with one name share a server, whose databases are apart."""
+    """Prefixes with the same server name share a fake server. Its databases are
+    separate.
+    """
     with app.app_context():
         current_redis.set("k", "v")
         assert isinstance(current_redis, fakeredis.FakeRedis)
@@ -52,7 +54,7 @@ def test_apps_share_nothing(app: Flask, manager: RedisManager) -> None:
 
 
 def test_settings_of_sentinels(app: Flask) -> None:
-    """The settings of production may stay where a test sets the URL alone."""
+    """A test can override only the URL. SENTINEL_KWARGS then has no effect."""
     app.config["REDIS_URL"] = "fakeredis://"
     app.config["REDIS_SENTINEL_KWARGS"] = {"password": "s3ntinel"}
     manager = RedisManager(app)
@@ -62,7 +64,7 @@ def test_settings_of_sentinels(app: Flask) -> None:
 
 
 def test_locks_and_scripts(app: Flask, manager: RedisManager) -> None:
-    """The Lua that locks and scripts need is there."""
+    """Locks, Lua scripts and pub/sub work with a fake server."""
     with app.app_context():
         with current_redis.lock("lock", timeout=1) as lock:
             assert lock.owned()
@@ -92,7 +94,7 @@ def test_locks_and_scripts(app: Flask, manager: RedisManager) -> None:
     ],
 )
 def test_settings_have_effect(app: Flask, config: dict[str, t.Any]) -> None:
-    """A client's settings work as they do with a server."""
+    """Client settings work with a fake server as they do with a real one."""
     app.config.update(config)
     RedisManager(app)
 
@@ -102,7 +104,7 @@ def test_settings_have_effect(app: Flask, config: dict[str, t.Any]) -> None:
 
 
 def test_settings_of_a_real_server(app: Flask) -> None:
-    """The settings that a real server needs may stay: login and TLS have no effect."""
+    """The settings of a real server may stay set. Login and TLS have no effect."""
     app.config.update(
         REDIS_URL="fakeredis:///2",
         REDIS_HOST="elsewhere",
@@ -120,7 +122,7 @@ def test_settings_of_a_real_server(app: Flask) -> None:
 
 
 def test_custom_class(app: Flask) -> None:
-    """The application's own class talks to the fake server as well."""
+    """The application's own client class also works with a fake server."""
     app.config.update(
         REDIS_URL="fakeredis:///0",
         REDIS2_URL="fakeredis:///0",

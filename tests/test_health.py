@@ -40,7 +40,9 @@ SECRET = "s3cr3t-n0-l34k"
 
 @contextlib.contextmanager
 def silent_server(reply: bytes = b"") -> t.Iterator[str]:
-    """The address of a server that accepts, and says one thing or nothing at all."""
+    """Run a server that accepts connections, and sends one reply or nothing. Yield its
+    address.
+    """
     with socket.create_server(("127.0.0.1", 0)) as listener:
         accepted: list[socket.socket] = []
 
@@ -68,7 +70,7 @@ def make_manager(app: Flask, **config: t.Any) -> RedisManager:
 
 
 def ping_one(app: Flask, **config: t.Any) -> PingResult:
-    """What a ping says of the one prefix in some settings."""
+    """Return the ping result of the only prefix in these settings."""
     manager = make_manager(app, **config)
 
     with app.app_context():
@@ -78,7 +80,9 @@ def ping_one(app: Flask, **config: t.Any) -> PingResult:
 
 
 def test_ping_answers(app: Flask, server: Server, tls_server: Server) -> None:
-    """Servers that answer are ok, with the time it took, over no pool's connection."""
+    """Servers that answer are reported as ok, with the time it took. A ping does not
+    use the connections of a pool.
+    """
     manager = make_manager(
         app,
         REDIS_URL=f"{server.url}/3",
@@ -101,13 +105,13 @@ def test_ping_answers(app: Flask, server: Server, tls_server: Server) -> None:
     )
 
     with app.app_context():
-        found = manager.ping(timeout=10)
-        assert not any(it.created for it in manager.stats().values())
+        results = manager.ping(timeout=10)
+        assert not any(stats.created for stats in manager.stats().values())
 
-    assert list(found) == list(app.extensions["redis"])
-    assert len(found) == 9
+    assert list(results) == list(app.extensions["redis"])
+    assert len(results) == 9
 
-    for result in found.values():
+    for result in results.values():
         assert result.ok and result.error is None
         assert result.ms is not None and 0 < result.ms < 10_000
 
@@ -116,7 +120,7 @@ def test_ping_answers(app: Flask, server: Server, tls_server: Server) -> None:
 
 
 def test_ping_is_json(app: Flask) -> None:
-    """Results and figures are what jsonify takes."""
+    """Ping results and pool statistics can be passed to jsonify."""
     manager = make_manager(app, REDIS_URL="fakeredis://")
 
     with app.app_context():
@@ -136,8 +140,8 @@ def test_ping_is_json(app: Flask) -> None:
 def test_ping_never_waits_longer(
     app: Flask, start: Starter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Servers that are stopped, silent or down, and names that are not resolved, take
-    the timeout together.
+    """All pings together take no longer than the timeout. This holds for servers that
+    are paused, silent or down, and for names that do not resolve.
     """
     stopped = start(Server)
     stopped.pause()
@@ -168,25 +172,25 @@ def test_ping_never_waits_longer(
 
         with app.app_context():
             started = time.monotonic()
-            found = manager.ping(timeout=0.5)
+            results = manager.ping(timeout=0.5)
             took = time.monotonic() - started
 
     proceed.set()
-    # One after the other they would take 4 s.
+    # One ping after another would take 4 s.
     assert took < 2.5
-    assert [prefix for prefix, it in found.items() if it.ok] == ["FINE"]
-    down = found.pop("DOWN")
+    assert [prefix for prefix, result in results.items() if result.ok] == ["FINE"]
+    down = results.pop("DOWN")
     assert down.ms is None and down.error is not None
     assert "refused" in down.error
-    found.pop("FINE")
+    results.pop("FINE")
     silence = "No answer within 0.5 s."
-    assert {it.error for it in found.values()} == {silence}
+    assert {result.error for result in results.values()} == {silence}
 
 
 def test_ping_of_one_node_is_enough(
     app: Flask, cluster: Cluster, sentinels: Sentinels
 ) -> None:
-    """One live start-up node, or one live sentinel, answers for the others."""
+    """A ping is ok if one start-up node or one sentinel answers."""
     with silent_server() as silent:
         manager = make_manager(
             app,
@@ -200,15 +204,15 @@ def test_ping_of_one_node_is_enough(
         )
 
         with app.app_context():
-            found = manager.ping(timeout=5)
+            results = manager.ping(timeout=5)
 
-    other = found.pop("OTHER")
-    assert all(it.ok for it in found.values()), found
+    other = results.pop("OTHER")
+    assert all(result.ok for result in results.values()), results
     assert other.error is not None and "'other'" in other.error
 
 
 def test_answers_are_not_waited_for() -> None:
-    """When each name has an answer, what its other functions do is not waited for."""
+    """Once each name has an answer, ask() does not wait for the other functions."""
     failed, hung = threading.Event(), threading.Event()
 
     def fail() -> str:
@@ -226,14 +230,14 @@ def test_answers_are_not_waited_for() -> None:
         return "never"
 
     started = time.monotonic()
-    found = ask({"a": [lambda: "soon", fail, hang], "b": [answer]}, 20)
+    answers = ask({"a": [lambda: "soon", fail, hang], "b": [answer]}, 20)
     assert time.monotonic() - started < 10
-    assert (found["a"].value, found["b"].value) == ("soon", "late")
+    assert (answers["a"].value, answers["b"].value) == ("soon", "late")
     hung.set()
 
 
 def test_ping_of_a_broken_cluster(app: Flask, fresh_cluster: Cluster) -> None:
-    """A cluster is not ok while it says that some of its slots are not served."""
+    """A cluster is not ok while it reports that some slots are not served."""
     manager = make_manager(app, REDIS_URL=f"redis+cluster://{fresh_cluster.address}")
 
     with app.app_context():
@@ -242,15 +246,15 @@ def test_ping_of_a_broken_cluster(app: Flask, fresh_cluster: Cluster) -> None:
         for node in (fresh_cluster.nodes[0], fresh_cluster.nodes[3]):
             node.kill()
 
-        def is_told() -> bool:
+        def is_reported() -> bool:
             result = manager.ping(timeout=5)["REDIS"]
             return result.error is not None and "of 16384 slots" in result.error
 
-        wait_until(is_told, "the cluster says that slots are missing", timeout=20)
+        wait_until(is_reported, "the cluster says that slots are missing", timeout=20)
 
 
 def test_ping_says_nothing_secret(app: Flask, start: Starter) -> None:
-    """Refused logins are told in one line, without user name and password."""
+    """A refused login is reported in one line, without user name and password."""
     server = start(Server, password=SECRET)
     reply = f"-ERR unknown command 'AUTH', with args beginning with: '{SECRET}'\r\n"
     weird = b"-ERR \x1b[31mred\tand " + SECRET.encode() + b"\r\n"
@@ -272,12 +276,12 @@ def test_ping_says_nothing_secret(app: Flask, start: Starter) -> None:
         )
 
         with app.app_context():
-            found = manager.ping(timeout=10)
+            results = manager.ping(timeout=10)
 
-    assert SECRET not in repr(found)
-    assert found.pop("RIGHT").ok
-    errors = {prefix: it.error or "" for prefix, it in found.items()}
-    assert all(it and it.isprintable() for it in errors.values())
+    assert SECRET not in repr(results)
+    assert results.pop("RIGHT").ok
+    errors = {prefix: result.error or "" for prefix, result in results.items()}
+    assert all(error and error.isprintable() for error in errors.values())
     assert "invalid username-password" in errors["REDIS"]
     assert errors["NONE"] == "The server asks for a password: set 'NONE_PASSWORD'."
     assert "unknown command 'AUTH'" in errors["OLD"]
@@ -286,7 +290,7 @@ def test_ping_says_nothing_secret(app: Flask, start: Starter) -> None:
 
 
 def test_provider_sees_the_app(app: Flask, start: Starter) -> None:
-    """A credential provider can read the current app's settings in a ping."""
+    """During a ping, a credential provider can read the current app's settings."""
     server = start(Server, password=SECRET)
 
     class Provider(redis.CredentialProvider):
@@ -302,15 +306,17 @@ def test_provider_sees_the_app(app: Flask, start: Starter) -> None:
 
 
 def test_ping_leaves_guesses_out(app: Flask, server: Server) -> None:
-    """A prefix found by its HOST alone is asked only by name, as it may be another
-    kind of server, which shall be sent no password.
+    """A prefix that has only a HOST is pinged only if it is named. It may be another
+    kind of server, which must not receive a password.
     """
     address = {"HOST": "127.0.0.1", "PORT": server.port}
     manager = RedisManager()
     manager.get("ASKED")
 
     for prefix in ("REDIS", "GUESS", "CACHE", "ASKED", "CLAIMED"):
-        app.config.update({f"{prefix}_{name}": it for name, it in address.items()})
+        app.config.update(
+            {f"{prefix}_{name}": value for name, value in address.items()}
+        )
 
     app.config["CACHE_URL"] = server.url
     manager.init_app(app)
@@ -323,7 +329,7 @@ def test_ping_leaves_guesses_out(app: Flask, server: Server) -> None:
 
 
 def test_ping_of_wrong_prefixes(app: Flask) -> None:
-    """Wrong settings are an error in the result, an unknown prefix one of the call."""
+    """Wrong settings are reported in the result. An unknown prefix raises an error."""
     manager = make_manager(app, REDIS_URL="fakeredis://", BROKER_URL="redis://h/x")
 
     with app.app_context():
@@ -345,7 +351,7 @@ def test_wrong_timeout(app: Flask, timeout: float) -> None:
 
 
 def test_hung_ping_delays_no_exit(start: Starter) -> None:
-    """A process ends at once, whatever hangs in a ping."""
+    """A process can exit immediately, even if a ping hangs."""
     code = """
 import socket, sys, time
 from flask import Flask
@@ -364,14 +370,14 @@ with app.app_context():
 
 
 def test_healthz(app: Flask, start: Starter) -> None:
-    """A health view answers within its timeout while a server is stopped."""
+    """A health view answers within its timeout while a server hangs."""
     server = start(Server)
     manager = make_manager(app, REDIS_URL=server.url)
 
     @app.get("/healthz")
     def healthz() -> tuple[t.Any, int]:
-        found = manager.ping(timeout=0.5)
-        return jsonify(found), 200 if all(it.ok for it in found.values()) else 503
+        pings = manager.ping(timeout=0.5)
+        return jsonify(pings), 200 if all(ping.ok for ping in pings.values()) else 503
 
     client = app.test_client()
     assert client.get("/healthz").status_code == 200
@@ -397,8 +403,8 @@ def test_stats(
     pool_class: str | None,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The figures of a pool are those of its connections, before use and after."""
-    # Its own: what other tests left may still be connected to another.
+    """The statistics of a pool match its connections, before, during and after use."""
+    # A new server, because other tests may still be connected to a shared one.
     server = start(Server)
     manager = make_manager(
         app,
@@ -417,7 +423,7 @@ def test_stats(
         assert manager.stats() == {"REDIS": PoolStats(True, 3, 2, 1, 7)}
 
         with monkeypatch.context() as patch:
-            # As after a fork: these connections are the parent's.
+            # As in a forked child: the connections belong to the parent.
             patch.setattr(os, "getpid", lambda: pool.pid + 1)
             assert manager.stats() == {"REDIS": PoolStats(True, 0, 0, 0, 7)}
 
@@ -433,8 +439,8 @@ def test_stats(
 
 
 def test_stats_of_engines(app: Flask, cluster: Cluster, sentinels: Sentinels) -> None:
-    """A cluster's figures are those of all its nodes; behind sentinels they are those
-    of the server.
+    """The statistics of a cluster include all its nodes. Behind Sentinel, they are
+    those of the server's pool.
     """
     manager = make_manager(
         app,
@@ -444,24 +450,24 @@ def test_stats_of_engines(app: Flask, cluster: Cluster, sentinels: Sentinels) ->
     )
 
     with app.app_context():
-        assert {it.created for it in manager.stats().values()} == {False}
+        assert {stats.created for stats in manager.stats().values()} == {False}
 
         for key in ("a", "b", "c", "d", "e", "f"):
             manager.get("CLUSTER").set(key, 1)
 
         manager.get("SENTINEL").set("k", 1)
-        found = manager.stats()
+        figures = manager.stats()
 
-    of_cluster = found["CLUSTER"]
+    of_cluster = figures["CLUSTER"]
     assert of_cluster.maximum == 30
-    # Of three masters.
+    # One connection for each of three masters.
     assert of_cluster.idle is not None and of_cluster.idle >= 3
     assert of_cluster.connections == of_cluster.idle
-    assert found["SENTINEL"] == PoolStats(True, 1, 0, 1, 4)
+    assert figures["SENTINEL"] == PoolStats(True, 1, 0, 1, 4)
 
 
 class Untold(redis.Redis):
-    """A client with a pool of a kind that tells nothing."""
+    """A client whose pool has no statistics."""
 
     def __init__(self, **kwargs: t.Any) -> None:
         super().__init__(**kwargs)
@@ -480,7 +486,9 @@ class Poolless:
 
 
 def test_stats_of_other_pools(app: Flask, server: Server) -> None:
-    """A pool without a limit has no maximum; one that tells nothing has no figures."""
+    """A pool without a limit has no maximum. If a pool has no statistics, they are
+    None.
+    """
     manager = make_manager(
         app,
         REDIS_HOST="h",
@@ -493,13 +501,13 @@ def test_stats_of_other_pools(app: Flask, server: Server) -> None:
     )
 
     with app.app_context():
-        untold = PoolStats(True, None, None, None, None)
+        unknown = PoolStats(True, None, None, None, None)
         assert manager.get("REDIS").connection
         assert manager.get("REDIS2").connection
         manager.get("VALKEY").set("k", "v")
         assert manager.stats() == {
-            "REDIS": untold,
-            "REDIS2": untold,
+            "REDIS": unknown,
+            "REDIS2": unknown,
             "VALKEY": PoolStats(True, 1, 0, 1, None),
         }
         assert manager.ping("REDIS2")["REDIS2"].ok
@@ -510,8 +518,8 @@ def test_stats_of_other_pools(app: Flask, server: Server) -> None:
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="This system cannot fork.")
 @pytest.mark.filterwarnings("ignore:This process.*multi-threaded:DeprecationWarning")
 def test_fork(app: Flask, server: Server, cluster: Cluster) -> None:
-    """A child counts none of its parent's connections, and closing its own leaves the
-    parent's alone.
+    """A forked child does not count its parent's connections. close() in the child does
+    not close them.
     """
     manager = make_manager(
         app,
@@ -549,8 +557,8 @@ def test_fork(app: Flask, server: Server, cluster: Cluster) -> None:
 
 
 def test_close(app: Flask, start: Starter, cluster: Cluster) -> None:
-    """After close no idle connection is left, and the next use connects again. What is
-    in use and what was taken before still works, and fake servers keep their data.
+    """close() closes idle connections, and the next command connects again. Connections
+    in use and clients taken before still work, and fake servers keep their data.
     """
     server = start(Server)
     pool = redis.ConnectionPool(port=server.port)
@@ -581,9 +589,11 @@ def test_close(app: Flask, start: Starter, cluster: Cluster) -> None:
             taken.get("k")
             wait_until(lambda: server.count_clients() == 4, "nobody else is connected")
             manager.close()
-            # The other app's, that of the application's own pool, and that in use.
+            # Left are the other app's, the application's own pool's and the one in use.
             wait_until(lambda: server.count_clients() == 3, "the pool is closed")
-            created = [prefix for prefix, it in manager.stats().items() if it.created]
+            created = [
+                prefix for prefix, stats in manager.stats().items() if stats.created
+            ]
             assert created == ["OWN"]
 
             for prefix in ("REDIS", "CLUSTER", "FAKE", "OWN"):
@@ -599,7 +609,7 @@ def test_close(app: Flask, start: Starter, cluster: Cluster) -> None:
 
 
 def test_close_twice_at_once(app: Flask, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two threads may close the same app: each client is closed by one of them."""
+    """Two threads can close an app at the same time. Each client is closed once."""
     urls = {"REDIS_URL": "fakeredis:///0", "OTHER_URL": "fakeredis:///1"}
     manager = make_manager(app, **urls)
 
@@ -610,19 +620,19 @@ def test_close_twice_at_once(app: Flask, monkeypatch: pytest.MonkeyPatch) -> Non
     with app.app_context(), ThreadPoolExecutor() as threads:
         for prefix in ("REDIS", "OTHER"):
             pool: t.Any = manager.get(prefix).connection.connection_pool
-            # In the middle of one closing there is another, from start to end.
+            # While the first close() runs, another one runs from start to end.
             monkeypatch.setattr(
                 pool, "disconnect", lambda *_: threads.submit(close).result(timeout=5)
             )
 
         manager.close()
-        assert not any(it.created for it in manager.stats().values())
+        assert not any(stats.created for stats in manager.stats().values())
 
 
 def test_close_after_a_fork(
     app: Flask, start: Starter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A pool that blocks does not touch its parent's connections."""
+    """After a fork, closing a blocking pool does not touch the parent's connections."""
     server = start(Server)
     manager = make_manager(
         app,
@@ -642,19 +652,19 @@ def test_close_after_a_fork(
 
 
 def test_close_behind_sentinels(app: Flask, sentinels: Sentinels) -> None:
-    """The sentinels' connections are closed too."""
+    """close() also closes the connections to the sentinels."""
     url = f"redis+sentinel://{sentinels.address}/mymaster"
     manager = make_manager(app, REDIS_URL=url)
-    before = [it.count_clients() for it in sentinels.sentinels]
+    before = [node.count_clients() for node in sentinels.sentinels]
 
     with app.app_context():
         manager.get().set("k", "v")
-        after = [it.count_clients() for it in sentinels.sentinels]
+        after = [node.count_clients() for node in sentinels.sentinels]
         assert sum(after) > sum(before)
         manager.close()
 
         def is_closed() -> bool:
-            return [it.count_clients() for it in sentinels.sentinels] <= before
+            return [node.count_clients() for node in sentinels.sentinels] <= before
 
         wait_until(is_closed, "the sentinels' connections are closed")
         assert manager.get().get("k") == b"v"
@@ -662,7 +672,7 @@ def test_close_behind_sentinels(app: Flask, sentinels: Sentinels) -> None:
 
 @pytest.mark.parametrize("pool_class", [None, "redis.BlockingConnectionPool"])
 def test_close_while_in_use(app: Flask, server: Server, pool_class: str | None) -> None:
-    """Commands that other threads are running are not cut, not even to be repeated."""
+    """close() does not interrupt commands of other threads, so they need no retry."""
     manager = make_manager(
         app,
         REDIS_URL=server.url,
@@ -682,7 +692,7 @@ def test_close_while_in_use(app: Flask, server: Server, pool_class: str | None) 
         return count
 
     with ThreadPoolExecutor(4) as threads:
-        running = [threads.submit(work, number) for number in range(4)]
+        futures = [threads.submit(work, number) for number in range(4)]
 
         try:
             with app.app_context():
@@ -692,7 +702,7 @@ def test_close_while_in_use(app: Flask, server: Server, pool_class: str | None) 
         finally:
             done.set()
 
-        assert all(it.result(30) for it in running)
+        assert all(future.result(30) for future in futures)
 
 
 @pytest.fixture
@@ -701,8 +711,8 @@ def overridable(app: Flask) -> RedisManager:
 
 
 def test_override(app: Flask, overridable: RedisManager) -> None:
-    """Every look-up of the prefix finds the override, in all threads of the app and in
-    no other app, and afterwards what was there before.
+    """In the block, every lookup of the prefix returns the override, in all threads of
+    the app and in no other app. Afterwards, the previous client is back.
     """
     cache = overridable.get("CACHE")
     registry = app.extensions["redis"]
@@ -743,12 +753,12 @@ def test_override(app: Flask, overridable: RedisManager) -> None:
         assert not isinstance(cache, fakeredis.FakeRedis)
         assert overridable.get().get("k") == b"v"
 
-    # It was not closed.
+    # The override was not closed.
     assert fake.ping()
 
 
 def test_nested_overrides(app: Flask, overridable: RedisManager) -> None:
-    """Each block brings back what was there, also when it ends in an error."""
+    """Each block restores the previous client, even if the block raises an error."""
     cache = overridable.get("CACHE")
     first, second = fakeredis.FakeRedis(), fakeredis.FakeRedis()
 
@@ -770,7 +780,9 @@ def test_nested_overrides(app: Flask, overridable: RedisManager) -> None:
 
 
 def test_overrides_that_cross(app: Flask, overridable: RedisManager) -> None:
-    """Blocks of two threads may end in any order: none takes the other's away."""
+    """The blocks of two threads can end in any order. The end of one block does not
+    remove the other's override.
+    """
     cache = overridable.get("CACHE")
     first, second = fakeredis.FakeRedis(), fakeredis.FakeRedis()
 
@@ -787,7 +799,7 @@ def test_overrides_that_cross(app: Flask, overridable: RedisManager) -> None:
 
 
 def test_override_while_the_client_is_made(app: Flask) -> None:
-    """A client that another thread finishes making does not undo an override."""
+    """If another thread finishes creating a client, the override stays in place."""
     started, proceed = threading.Event(), threading.Event()
 
     class Stuck(redis.Redis):
@@ -813,8 +825,8 @@ def test_override_while_the_client_is_made(app: Flask) -> None:
 
 
 def test_override_with_anything(app: Flask, overridable: RedisManager) -> None:
-    """A proxy, also of the same prefix, stands for its client; what is no client at
-    all is handed out too; closing the manager closes no override.
+    """If the override is a proxy, even of the same prefix, its client is used. Any
+    other object works as an override too. Closing the manager closes no override.
     """
 
     class Stub:
@@ -848,7 +860,7 @@ def test_override_with_anything(app: Flask, overridable: RedisManager) -> None:
 
 
 def test_override_of_a_wrong_prefix(app: Flask) -> None:
-    """Tests need no right settings for a prefix that they override."""
+    """A test can override a prefix that has wrong settings."""
     manager = make_manager(app, REDIS_URL="fakeredis://", BROKER_URL="redis://h/x")
 
     with app.app_context(), manager.override("BROKER", fakeredis.FakeRedis()) as fake:
@@ -858,17 +870,17 @@ def test_override_of_a_wrong_prefix(app: Flask) -> None:
 
 
 def test_handed_sentinel_pool(app: Flask, sentinels: Sentinels) -> None:
-    """A pool that the application made for a server behind sentinels is not used by a
-    ping, which finds the server all the same.
+    """If the application created the pool for a server behind Sentinel, a ping finds
+    the server without using that pool.
     """
-    addresses = [("127.0.0.1", it.port) for it in sentinels.sentinels]
-    finder = t.cast(t.Any, redis.Sentinel)(addresses, socket_timeout=5)
-    pool = finder.master_for("mymaster").connection_pool
+    addresses = [("127.0.0.1", sentinel.port) for sentinel in sentinels.sentinels]
+    client = t.cast(t.Any, redis.Sentinel)(addresses, socket_timeout=5)
+    pool = client.master_for("mymaster").connection_pool
     assert ping_one(app, REDIS_CONNECTION_POOL=pool).ok
     assert not pool._available_connections
 
 
 def test_custom_class(app: Flask, server: Server) -> None:
-    """A class of the application's own is pinged with its own arguments."""
+    """A ping works with the application's own client class and its arguments."""
     config = {"REDIS_URL": server.url, "REDIS_CLASS": objects.MyRedis, "REDIS_FOO": "y"}
     assert ping_one(app, **config).ok

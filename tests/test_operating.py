@@ -22,26 +22,26 @@ PAGE = Path(__file__).parent.parent / "docs" / "operating.rst"
 
 
 def blocks(language: str) -> list[str]:
-    """The code of the page in one language, block by block."""
-    found = re.findall(
+    """Return the page's code blocks in one language."""
+    matches = re.findall(
         rf"^\.\. code-block:: {language}\n\n((?:    .*\n|\n)+)", PAGE.read_text(), re.M
     )
-    return [textwrap.dedent(block).strip() + "\n" for block in found]
+    return [textwrap.dedent(block).strip() + "\n" for block in matches]
 
 
 def normalize(output: str) -> list[list[str]]:
-    """The words of each line of a table, with any number and unit as the same."""
+    """Split a table into words, line by line. Each number with its unit becomes 0."""
     output = output.replace("127.0.0.1", "localhost")
     output = re.sub(r"\bup .*", "up 0", output)
     text = re.sub(r"\d+(\.\d+)?( [KM]iB| (d|h|min|s)\b)*", "0", output)
-    # Long lines break elsewhere when a number has other digits.
+    # Where a long line is wrapped depends on the length of its numbers.
     text = re.sub(r"\n {10,}", " ", text)
     return [line.split() for line in text.splitlines()]
 
 
 @pytest.fixture
 def extensions(monkeypatch: pytest.MonkeyPatch) -> types.ModuleType:
-    """The module that an application keeps its manager in."""
+    """The module where an application keeps its manager."""
     module = types.ModuleType("extensions")
     module.__dict__["manager"] = RedisManager()
     monkeypatch.setitem(sys.modules, "extensions", module)
@@ -50,7 +50,7 @@ def extensions(monkeypatch: pytest.MonkeyPatch) -> types.ModuleType:
 
 @pytest.fixture
 def config(server: Server, start: Starter) -> dict[str, str]:
-    """Settings of two servers, as on the page."""
+    """Settings for two servers, as on the page."""
     cache = start(Server, kind="redis8")
     return {
         "PAGE_CACHE_URL": f"redis://127.0.0.1:{cache.port}",
@@ -59,7 +59,7 @@ def config(server: Server, start: Starter) -> dict[str, str]:
 
 
 def test_list() -> None:
-    """The page shows what the list prints, to the letter."""
+    """The page shows the exact output of the list command."""
     shown = blocks("text")[0].removeprefix("$ flask redis list\n")
     config = {
         "CARTS_URL": "redis+cluster://a:7000,b:7001",
@@ -73,16 +73,16 @@ def test_list() -> None:
 
 
 def test_ping(server: Server) -> None:
-    """The page shows how a ping looks, one that fails too."""
+    """The page shows what the ping command prints, including a failure."""
     shown = blocks("text")[1].removeprefix("$ flask redis ping\n")
     config = {"PAGE_CACHE_URL": "redis://127.0.0.1:1", "REDIS_URL": server.url}
     assert normalize(run_process(config, "ping").output) == normalize(shown)
 
 
 def test_info(config: dict[str, str], start: Starter) -> None:
-    """The page shows how the facts look."""
+    """The page shows what the info command prints."""
     shown = blocks("text")[2].removeprefix("$ flask redis info\n")
-    # Of a version that needs no warning.
+    # A version that causes no warning.
     busy = start(Server, kind="redis8")
     config["REDIS_URL"] = f"{busy.url}/2"
 
@@ -105,7 +105,7 @@ def test_cli(config: dict[str, str], native_client: None) -> None:
 
 
 def test_healthz(app: Flask, extensions: types.ModuleType, start: Starter) -> None:
-    """The page's view answers within its timeout while a server is stopped."""
+    """The page's view answers within its timeout while a server hangs."""
     view = blocks("python")[0]
     assert len([line for line in view.splitlines() if line]) <= 12
     server = start(Server)
@@ -124,15 +124,15 @@ def test_healthz(app: Flask, extensions: types.ModuleType, start: Starter) -> No
     # A command would take 10 s.
     assert time.monotonic() - started < 2.5
     assert response.status_code == 503
-    found: t.Any = response.json
-    assert found["redis"]["REDIS"]["error"] == "No answer within 0.5 s."
-    assert found["pools"]["REDIS"]["created"] is False
+    body: t.Any = response.json
+    assert body["redis"]["REDIS"]["error"] == "No answer within 0.5 s."
+    assert body["pools"]["REDIS"]["created"] is False
     server.resume()
     assert client.get("/healthz").status_code == 200
 
 
 def test_fixture(tmp_path: Path, pytester_app: str) -> None:
-    """The page's fixture works in a test of its own, and so does its test."""
+    """The page's fixture and its test work in a separate test run."""
     (tmp_path / "extensions.py").write_text(
         "from flask_and_redis import RedisManager\nmanager = RedisManager()\n"
     )
@@ -151,7 +151,7 @@ def test_fixture(tmp_path: Path, pytester_app: str) -> None:
 
 @pytest.fixture
 def pytester_app() -> str:
-    """The conftest of an app that keeps its pages in a cache."""
+    """The conftest.py of an app that keeps its pages in a cache."""
     return """
 import pytest
 from extensions import manager
