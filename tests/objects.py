@@ -1,4 +1,4 @@
-"""What settings name by a dotted path, and what is read off a client."""
+"""Objects that settings name by a dotted path, and a helper to inspect clients."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ NOT_A_CLASS = 1
 
 
 class MyRedis(redis.Redis):
-    """A client with an argument of its own."""
+    """A client class with an additional argument."""
 
     def __init__(self, *args: t.Any, foo: str = "x", **kwargs: t.Any) -> None:
         super().__init__(*args, **kwargs)
@@ -22,28 +22,28 @@ class MyRedis(redis.Redis):
 
 
 class Provider(redis.CredentialProvider):
-    """Credentials that a password manager might give."""
+    """A credential provider with fixed credentials."""
 
     def get_credentials(self) -> tuple[str, str]:
         return ("default", "provided")
 
 
 class Nobody(redis.CredentialProvider):
-    """Credentials of a server that wants none."""
+    """A credential provider for a server without authentication."""
 
     def get_credentials(self) -> t.Any:
         return ()
 
 
 class Needy(redis.CredentialProvider):
-    """Credentials that cannot be had without being told something."""
+    """A credential provider with a required argument."""
 
     def __init__(self, secret: str) -> None:
         self.secret = secret
 
 
 class NeedsTenant(redis.Redis):
-    """A client that cannot be made without an argument of its own."""
+    """A client class with an additional, required argument."""
 
     def __init__(self, tenant: str, **kwargs: t.Any) -> None:
         super().__init__(**kwargs)
@@ -51,28 +51,28 @@ class NeedsTenant(redis.Redis):
 
 
 class NoPool(redis.Redis):
-    """A client that makes its own pool."""
+    """A client class that does not accept a connection pool."""
 
     def __init__(self, host: str = "h", db: int = 0) -> None:
         super().__init__(host=host, db=db)
 
 
 class Patient(redis.Redis):
-    """A client that waits longer than others."""
+    """A client class with a longer default timeout."""
 
     def __init__(self, *, socket_timeout: float = 60, **kwargs: t.Any) -> None:
         super().__init__(socket_timeout=socket_timeout, **kwargs)
 
 
 class Formats(redis.Redis):
-    """A client that makes something of its password."""
+    """A client class that formats its password into a new string."""
 
     def __init__(self, *, password: str = "", **kwargs: t.Any) -> None:
         super().__init__(password=f"{password}", **kwargs)
 
 
 def bound_of(client: t.Any) -> Bound:
-    """The bound that was set on a client."""
-    found = inspect.getclosurevars(client.execute_command).nonlocals["self"]
-    assert isinstance(found, Bound)
-    return found
+    """The Bound object that handles the client's retries."""
+    bound = inspect.getclosurevars(client.execute_command).nonlocals["self"]
+    assert isinstance(bound, Bound)
+    return bound

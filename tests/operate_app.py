@@ -1,4 +1,4 @@
-"""An app with the settings of the environment, for the commands of ``flask redis``."""
+"""An app configured by environment variables, for the ``flask redis`` commands."""
 
 from __future__ import annotations
 

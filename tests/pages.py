@@ -1,4 +1,4 @@
-"""What stands in the documentation, to be run as it stands there."""
+"""Read code, commands and tables from the documentation, so that tests can use them."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ DOCS = Path(__file__).parent.parent / "docs"
 
 
 def files_of(page: str) -> list[dict[str, str]]:
-    """A page's Python, by the file names that stand above it. Where a file is shown
-    again, changed, another set of files begins.
+    """A page's Python code by file name, which is the caption of a code block.
+
+    If a page shows a file again, with changes, another set of files begins.
     """
     text = (DOCS / f"{page}.rst").read_text()
     blocks = re.findall(
@@ -20,21 +21,21 @@ def files_of(page: str) -> list[dict[str, str]]:
         text,
         re.M,
     )
-    # None is left out: without a caption nobody could say what file it is.
+    # Each code block must have a caption, which is the name of its file.
     assert len(blocks) == text.count(".. code-block:: python") > 0
-    found: list[dict[str, str]] = [{}]
+    file_sets: list[dict[str, str]] = [{}]
 
     for name, block in blocks:
-        if name in found[-1]:
-            found.append({})
+        if name in file_sets[-1]:
+            file_sets.append({})
 
-        found[-1][name] = textwrap.dedent(block)
+        file_sets[-1][name] = textwrap.dedent(block)
 
-    return found
+    return file_sets
 
 
 def commands_of(page: str) -> list[str]:
-    """What a page tells to type, the installation aside."""
+    """The shell commands that a page shows, without those that run pip."""
     text = (DOCS / f"{page}.rst").read_text()
     lines = re.findall(r"^    \$ (.*)$", text, re.M)
     return [line for line in lines if not line.startswith("pip ")]
@@ -47,5 +48,5 @@ def table(name: str) -> list[dict[str, str]]:
 
 
 def literals(text: str) -> list[str]:
-    """What a cell shows as code."""
+    """The parts of a table cell that are marked as code."""
     return re.findall(r"``(.*?)``", text)

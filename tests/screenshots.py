@@ -1,4 +1,4 @@
-"""Take the pictures of the documentation: ``python -m tests.screenshots``."""
+"""Take the screenshots in the documentation: ``python -m tests.screenshots``."""
 
 from __future__ import annotations
 
@@ -24,7 +24,8 @@ IMAGES = Path(__file__).parent.parent / "docs" / "images"
 PHONE: t.Any = {"width": 390, "height": 640}
 DESKTOP: t.Any = {"width": 1024, "height": 480}
 
-# Minutes ago, author, title, text, and comments: minutes ago, author, text.
+# A thread is: minutes ago, author, title, text, comments.
+# A comment is: minutes ago, author, text.
 THREADS: list[tuple[int, str, str, str, list[tuple[int, str, str]]]] = [
     (
         9000,
@@ -63,7 +64,7 @@ THREADS: list[tuple[int, str, str, str, list[tuple[int, str, str]]]] = [
 
 
 def fill(app: Flask) -> None:
-    """Let the board look as if it had been used."""
+    """Fill the board with threads and comments, as if people had used it."""
     now = time.time()
 
     with app.app_context():

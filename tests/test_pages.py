@@ -1,4 +1,4 @@
-"""The apps and commands in the pages, run as they stand there by who follows them."""
+"""Run the apps and commands in the documentation exactly as the pages show them."""
 
 from __future__ import annotations
 
@@ -42,20 +42,20 @@ from .web import gunicorn
 
 Load = cabc.Callable[..., types.ModuleType]
 
-# The pages with Python in files, each of which is run here, in test_operating.py or in
+# The pages that show Python files. Each is run here, in test_operating.py or in
 # integrations/.
 RUN = {"quickstart", "apps", "async", "testing", "operating"}
 
 
 def test_all_pages_are_run() -> None:
-    """There is no page whose Python nothing runs."""
-    found = {
+    """Every page with Python code is run by a test."""
+    pages = {
         path.stem
         for path in DOCS.rglob("*.rst")
         if ".. code-block:: python" in path.read_text()
         and path.parent.name != "integrations"
     }
-    assert found == RUN
+    assert pages == RUN
 
 
 @pytest.fixture
@@ -81,25 +81,27 @@ def load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> cabc.Iterator[Load]
 
 
 def environment() -> dict[str, str]:
-    """The environment in which this package's own commands are found."""
-    own = str(Path(sys.executable).parent)
-    return {**os.environ, "PATH": os.pathsep.join([own, os.environ["PATH"]])}
+    """Environment variables with this Python's own commands first on PATH."""
+    directory = str(Path(sys.executable).parent)
+    return {**os.environ, "PATH": os.pathsep.join([directory, os.environ["PATH"]])}
 
 
 @pytest.mark.parametrize("real", [False, True])
 def test_quick_start(server: Server, tmp_path: Path, real: bool) -> None:
-    """Who types what the quick start says, line by line, gets what it promises: with
-    fakeredis, and with two databases of one server.
+    """The commands of the quick start give the promised result, with fakeredis and with
+    two databases of one server.
     """
     (tmp_path / "app.py").write_text(files_of("quickstart")[1]["app.py"])
     port = reserve("127.0.0.1")
     lines = commands_of("quickstart")
     exports = [
-        it for it in lines if it.startswith("export ") and ("6379" in it) == real
+        line
+        for line in lines
+        if line.startswith("export ") and ("6379" in line) == real
     ]
     assert len(exports) == 2
-    (run,) = {it for it in lines if it.startswith("flask ")}
-    calls = [it for it in lines if it.startswith("curl ")]
+    (run,) = {line for line in lines if line.startswith("flask ")}
+    calls = [line for line in lines if line.startswith("curl ")]
     assert len(calls) == 2
     script = "\n".join([*exports, f"exec {run} --port {port}"])
     script = script.replace("localhost:6379", server.address)
@@ -108,15 +110,15 @@ def test_quick_start(server: Server, tmp_path: Path, real: bool) -> None:
         assert "-X POST http://127.0.0.1:5000/motd/Hello" in calls[0]
 
         with urlopen(f"{base}/") as response:
-            said = response.read().decode()
+            text = response.read().decode()
 
-    assert said == "Hello, visitor 1"
-    assert f"It says ``{said}``" in (DOCS / "quickstart.rst").read_text()
+    assert text == "Hello, visitor 1"
+    assert f"It says ``{text}``" in (DOCS / "quickstart.rst").read_text()
 
 
 @contextlib.contextmanager
 def serve(script: str, directory: Path, port: int) -> cabc.Iterator[str]:
-    """The address of the quick start's app, which a script of the shell serves."""
+    """Serve the quick start's app with a shell script, and yield its address."""
     with subprocess.Popen(
         ["sh", "-ec", script],
         cwd=directory,
@@ -143,7 +145,7 @@ def serve(script: str, directory: Path, port: int) -> cabc.Iterator[str]:
 
 
 def test_deployment(server: Server, tmp_path: Path) -> None:
-    """The command of the page serves the quick start's app."""
+    """The command on the deployment page serves the quick start's app."""
     (tmp_path / "app.py").write_text(files_of("quickstart")[1]["app.py"])
     port = reserve("127.0.0.1")
     (run,) = commands_of("deployment")
@@ -166,7 +168,7 @@ def test_first_app(load: Load, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_apps(load: Load, server: Server, tmp_path: Path) -> None:
-    """Blueprint, background thread and command of the page share two databases."""
+    """The page's blueprint, background thread and command share two databases."""
     urls = {"REDIS_URL": f"{server.url}/0", "CACHE_URL": f"{server.url}/1"}
     module = load("apps")
     client = module.create_app(urls).test_client()
@@ -179,14 +181,14 @@ def test_apps(load: Load, server: Server, tmp_path: Path) -> None:
     subprocess.run(
         command.split(),
         cwd=tmp_path,
-        env={**environment(), **{f"FLASK_{name}": it for name, it in urls.items()}},
+        env={**environment(), **{f"FLASK_{name}": url for name, url in urls.items()}},
         check=True,
     )
     assert client.get("/letters").text == "5"
 
 
 def test_async(load: Load, server: Server) -> None:
-    """The page's asynchronous view answers each time, in a loop of its own."""
+    """The page's asynchronous view works for each request, in a new event loop."""
     module = load("async")
     os.environ["FLASK_REDIS_URL"] = server.url
 
@@ -201,8 +203,8 @@ def test_async(load: Load, server: Server) -> None:
 
 
 def test_testing(server: Server, tmp_path: Path) -> None:
-    """The tests of the page pass, and find what is wrong: those without a server, those
-    with one, and those of an outage.
+    """The tests on the page pass, and fail if the app has a bug. They include tests
+    without a server, with a server, and of an outage.
     """
     (files,) = files_of("testing")
 
@@ -228,13 +230,14 @@ def test_testing(server: Server, tmp_path: Path) -> None:
 def exports_of(page: str, prefix: str) -> dict[str, str]:
     """The settings that a page exports for one prefix."""
     text = (DOCS / f"{page}.rst").read_text()
-    found = re.findall(rf"^    export FLASK_({prefix}_\w+)='?(.*?)'?$", text, re.M)
-    return dict(found)
+    exports = re.findall(rf"^    export FLASK_({prefix}_\w+)='?(.*?)'?$", text, re.M)
+    return dict(exports)
 
 
 def test_sentinel(start: Starter, app: Flask, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The three settings of the page reach servers and sentinels that have different
-    passwords; without the third there is an error that says so, at once.
+    """With the page's three settings, the app connects to servers and sentinels that
+    have different passwords. Without the third setting, a command immediately raises an
+    authentication error.
     """
     exports = exports_of("engines", "REDIS")
     assert len(exports) == 3
@@ -272,8 +275,8 @@ def test_sentinel(start: Starter, app: Flask, monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_short_times(start: Starter, app: Flask) -> None:
-    """With the page's settings for a cache a command on a server that hangs ends soon:
-    after one second, or somewhat more on a busy machine.
+    """With the page's settings for a cache, a command on a hung server fails after one
+    second, or slightly more on a busy machine.
     """
     server = start(Server)
     app.config.update(CACHE_URL=server.url, **exports_of("waits", "CACHE"))
@@ -293,11 +296,11 @@ def test_short_times(start: Starter, app: Flask) -> None:
 
 
 def test_blocking(server: Server, app: Flask) -> None:
-    """A command that blocks for longer than the socket timeout fails, after two tries;
-    with a longer timeout it answers that nothing came.
+    """A command that blocks for longer than the socket timeout fails after two
+    attempts. With a longer timeout, it returns None.
     """
     times = {"RETRY_DEADLINE": "1", "SOCKET_TIMEOUT": "1"}
-    app.config.update({f"REDIS_{name}": it for name, it in times.items()})
+    app.config.update({f"REDIS_{name}": value for name, value in times.items()})
     app.config.update(REDIS_URL=server.url, QUEUE_URL=server.url, QUEUE_RETRY=0)
     manager = RedisManager(app)
 
@@ -312,8 +315,8 @@ def test_blocking(server: Server, app: Flask) -> None:
 
 
 def test_connections(start: Starter, tmp_path: Path) -> None:
-    """A server has no more connections than workers, threads and MAX_CONNECTIONS make,
-    however many requests there are, and more than one worker's.
+    """A server never has more connections than workers, threads and MAX_CONNECTIONS
+    allow, however many requests there are.
     """
     server = start(Server)
     workers, threads, maximum = 2, 4, 3
@@ -326,20 +329,20 @@ def test_connections(start: Starter, tmp_path: Path) -> None:
     with gunicorn(
         "tests.workers_app:app", tmp_path / "log", settings, *arguments
     ) as served:
-        with ThreadPoolExecutor(1) as asking:
-            asked = asking.submit(get_many, served.port, "/echo", 400)
+        with ThreadPoolExecutor(1) as executor:
+            requests = executor.submit(get_many, served.port, "/echo", 400)
             most = 0
 
-            while not asked.done():
+            while not requests.done():
                 most = max(most, server.count_clients())
 
-            asked.result()
+            requests.result()
 
     assert 1 < most <= workers * min(threads, maximum)
 
 
 def test_rights(server: Server, app: Flask) -> None:
-    """The user of the page may do what is listed, and nothing else."""
+    """The page's ACL user may run the listed commands and no others."""
     (line,) = re.findall(
         r"^    (ACL SETUSER .*)$", (DOCS / "security.rst").read_text(), re.M
     )
@@ -367,7 +370,7 @@ def test_rights(server: Server, app: Flask) -> None:
 
 
 class MyRedis(redis.Redis):
-    """A client of an application's own."""
+    """An application's own client class."""
 
 
 @pytest.mark.parametrize(
@@ -377,11 +380,13 @@ class MyRedis(redis.Redis):
         for name in ("from-flask-redis", "from-version-1")
         for row in table(name)
     ],
-    ids=lambda it: it if isinstance(it, str) else it["after"].replace("\n", " "),
+    ids=lambda value: (
+        value if isinstance(value, str) else value["after"].replace("\n", " ")
+    ),
 )
 def test_migration(server: Server, app: Flask, name: str, row: dict[str, str]) -> None:
-    """Each new line runs where the old one stood: in an app that has REDIS and CACHE,
-    or that is about to register one.
+    """Each new line in the migration tables runs in an app that has REDIS and CACHE, or
+    that is about to register one of them.
     """
     app.config.update(REDIS_URL=server.url, CACHE_URL=f"{server.url}/1")
     lines = literals(row["after"])
@@ -414,18 +419,18 @@ def test_migration(server: Server, app: Flask, name: str, row: dict[str, str]) -
 
 
 def test_modules() -> None:
-    """The design's modules are those that there are, in an order in which each imports
-    from those above it only.
+    """The design page lists all modules, and each module imports only from modules
+    above it in the list.
     """
-    found = re.findall(r"^``(\w+)``  ", (DOCS / "design.rst").read_text(), re.M)
+    modules = re.findall(r"^``(\w+)``  ", (DOCS / "design.rst").read_text(), re.M)
     package = Path(flask_and_redis.__file__).parent
-    assert {*found, "__init__"} == {path.stem for path in package.glob("*.py")}
+    assert {*modules, "__init__"} == {path.stem for path in package.glob("*.py")}
 
-    for number, name in enumerate(found):
+    for number, name in enumerate(modules):
         tree = ast.parse((package / f"{name}.py").read_text())
         used = {
-            it.module
-            for it in ast.walk(tree)
-            if isinstance(it, ast.ImportFrom) and it.level == 1
+            node.module
+            for node in ast.walk(tree)
+            if isinstance(node, ast.ImportFrom) and node.level == 1
         }
-        assert used <= {None, *found[:number]}, name
+        assert used <= {None, *modules[:number]}, name

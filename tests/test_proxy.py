@@ -25,7 +25,7 @@ NO_CONTEXT = "There is no application context"
 
 @pytest.fixture
 def manager(app: Flask, each_server: Server) -> RedisManager:
-    """Three databases of one server, in each of the ways to say so."""
+    """A manager for four databases of one server, each configured in another way."""
     app.config.update(
         REDIS_URL=f"{each_server.url}/0",
         REDIS2_URL=f"valkey://127.0.0.1:{each_server.port}/1",
@@ -40,7 +40,7 @@ def manager(app: Flask, each_server: Server) -> RedisManager:
 
 
 def test_requests(app: Flask, manager: RedisManager, each_server: Server) -> None:
-    """Views reach each Redis that is configured, and nothing else is one."""
+    """Views can use each configured Redis. Other settings are not mistaken for one."""
     cache = manager.get("CACHE")
 
     @app.get("/")
@@ -69,7 +69,9 @@ def test_requests(app: Flask, manager: RedisManager, each_server: Server) -> Non
 
 @pytest.mark.parametrize("name", ["connection", "_redis_client"])
 def test_client_is_not_set(app: Flask, manager: RedisManager, name: str) -> None:
-    """A test that puts a mock in the client's place is told what does."""
+    """Setting a mock as the proxy's client raises an error that suggests
+    ``fakeredis://`` instead.
+    """
     with app.app_context(), pytest.raises(AttributeError, match="'fakeredis://'"):
         setattr(current_redis, name, object())
 
@@ -80,10 +82,10 @@ def increment(pipe: redis.client.Pipeline) -> None:
 
 
 def test_what_a_client_does(app: Flask, manager: RedisManager) -> None:
-    """A proxy does what the client does, whatever the way to its server."""
+    """A proxy works like its client, however the connection is configured."""
     for prefix in app.extensions["redis"]:
         with app.app_context():
-            # Any: redis-py's own hints say less of pub/sub and scripts.
+            # Any: redis-py's type hints for pub/sub and scripts are incomplete.
             proxy: t.Any = manager.get(prefix)
             proxy["k"] = "v"
             assert proxy["k"] == b"v"
@@ -114,7 +116,9 @@ def test_what_a_client_does(app: Flask, manager: RedisManager) -> None:
 def test_with_leaves_the_shared_pool_alone(
     app: Flask, manager: RedisManager, each_server: Server
 ) -> None:
-    """Leaving a with block cuts no connection, which other threads may be using."""
+    """Neither a with block nor close() closes connections that other
+    threads may use.
+    """
     with app.app_context():
         with current_redis as client:
             client.ping()
@@ -126,7 +130,9 @@ def test_with_leaves_the_shared_pool_alone(
 
 
 def test_stands_for_the_client(app: Flask, manager: RedisManager) -> None:
-    """A proxy answers for its client, and is a LocalProxy to who asks for that."""
+    """A proxy behaves like its client in isinstance, dir, help and comparisons. It is
+    also an instance of LocalProxy.
+    """
     proxy = manager.get()
 
     with app.app_context():
@@ -146,8 +152,8 @@ def test_stands_for_the_client(app: Flask, manager: RedisManager) -> None:
 
 
 def test_unbound() -> None:
-    """Before there is an app a proxy is a truthy redis.Redis, which libraries ask, and
-    a command is an error that says what to do.
+    """Without an app, a proxy is true and an instance of redis.Redis, because libraries
+    check this. A command raises an error that explains what to do.
     """
     for proxy in (RedisManager().get("X"), Redis(), current_redis):
         assert proxy
@@ -164,7 +170,7 @@ def test_unbound() -> None:
         with pytest.raises(RuntimeError, match=NO_CONTEXT):
             proxy.connection.ping()
 
-        # Not a falsy proxy of a pool, with which redis-py would use localhost.
+        # The pool must not be a proxy that is false: redis-py would use localhost.
         with pytest.raises(RuntimeError, match=NO_CONTEXT) as info:
             redis.Redis(connection_pool=proxy.connection_pool)
 
@@ -175,7 +181,7 @@ def test_unbound() -> None:
 
 
 def test_without_creating(app: Flask) -> None:
-    """Class, truth and repr are known from the settings: no client is made."""
+    """isinstance, bool and repr read only the settings. They do not create a client."""
 
     class Explosive(objects.MyRedis):
         def __init__(self, **kwargs: t.Any) -> None:
@@ -192,7 +198,7 @@ def test_without_creating(app: Flask) -> None:
 
 
 def test_app_without_redis(app: Flask) -> None:
-    """In the context of an app that has no Redis a command says so."""
+    """If the current app has no Redis, a command raises an error that says so."""
     with app.app_context():
         proxy = RedisManager().get("X")
 
@@ -207,8 +213,8 @@ def test_app_without_redis(app: Flask) -> None:
 
 
 def test_unknown_prefix(app: Flask) -> None:
-    """A prefix that the current app lacks is an error that lists what there is: at
-    once inside a context, else at first use.
+    """If the current app does not have a prefix, an error lists the known prefixes. It
+    is raised immediately inside a context, otherwise at first use.
     """
     app.config.update(
         REDIS_URL="redis://h", X_HOST=1, SESSION_STORE_URL="memory://", DB_HOST="h"
@@ -244,7 +250,9 @@ def test_unknown_prefix(app: Flask) -> None:
 
 
 def test_wrong_prefix_while_unused(app: Flask) -> None:
-    """A proxy of a prefix whose settings are wrong can be asked what it is."""
+    """A proxy whose settings are wrong still supports bool, isinstance, dir and repr.
+    Only a command raises the error.
+    """
     app.config["X_HOST"] = "a b"
     manager = RedisManager()
     manager.init_app(app)
@@ -261,7 +269,7 @@ def test_wrong_prefix_while_unused(app: Flask) -> None:
 
 
 def test_same_object() -> None:
-    """A manager hands out one proxy a prefix."""
+    """A manager always returns the same proxy for a prefix."""
     manager = RedisManager(default="CACHE")
     assert manager.get("X") is manager.get("X")
     assert manager.get("X") is not manager.get("Y")
@@ -269,7 +277,7 @@ def test_same_object() -> None:
 
 
 def test_default(app: Flask) -> None:
-    """The default prefix of the manager is current_redis's."""
+    """current_redis uses the manager's default prefix."""
     app.config.update(REDIS_URL="redis://h/1", CACHE_URL="redis://h/2")
     RedisManager(app, default="CACHE")
 
@@ -278,7 +286,9 @@ def test_default(app: Flask) -> None:
 
 
 def test_nested_contexts() -> None:
-    """A proxy finds the Redis of the innermost app, and the outer one's after it."""
+    """A proxy uses the app of the innermost context. When that context ends, it uses
+    the outer app again.
+    """
     manager = RedisManager()
     apps = [Flask("outer"), Flask("inner")]
 
@@ -299,21 +309,21 @@ def test_nested_contexts() -> None:
 
 
 def test_threads(app: Flask, manager: RedisManager) -> None:
-    """A thread pushes a context, or takes the real client along."""
-    found: dict[str, object] = {}
+    """A thread can use Redis if it pushes a context or is given the real client."""
+    results: dict[str, object] = {}
 
     def with_context() -> None:
         with app.app_context():
-            found["context"] = current_redis.get("k")
+            results["context"] = current_redis.get("k")
 
     def with_client(client: redis.Redis) -> None:
-        found["client"] = client.get("k")
+        results["client"] = client.get("k")
 
     def without() -> None:
         try:
             current_redis.get("k")
         except RuntimeError as error:
-            found["without"] = str(error)
+            results["without"] = str(error)
 
     with app.app_context():
         current_redis.set("k", "v")
@@ -329,12 +339,12 @@ def test_threads(app: Flask, manager: RedisManager) -> None:
         for thread in threads:
             thread.join()
 
-    assert found["context"] == found["client"] == b"v"
-    assert NO_CONTEXT in str(found["without"])
+    assert results["context"] == results["client"] == b"v"
+    assert NO_CONTEXT in str(results["without"])
 
 
 def test_cli_and_shell(app: Flask, manager: RedisManager) -> None:
-    """Commands have an application context, and so has what a shell runs."""
+    """Commands and the shell run in an application context."""
 
     @app.cli.command("count")
     def count() -> None:
@@ -350,7 +360,7 @@ def test_cli_and_shell(app: Flask, manager: RedisManager) -> None:
 
 
 def test_streamed_response(app: Flask, manager: RedisManager) -> None:
-    """A generator that keeps the request's context may go on using Redis."""
+    """A generator that keeps the request's context can still use Redis."""
     from flask import stream_with_context
 
     @app.get("/")
@@ -365,7 +375,7 @@ def test_streamed_response(app: Flask, manager: RedisManager) -> None:
 
 
 def test_unknown_prefix_of_an_app_without_any(app: Flask) -> None:
-    """An app in whose settings nothing was found has no prefix at all."""
+    """If an app has no Redis settings, it has no prefix at all."""
     manager = RedisManager(app)
 
     with app.app_context():

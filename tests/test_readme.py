@@ -11,15 +11,15 @@ README = Path(__file__).parent.parent / "README.rst"
 
 
 def python_blocks() -> list[str]:
-    """The README's Python, block by block."""
-    found = re.findall(
+    """The Python code blocks of the README."""
+    blocks = re.findall(
         r"^\.\. code-block:: python\n\n((?:    .*\n|\n)+)", README.read_text(), re.M
     )
-    return [re.sub(r"^    ", "", block, flags=re.M) for block in found]
+    return [re.sub(r"^    ", "", block, flags=re.M) for block in blocks]
 
 
 def test_quick_start(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The README's app runs as it stands there."""
+    """The app in the README runs without changes."""
     monkeypatch.setenv("FLASK_REDIS_URL", "fakeredis:///0")
     monkeypatch.setenv("FLASK_CACHE_URL", "fakeredis:///1")
     namespace: dict[str, t.Any] = {"__name__": "readme"}

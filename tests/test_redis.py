@@ -1,4 +1,4 @@
-"""What version 1 promised, and what replaces it."""
+"""The API of version 1, and what replaces it."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from .servers import Server
 
 
 def kwargs_of(client: redis.Redis) -> dict[str, t.Any]:
-    found: dict[str, t.Any] = client.connection_pool.connection_kwargs
-    return found
+    kwargs: dict[str, t.Any] = client.connection_pool.connection_kwargs
+    return kwargs
 
 
 def test_with_app(app: Flask, server: Server) -> None:
-    """Redis(app) works inside a context and without one."""
+    """Redis(app) works inside and outside a context."""
     app.config["REDIS_URL"] = server.url
     client = Redis(app)
     assert client.set("k", "v")
@@ -38,21 +38,21 @@ def test_with_app(app: Flask, server: Server) -> None:
 
 
 def test_without_any_setting(app: Flask) -> None:
-    """Without settings it is localhost, port 6379, database 0."""
-    found = kwargs_of(Redis(app))
-    assert (found["host"], found["port"], found["db"]) == ("localhost", 6379, 0)
-    assert found["socket_timeout"] == 5
+    """Without settings, the server is localhost, port 6379, database 0."""
+    kwargs = kwargs_of(Redis(app))
+    assert (kwargs["host"], kwargs["port"], kwargs["db"]) == ("localhost", 6379, 0)
+    assert kwargs["socket_timeout"] == 5
 
 
 def test_port_without_host(app: Flask) -> None:
-    """A part of the address may be left out."""
+    """Missing parts of the address have default values."""
     app.config.update(REDIS_PORT="6380", REDIS_DB=1)
-    found = kwargs_of(Redis(app))
-    assert (found["host"], found["port"], found["db"]) == ("localhost", 6380, 1)
+    kwargs = kwargs_of(Redis(app))
+    assert (kwargs["host"], kwargs["port"], kwargs["db"]) == ("localhost", 6380, 1)
 
 
 def test_init_app(app: Flask, server: Server) -> None:
-    """Redis() + init_app works in the app's context, and needs one."""
+    """Redis() with init_app works in the app's context, and only there."""
     app.config["CACHE_URL"] = server.url
     client = Redis()
     client.init_app(app, "CACHE")
@@ -65,7 +65,7 @@ def test_init_app(app: Flask, server: Server) -> None:
 
 
 def test_prefix_of_the_constructor(app: Flask) -> None:
-    """The prefix may be given to the constructor and the app later."""
+    """The prefix can be passed to the constructor and the app to init_app later."""
     app.config["CACHE_URL"] = "redis://h/4"
     client = Redis(config_prefix="CACHE")
     client.init_app(app)
@@ -75,13 +75,13 @@ def test_prefix_of_the_constructor(app: Flask) -> None:
 
 
 def test_options_need_an_app() -> None:
-    """Options without an app would be forgotten."""
+    """Options without an app raise an error, because they would be ignored."""
     with pytest.raises(TypeError, match="give them to 'init_app'"):
         Redis(decode_responses=True)
 
 
 def test_several_apps() -> None:
-    """One Redis serves several apps, under one prefix."""
+    """One Redis can serve several apps, but only with the same prefix."""
     client = Redis()
     apps = [Flask("a"), Flask("b")]
 
@@ -98,7 +98,7 @@ def test_several_apps() -> None:
 
 
 def test_current_app_first() -> None:
-    """Inside a context the current app is asked, not the one that Redis keeps."""
+    """Inside a context, Redis(app) uses the current app instead of its own app."""
     mine, other = Flask("mine"), Flask("other")
     mine.config["REDIS_URL"] = "redis://h/1"
     other.config["REDIS_URL"] = "redis://h/2"
@@ -125,7 +125,7 @@ def test_keeps_its_app() -> None:
 
 
 def test_twice(app: Flask) -> None:
-    """A prefix is registered once."""
+    """A prefix can be registered only once."""
     Redis(app)
     Redis(app, "REDIS2")
 
@@ -135,21 +135,21 @@ def test_twice(app: Flask) -> None:
 
 @pytest.mark.parametrize("prefixes", [("REDIS", "REDIS_TEXT"), ("REDIS_TEXT", "REDIS")])
 def test_prefix_that_begins_with_another(app: Flask, prefixes: tuple[str, ...]) -> None:
-    """A setting belongs to the longest prefix that is configured, in either order, and
-    nobody warns that it might be meant for the shorter one.
+    """A setting belongs to the longest matching prefix, in whatever order the prefixes
+    are registered. No warning suggests the shorter prefix.
     """
     app.config.update(
         REDIS_URL="redis://h",
         REDIS_TEXT_URL="redis://h",
         REDIS_TEXT_DECODE_RESPONSES="true",
     )
-    found = {prefix: kwargs_of(Redis(app, prefix)) for prefix in prefixes}
-    assert found["REDIS_TEXT"]["decode_responses"] is True
-    assert found["REDIS"]["decode_responses"] is False
+    kwargs = {prefix: kwargs_of(Redis(app, prefix)) for prefix in prefixes}
+    assert kwargs["REDIS_TEXT"]["decode_responses"] is True
+    assert kwargs["REDIS"]["decode_responses"] is False
 
 
 def test_failed_registration(app: Flask) -> None:
-    """A prefix whose settings were wrong can be registered when they are mended."""
+    """A prefix with wrong settings can be registered after they are corrected."""
     app.config["REDIS_DB"] = "x"
 
     with pytest.raises(ConfigError):
@@ -160,7 +160,7 @@ def test_failed_registration(app: Flask) -> None:
 
 
 def test_joins_a_manager(app: Flask) -> None:
-    """A prefix that a manager found is joined, once, without options."""
+    """Redis shares a prefix that a manager found, but only once and without options."""
     app.config.update(REDIS_URL="redis://h", X_URL="redis://h", Y_HOST="a b")
     manager = RedisManager(app)
     client = Redis(app)
@@ -182,7 +182,7 @@ def test_joins_a_manager(app: Flask) -> None:
 
 
 def test_manager_joins_it(app: Flask) -> None:
-    """A manager that comes later leaves what is registered as it is."""
+    """A manager that is created later does not change registered prefixes."""
     app.config.update(REDIS_URL="redis://h", CACHE_URL="redis://h")
     client = Redis(app, decode_responses=True)
     RedisManager(app)
@@ -191,7 +191,7 @@ def test_manager_joins_it(app: Flask) -> None:
 
 
 def test_manager_does_not_read_it_again(app: Flask) -> None:
-    """A manager asks nothing of settings that an earlier Redis read with options."""
+    """A manager does not reread settings that an earlier Redis read with options."""
     app.config.update(CACHE_URL="redis://h/3", CACHE_SSL_CERT_REQS="none")
     client = Redis(app, "CACHE", ssl=True)
     RedisManager(app)
@@ -200,13 +200,13 @@ def test_manager_does_not_read_it_again(app: Flask) -> None:
 
 
 def test_current_redis_cannot_be_renamed(app: Flask) -> None:
-    """The shared proxy keeps standing for the default prefix of every app."""
+    """current_redis always uses the default prefix. Its prefix cannot be changed."""
     with pytest.raises(ValueError, match="Make a second Redis"):
         current_redis.init_app(app, "X")
 
 
 def test_wrong_prefix_registered_again(app: Flask) -> None:
-    """A prefix that a manager left out works once Redis registers it rightly."""
+    """A prefix that a manager skipped works after Redis registers it correctly."""
     app.config["X_HOST"] = "a b"
     manager = RedisManager(app)
     app.config["X_HOST"] = "h"
@@ -217,7 +217,7 @@ def test_wrong_prefix_registered_again(app: Flask) -> None:
 
 
 def test_unknown_to_the_current_app(app: Flask) -> None:
-    """A Redis whose prefix the current app lacks is an error that says so."""
+    """A command raises UnknownPrefixError if the current app lacks the prefix."""
     client = Redis(app, "CACHE")
     other = Flask("other")
     Redis(other)
@@ -227,8 +227,8 @@ def test_unknown_to_the_current_app(app: Flask) -> None:
 
 
 def test_held_by_flask_redis(app: Flask) -> None:
-    """Another extension's object under the same key is an error that names it, before
-    our registration and after it.
+    """If another extension uses the same key in app.extensions, an error names that
+    extension. It does not matter which one registered first.
     """
 
     class FlaskRedis:
@@ -258,7 +258,7 @@ def test_held_by_flask_redis(app: Flask) -> None:
 
 @pytest.mark.parametrize("value", [objects.MyRedis, "tests.objects.MyRedis"])
 def test_class(app: Flask, value: object) -> None:
-    """REDIS_CLASS is a class or its path."""
+    """REDIS_CLASS is a class or its dotted path."""
     app.config.update(REDIS_CLASS=value, REDIS_FOO="y")
     client = Redis(app)
     assert isinstance(client, objects.MyRedis)
@@ -266,7 +266,7 @@ def test_class(app: Flask, value: object) -> None:
 
 
 def test_methods_of_the_class(app: Flask) -> None:
-    """Methods that only the app's own class has are there as well."""
+    """A proxy also has the methods that only the app's own client class has."""
 
     class Greeting(redis.Redis):
         def greet(self) -> str:
@@ -283,6 +283,6 @@ def test_methods_of_the_class(app: Flask) -> None:
 
 @pytest.mark.parametrize("form", ["{}", "file://{}"])
 def test_socket_in_host(app: Flask, server: Server, form: str) -> None:
-    """REDIS_HOST may be the path of a socket."""
+    """REDIS_HOST can be the path of a socket."""
     app.config["REDIS_HOST"] = form.format(server.socket)
     assert Redis(app).ping()

@@ -28,7 +28,7 @@ from .servers import Server
 
 
 class Slow(redis.Redis):
-    """A client that takes a while to make, and counts how often it was."""
+    """A client class that is slow to create and records each time it is created."""
 
     made: t.ClassVar[list[str]] = []
     failures: t.ClassVar[list[BaseException]] = []
@@ -45,7 +45,7 @@ class Slow(redis.Redis):
 
 @pytest.fixture
 def slow(app: Flask) -> t.Iterator[list[str]]:
-    """An app with two prefixes that are slow to make; which were made, in order."""
+    """Configures two prefixes with slow clients. Lists the created clients in order."""
     for prefix in ("REDIS", "REDIS2"):
         app.config[f"{prefix}_HOST"] = "h"
         app.config[f"{prefix}_CLASS"] = Slow
@@ -79,7 +79,7 @@ def test_mapping(app: Flask) -> None:
 
 
 def test_created_on_first_use(app: Flask, slow: list[str]) -> None:
-    """Looking at the registry makes no client; asking for one makes that one."""
+    """Inspecting the registry creates no client. A look-up creates only one client."""
     registry = app.extensions["redis"]
     assert (list(registry), len(registry)) == (["REDIS", "REDIS2"], 2)
     assert "REDIS" in registry
@@ -89,7 +89,7 @@ def test_created_on_first_use(app: Flask, slow: list[str]) -> None:
 
 
 def test_created_once_by_many_threads(app: Flask, slow: list[str]) -> None:
-    """64 threads that use a prefix for the first time at once get one pool."""
+    """64 threads that first use a prefix simultaneously share one pool."""
     barrier = threading.Barrier(64)
 
     def first_use(_: int) -> redis.ConnectionPool:
@@ -105,7 +105,7 @@ def test_created_once_by_many_threads(app: Flask, slow: list[str]) -> None:
 
 
 def test_prefixes_do_not_wait_for_each_other(app: Flask, slow: list[str]) -> None:
-    """While one prefix is made another can be."""
+    """While one prefix's client is being created, another client can be created."""
     started = threading.Event()
     proceed = threading.Event()
 
@@ -130,7 +130,7 @@ def test_prefixes_do_not_wait_for_each_other(app: Flask, slow: list[str]) -> Non
 
 
 def test_failure_is_shared_and_not_kept(app: Flask, slow: list[str]) -> None:
-    """Threads that wait for one attempt get its error; the next use tries again."""
+    """Threads that wait for one attempt get its error. The next use tries again."""
     Slow.failures.append(OSError("first"))
     barrier = threading.Barrier(8)
 
@@ -153,7 +153,9 @@ def test_failure_is_shared_and_not_kept(app: Flask, slow: list[str]) -> None:
 
 
 def test_interruption_is_not_shared(app: Flask, slow: list[str]) -> None:
-    """An interruption of the thread that makes a client is no other thread's."""
+    """An interrupt affects only the thread that is creating the client. A waiting
+    thread creates the client itself.
+    """
     Slow.failures.append(KeyboardInterrupt())
 
     with ThreadPoolExecutor(1) as threads:
@@ -171,12 +173,12 @@ def test_interruption_is_not_shared(app: Flask, slow: list[str]) -> None:
 
 
 def test_attempt_of_a_moment_ago(app: Flask, slow: list[str]) -> None:
-    """A thread that comes when an attempt has just ended makes no second client."""
+    """A thread that comes just after an attempt ended creates no second client."""
     registry = app.extensions["redis"]
     first = registry["REDIS"]
 
     class Forgetful(dict[str, redis.Redis]):
-        """A cache that a thread looked into a moment too early."""
+        """A cache whose first look-up misses, as if it was too early."""
 
         misses = 1
 
@@ -193,7 +195,9 @@ def test_attempt_of_a_moment_ago(app: Flask, slow: list[str]) -> None:
 
 
 def test_asked_for_while_it_is_made(app: Flask) -> None:
-    """A class whose constructor uses its own prefix is an error, and no dead lock."""
+    """If the constructor of a client class uses its own prefix, it raises an error
+    instead of causing a deadlock.
+    """
 
     class Circular(redis.Redis):
         def __init__(self, **kwargs: t.Any) -> None:
@@ -209,7 +213,9 @@ def test_asked_for_while_it_is_made(app: Flask) -> None:
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="This system cannot fork.")
 @pytest.mark.filterwarnings("ignore:This process.*multi-threaded:DeprecationWarning")
 def test_fork_during_creation(app: Flask, slow: list[str]) -> None:
-    """A child that was forked while another thread made a client makes its own."""
+    """A child process that was forked while a thread created a client
+    creates its own.
+    """
     with ThreadPoolExecutor(1) as threads:
         running = threads.submit(app.extensions["redis"].__getitem__, "REDIS")
 
@@ -230,7 +236,7 @@ def test_fork_during_creation(app: Flask, slow: list[str]) -> None:
 
 
 def test_opens_no_socket(app: Flask, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Neither init_app nor making the clients opens a socket or looks a name up."""
+    """init_app and creating the clients open no socket and resolve no host name."""
 
     def refuse(*args: object, **kwargs: object) -> t.NoReturn:
         raise AssertionError("A socket was opened.")
@@ -263,8 +269,8 @@ print("fakeredis" in sys.modules)
 
 
 def test_imports_little() -> None:
-    """What is for a health check or the command line alone is imported by it. It can be
-    imported from the package all the same.
+    """Modules for health checks and the command line are imported only when needed.
+    Their names can still be imported from the package.
     """
     code = """
 import sys
@@ -295,19 +301,19 @@ tell()
 
 
 def run(code: str) -> list[str]:
-    """The lines that a Python of its own prints."""
-    found = subprocess.run(
+    """Run code in a new Python process, and return the lines that it prints."""
+    result = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     )
-    return found.stdout.splitlines()
+    return result.stdout.splitlines()
 
 
 @pytest.mark.skipif(
     not hasattr(redis.Connection, "is_connected"), reason="Before redis-py 8."
 )
 def test_connects_once(app: Flask, server: Server) -> None:
-    """A connection that is connected is not connected before each command; one that
-    was cut is. Nobody can tell its class from redis-py's own.
+    """An open connection is not connected again before each command. A closed
+    connection is. The connection class looks like redis-py's own class.
     """
     called: list[str] = []
 
@@ -336,14 +342,14 @@ def test_connects_once(app: Flask, server: Server) -> None:
             sys.setprofile(None)
 
         counts.append(called.count("connect_check_health"))
-        # Nor is anybody told that it was given back.
+        # Releasing the connection calls no event listener.
         assert "listen" not in called
 
     assert counts == [1, 0, 1]
 
 
 def test_apps_are_forgotten(server: Server) -> None:
-    """An app that is dropped leaves neither its clients nor their connections."""
+    """Deleting an app deletes its clients and closes their connections."""
     manager = RedisManager()
     apps = []
 
@@ -352,7 +358,7 @@ def test_apps_are_forgotten(server: Server) -> None:
         app.config["REDIS_URL"] = server.url
         manager.init_app(app)
 
-        # Two connections, one of which is never given back.
+        # Two connections, one of which is never released.
         client = app.extensions["redis"]["REDIS"]
         client.ping()
         client.connection_pool.get_connection()
@@ -362,7 +368,7 @@ def test_apps_are_forgotten(server: Server) -> None:
     assert server.count_clients() >= 2
     del app, client
     gc.collect()
-    assert [it for it in apps if it() is not None] == []
+    assert [reference for reference in apps if reference() is not None] == []
     deadline = time.monotonic() + 5
 
     while server.count_clients() and time.monotonic() < deadline:
@@ -372,7 +378,7 @@ def test_apps_are_forgotten(server: Server) -> None:
 
 
 def test_second_manager(app: Flask) -> None:
-    """An app has one manager."""
+    """An app can have only one manager."""
     RedisManager(app)
 
     with pytest.raises(RuntimeError, match="'tests' has a RedisManager already"):
@@ -380,7 +386,7 @@ def test_second_manager(app: Flask) -> None:
 
 
 def test_manager_for_several_apps() -> None:
-    """One manager serves several apps, each with settings of its own."""
+    """One manager can serve several apps, each with its own settings."""
     manager = RedisManager()
     apps = []
 
@@ -397,7 +403,7 @@ def test_manager_for_several_apps() -> None:
 
 
 class Streaming(StreamingCredentialProvider):
-    """Sends the user who is to log in next, whose name is the password as well."""
+    """Sends the user name for the next login, which is also the password."""
 
     def __init__(self) -> None:
         self.listeners: list[t.Any] = []
@@ -423,8 +429,8 @@ class Streaming(StreamingCredentialProvider):
 
 @pytest.mark.parametrize("pool", [None, redis.ConnectionPool])
 def test_streamed_credentials(app: Flask, start: Starter, pool: object) -> None:
-    """A connection that is in use while a provider sends a new password logs in with it
-    when it is given back; one that is idle at once.
+    """When a provider sends a new password, idle connections log in with it
+    immediately. Connections in use log in when they are released.
     """
     server = start(Server)
 
@@ -452,15 +458,15 @@ def test_streamed_credentials(app: Flask, start: Starter, pool: object) -> None:
 
 
 def test_own_event_dispatcher(app: Flask, server: Server) -> None:
-    """A dispatcher of the application's own is told what redis-py tells its own."""
-    told: list[object] = []
+    """An application's own event dispatcher receives redis-py's events."""
+    events: list[object] = []
 
     class Dispatcher(EventDispatcher):
         def dispatch(self, event: object) -> None:
-            told.append(event)
+            events.append(event)
 
     app.config.update(REDIS_URL=server.url, REDIS_EVENT_DISPATCHER=Dispatcher())
     RedisManager(app)
     assert app.extensions["redis"]["REDIS"].ping()
-    (event,) = told
+    (event,) = events
     assert type(event).__name__ == "AfterPooledConnectionsInstantiationEvent"

@@ -24,7 +24,7 @@ from .servers import Server
 
 
 class Kept(redis.Redis):
-    """A class of the application's own, which sees every try of every command."""
+    """An application's own client class, which records each attempt of each command."""
 
     def __init__(self, **kwargs: t.Any) -> None:
         super().__init__(**kwargs)
@@ -51,7 +51,7 @@ def cutter(server: Server) -> t.Iterator[Cutter]:
 
 @pytest.fixture
 def own_server(server: Server, tmp_path: t.Any) -> t.Iterator[Server]:
-    """A server to stop and start."""
+    """A server for one test, which may stop and start it."""
     own = Server(server.command, tmp_path)
     own.start()
     yield own
@@ -59,7 +59,7 @@ def own_server(server: Server, tmp_path: t.Any) -> t.Iterator[Server]:
 
 
 def start_soon(server: Server) -> threading.Thread:
-    """Let a server come back while a command waits for it."""
+    """Start a server after half a second, while a command waits for it."""
 
     def start() -> None:
         time.sleep(0.5)
@@ -71,7 +71,7 @@ def start_soon(server: Server) -> threading.Thread:
 
 
 def test_restart_is_ridden_out(own_server: Server) -> None:
-    """A command given while the server is away is done when it is back."""
+    """A command that is sent while the server is down succeeds once it is back."""
     client = make(URL=own_server.url)
     client.set("k", 1)
     own_server.stop()
@@ -82,7 +82,7 @@ def test_restart_is_ridden_out(own_server: Server) -> None:
 
 @pytest.mark.parametrize("transaction", [True, False])
 def test_pipelines_are_replayed(own_server: Server, transaction: bool) -> None:
-    """A pipeline that a restart interrupts is replayed as a whole, its scripts too."""
+    """A pipeline that a restart interrupts is replayed as a whole, with its scripts."""
     client = make(URL=own_server.url)
     script = client.register_script("return redis.call('incr', KEYS[1])")
     script(keys=["n"])
@@ -96,7 +96,7 @@ def test_pipelines_are_replayed(own_server: Server, transaction: bool) -> None:
         thread = start_soon(own_server)
         assert pipe.execute() == [True, 2, 1]
         thread.join()
-        # It can be used again.
+        # The pipeline can be used again.
         assert pipe.get("a").get("dropped").execute() == [b"2", None]
         assert pipe.execute() == []
 
@@ -108,7 +108,7 @@ def test_pipelines_are_replayed(own_server: Server, transaction: bool) -> None:
 
 
 def test_lock_over_a_restart(own_server: Server) -> None:
-    """A lock, which is a script, is taken when the server is back."""
+    """A lock, which uses a script, is acquired once the server is back."""
     client = make(URL=own_server.url)
     client.ping()
     own_server.stop()
@@ -119,7 +119,9 @@ def test_lock_over_a_restart(own_server: Server) -> None:
 
 
 def test_watch_is_not_replayed(cutter: Cutter) -> None:
-    """After WATCH commands depend on what was read: an error goes to the caller."""
+    """A transaction after WATCH is not replayed, because it depends on values that were
+    read. The caller gets the error.
+    """
     client = make(URL=cutter.url)
 
     with client.pipeline() as pipe:
@@ -132,7 +134,7 @@ def test_watch_is_not_replayed(cutter: Cutter) -> None:
         with pytest.raises(redis.WatchError):
             pipe.execute()
 
-        # The next transaction of the same pipeline is bounded again.
+        # The next transaction of the same pipeline is replayed.
         cutter.lose(b"EXEC")
         assert pipe.incr("k").execute() == [3]
 
@@ -144,7 +146,7 @@ def test_watch_is_not_replayed(cutter: Cutter) -> None:
 
 
 def test_unwatched_is_replayed(cutter: Cutter) -> None:
-    """A pipeline that was reset watches nothing, and is bounded again."""
+    """After a reset, a pipeline watches no keys, so it is replayed."""
     client = make(URL=cutter.url)
 
     with client.pipeline() as pipe:
@@ -155,7 +157,7 @@ def test_unwatched_is_replayed(cutter: Cutter) -> None:
 
 
 def test_empty_pipeline_tells_nothing(own_server: Server) -> None:
-    """A pipeline without commands sends nothing, so a prefix that is down stays so."""
+    """An empty pipeline sends nothing, so a prefix that is down stays down."""
     client = make(URL=own_server.url)
     bound = bound_of(client)
     bound.down = True
@@ -165,7 +167,7 @@ def test_empty_pipeline_tells_nothing(own_server: Server) -> None:
 
 
 def test_lost_reply_is_asked_for_again(cutter: Cutter) -> None:
-    """By default a command whose reply was lost is done again: an INCR counts twice."""
+    """By default, a command is sent again if its reply was lost: INCR counts twice."""
     client = make(URL=cutter.url)
     cutter.lose(b"INCR")
     assert client.incr("k") == 2
@@ -174,7 +176,7 @@ def test_lost_reply_is_asked_for_again(cutter: Cutter) -> None:
 
 
 def test_retry_0_sends_once(cutter: Cutter) -> None:
-    """With RETRY = 0 nothing that may have been sent is sent again."""
+    """With RETRY = 0, a command that may have been sent is not sent again."""
     client = make(URL=cutter.url, RETRY="0")
     cutter.lose(b"INCR")
 
@@ -191,7 +193,7 @@ def test_retry_0_sends_once(cutter: Cutter) -> None:
 
 
 def test_retry_0_with_another_library(cutter: Cutter) -> None:
-    """valkey-py's errors are told apart like redis-py's."""
+    """RETRY = 0 works the same with the errors of valkey-py."""
     client = make(URL=cutter.url, CLASS="valkey.Valkey", RETRY=0)
     cutter.lose(b"INCR")
 
@@ -202,7 +204,7 @@ def test_retry_0_with_another_library(cutter: Cutter) -> None:
 
 
 def test_retry_0_while_an_error_is_handled(cutter: Cutter, own_server: Server) -> None:
-    """An error that the caller is handling says nothing of what was sent now."""
+    """Retries of a command ignore an error that the caller is already handling."""
     first = make(URL=cutter.url, RETRY=0)
     second = make(URL=own_server.url, RETRY=0)
     own_server.stop()
@@ -217,7 +219,9 @@ def test_retry_0_while_an_error_is_handled(cutter: Cutter, own_server: Server) -
 
 
 def test_retry_0_in_a_cluster(fresh_cluster: Cluster) -> None:
-    """In a cluster as well connecting is tried again, and nothing that was sent."""
+    """With RETRY = 0, a cluster client also retries connecting, but does not send a
+    command again.
+    """
     client = make(URL=f"redis+cluster://{fresh_cluster.address}", RETRY=0)
     client.set("k", 0)
     owner = fresh_cluster.master_of("k")
@@ -225,7 +229,7 @@ def test_retry_0_in_a_cluster(fresh_cluster: Cluster) -> None:
     timer = threading.Timer(1.5, owner.kill)
     timer.start()
 
-    # It was sent to a server that did not answer.
+    # The command was sent to a server that did not answer.
     with pytest.raises((redis.TimeoutError, redis.exceptions.RedisClusterException)):
         client.incr("k")
 
@@ -234,7 +238,7 @@ def test_retry_0_in_a_cluster(fresh_cluster: Cluster) -> None:
 
     while True:
         try:
-            # From now on there is nobody to send it to, until the replica takes over.
+            # Now no node serves the key until the replica takes over.
             assert client.incr("k") in (1, 2)
             break
         except (redis.RedisError, redis.exceptions.RedisClusterException):
@@ -242,7 +246,7 @@ def test_retry_0_in_a_cluster(fresh_cluster: Cluster) -> None:
 
 
 def test_retry_counts(cutter: Cutter) -> None:
-    """With RETRY = n a command that may have been sent is sent n times more."""
+    """With RETRY = n, a command that may have been sent is sent again up to n times."""
     client = make(URL=cutter.url, RETRY=2)
     cutter.lose(b"INCR", times=2)
     assert client.incr("k") == 3
@@ -255,7 +259,7 @@ def test_retry_counts(cutter: Cutter) -> None:
 
 
 def test_retry_0_still_connects(own_server: Server) -> None:
-    """With RETRY = 0 connecting is tried again all the same."""
+    """With RETRY = 0, connecting is still retried."""
     client = make(URL=own_server.url, RETRY=0)
     own_server.stop()
     thread = start_soon(own_server)
@@ -264,8 +268,8 @@ def test_retry_0_still_connects(own_server: Server) -> None:
 
 
 def test_one_try_while_down(own_server: Server) -> None:
-    """When a command has used up its deadline, the next ones ask once whether the
-    server is back, and are not sent before it is.
+    """Once a command has reached its deadline, later commands probe the server once.
+    They are sent only if it is back.
     """
     client = make(URL=own_server.url, CLASS=Kept, RETRY_DEADLINE="0.2")
     own_server.stop()
@@ -297,7 +301,7 @@ def test_one_try_while_down(own_server: Server) -> None:
 
 
 def test_deadline_0(own_server: Server) -> None:
-    """RETRY_DEADLINE = 0 is one try."""
+    """With RETRY_DEADLINE = 0, a command has one attempt."""
     client = make(URL=own_server.url, CLASS=Kept, RETRY_DEADLINE=0)
     own_server.stop()
 
@@ -308,7 +312,7 @@ def test_deadline_0(own_server: Server) -> None:
 
 
 def test_deadline_0_sends_once(cutter: Cutter) -> None:
-    """With RETRY_DEADLINE = 0 a command whose reply was lost is not sent again."""
+    """With RETRY_DEADLINE = 0, a command whose reply was lost is not sent again."""
     client = make(URL=cutter.url, RETRY_DEADLINE=0)
     client.ping()
     cutter.lose(b"INCR")
@@ -320,8 +324,8 @@ def test_deadline_0_sends_once(cutter: Cutter) -> None:
 
 
 def test_cut_late_is_not_down(own_server: Server) -> None:
-    """A command that blocked longer than the deadline and was cut says nothing of the
-    others: they are tried again for the whole deadline.
+    """If a command blocked for longer than the deadline and then lost its connection,
+    the prefix is not down. Other commands are retried for the whole deadline.
     """
     client = make(URL=own_server.url, SOCKET_TIMEOUT=10, RETRY_DEADLINE=0.4)
     bound = bound_of(client)
@@ -343,7 +347,7 @@ def test_cut_late_is_not_down(own_server: Server) -> None:
 
 
 def test_answered_error_ends_down(server: Server) -> None:
-    """A server that refuses a command has answered."""
+    """If a server replies with an error, its prefix is no longer down."""
     client = make(URL=server.url)
     bound = bound_of(client)
     client.set("k", "v")
@@ -356,7 +360,7 @@ def test_answered_error_ends_down(server: Server) -> None:
 
 
 def test_full_pool_while_down_asks_once(server: Server) -> None:
-    """A command that waits for a connection asks once whether the server is back."""
+    """A command that waits for a free connection probes the server only once."""
     client = make(URL=server.url, MAX_CONNECTIONS=1, RETRY_DEADLINE=0.3)
     bound = bound_of(client)
     held = client.connection_pool.get_connection()
@@ -378,7 +382,7 @@ def test_full_pool_while_down_asks_once(server: Server) -> None:
 
 
 def test_causes_in_a_circle(server: Server) -> None:
-    """Errors that are each other's causes are looked at once each."""
+    """Errors that are each other's causes do not lead to an endless loop."""
     client = make(URL=server.url)
     bound = bound_of(client)
     errors: list[BaseException] = []
@@ -395,7 +399,7 @@ def test_causes_in_a_circle(server: Server) -> None:
 
 
 def test_commands_added_by_others(cutter: Cutter) -> None:
-    """A pipeline of which not all commands are known is not replayed in part."""
+    """A pipeline is not replayed if some of its commands were not recorded."""
     client = make(URL=cutter.url)
     pipe = client.pipeline()
     pipe.set("a", 1)
@@ -409,8 +413,8 @@ def test_commands_added_by_others(cutter: Cutter) -> None:
 
 
 def test_replay_that_cannot_be_made(fresh_cluster: Cluster) -> None:
-    """A cluster's pipeline that must ask a node for its keys ends with the error of
-    that when there is none.
+    """To replay some commands, a cluster pipeline must ask a node for their keys. If no
+    node is available, the pipeline raises an error.
     """
     client = make(URL=f"redis+cluster://{fresh_cluster.address}", RETRY_DEADLINE=0.5)
     pipe = client.pipeline(transaction=True)
@@ -423,7 +427,7 @@ def test_replay_that_cannot_be_made(fresh_cluster: Cluster) -> None:
 
 
 def test_cluster_after_a_failed_transaction(fresh_cluster: Cluster) -> None:
-    """A transaction that found no node leaves the client as it was."""
+    """After a transaction that found no node, the client still works."""
     client = make(URL=f"redis+cluster://{fresh_cluster.address}", RETRY_DEADLINE=0)
     keys = ["k", "other", "third"]
     masters = {key: fresh_cluster.master_of(key) for key in keys}
@@ -439,7 +443,9 @@ def test_cluster_after_a_failed_transaction(fresh_cluster: Cluster) -> None:
 
 
 def test_hung_server() -> None:
-    """A server that accepts and never answers is waited for within the deadline."""
+    """A command is retried until its deadline if the server accepts connections but
+    never answers.
+    """
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
         client = make(
@@ -460,8 +466,8 @@ def test_hung_server() -> None:
 def test_hung_server_while_down(
     own_server: Server, engine: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """While a server that hangs is down, each command opens a connection to ask it, and
-    waits a short time only, whatever SOCKET_TIMEOUT is.
+    """While a hung server is down, each command probes it over a new connection. The
+    probe is short, whatever SOCKET_TIMEOUT is.
     """
     monkeypatch.setattr("flask_and_redis.clients.ANSWER_TIMEOUT", 0.1)
     config: dict[str, t.Any] = {"URL": own_server.url, "SOCKET_TIMEOUT": 5}
@@ -483,7 +489,7 @@ def test_hung_server_while_down(
         with pytest.raises((redis.TimeoutError, valkey.TimeoutError)):
             client.get("k")
 
-    # One SOCKET_TIMEOUT would take longer.
+    # A single SOCKET_TIMEOUT would take longer.
     assert time.monotonic() - started < 5
     own_server.resume()
     assert client.get("k") is None
@@ -492,8 +498,8 @@ def test_hung_server_while_down(
 
 
 def test_one_hung_try_is_not_all(own_server: Server) -> None:
-    """Where one try took all the time, the server is asked once more before the
-    command fails, and the command is done if it answers.
+    """If one attempt used up the deadline, the server is probed once more. If it
+    answers, the command is sent again.
     """
     client = make(URL=own_server.url, SOCKET_TIMEOUT=0.5, RETRY_DEADLINE=0.5)
     client.ping()
@@ -505,7 +511,7 @@ def test_one_hung_try_is_not_all(own_server: Server) -> None:
 
 
 def test_down_and_no_right_to_ping(server: Server) -> None:
-    """A server that refuses to be asked has answered."""
+    """If a server refuses the probe's command, it has answered and is not down."""
     admin = redis.Redis.from_url(server.url)
     admin.execute_command("ACL", "SETUSER", "getter", "on", "nopass", "~*", "+get")  # type: ignore[no-untyped-call]
     client = make(URL=server.url, USERNAME="getter", PASSWORD="any")
@@ -518,8 +524,8 @@ def test_down_and_no_right_to_ping(server: Server) -> None:
 
 
 def test_pause_is_ridden_out(own_server: Server) -> None:
-    """A command given to a server that answers nothing for a while, over a connection
-    that it has, is done when it answers again.
+    """If a server stops answering on an open connection, a command succeeds once the
+    server answers again.
     """
     client = make(URL=own_server.url, SOCKET_TIMEOUT=0.2)
     client.ping()
@@ -532,7 +538,7 @@ def test_pause_is_ridden_out(own_server: Server) -> None:
 
 @pytest.mark.parametrize("setting", ["URL", "HOST"])
 def test_wrong_password_at_once(server: Server, setting: str) -> None:
-    """A wrong password is not tried again."""
+    """A wrong password is not retried."""
     addresses: dict[str, dict[str, t.Any]] = {
         "URL": {"URL": server.url.replace("//", "//nobody:wrong@")},
         "HOST": {"HOST": "127.0.0.1", "PORT": server.port, "USER": "nobody"}
@@ -547,7 +553,7 @@ def test_wrong_password_at_once(server: Server, setting: str) -> None:
 
 
 def test_errors_of_a_command(server: Server) -> None:
-    """What is wrong with a command is raised at once."""
+    """Errors in a command itself are raised immediately."""
     client = make(URL=server.url, CLASS=Kept)
     client.set("k", "v")
     client.tries.clear()
@@ -569,7 +575,7 @@ def test_errors_of_a_command(server: Server) -> None:
 
 
 def test_retry_on_error(server: Server) -> None:
-    """RETRY_ON_ERROR adds to what is tried again."""
+    """RETRY_ON_ERROR adds errors that are retried."""
     client = make(
         URL=server.url,
         CLASS=Kept,
@@ -586,7 +592,7 @@ def test_retry_on_error(server: Server) -> None:
 
 
 def test_own_retry_object(server: Server) -> None:
-    """With redis-py's own retry object nothing of ours is set on the client."""
+    """With redis-py's own Retry object, the client's methods are not replaced."""
     client = make(URL=server.url, RETRY=Retry(NoBackoff(), 1))
     assert "execute_command" not in vars(client)
     assert "pipeline" not in vars(client)
@@ -595,7 +601,9 @@ def test_own_retry_object(server: Server) -> None:
 
 @pytest.mark.parametrize("pool_class", [None, "redis.BlockingConnectionPool"])
 def test_full_pool_is_waited_for(server: Server, pool_class: str | None) -> None:
-    """More threads than connections wait for each other, not for an error."""
+    """If there are more threads than connections, threads wait for a free connection
+    instead of failing.
+    """
     client = make(
         URL=server.url,
         MAX_CONNECTIONS=2,
@@ -607,14 +615,14 @@ def test_full_pool_is_waited_for(server: Server, pool_class: str | None) -> None
         replies = list(threads.map(lambda _: client.incr("k"), range(200)))
 
     assert sorted(replies) == list(range(1, 201))
-    names = [it["name"] for it in client.client_list()]
+    names = [connection["name"] for connection in client.client_list()]
     assert 1 <= names.count(f"shared-{pool_class}") <= 2
 
 
 @pytest.mark.parametrize("pool_class", [None, "redis.BlockingConnectionPool"])
 def test_full_pool_for_too_long(server: Server, pool_class: str | None) -> None:
-    """A pool that stays full is an error that says which setting to change, and says
-    nothing about the server.
+    """If a pool stays full, an error says which setting to change, and the prefix is
+    not marked down.
     """
     client = make(
         URL=server.url,
@@ -638,7 +646,7 @@ def test_full_pool_for_too_long(server: Server, pool_class: str | None) -> None:
 
 
 def test_full_pool_of_the_application(server: Server) -> None:
-    """The error knows how large a pool of the application's own is."""
+    """The error also shows the size of a pool that the application created."""
     pool = redis.ConnectionPool.from_url(server.url, max_connections=3)
     client = make(CONNECTION_POOL=pool, RETRY_DEADLINE=0)
     connections = [pool.get_connection() for _ in range(3)]
@@ -653,7 +661,7 @@ def test_full_pool_of_the_application(server: Server) -> None:
 
 
 def test_pipelines_leave_no_cycle(server: Server) -> None:
-    """A pipeline that is dropped while it watches gives its connection back at once."""
+    """Deleting a pipeline that watches keys releases its connection immediately."""
     client = make(URL=server.url, MAX_CONNECTIONS=1, RETRY_DEADLINE=0)
     pipe = client.pipeline()
     pipe.watch("k")
@@ -662,7 +670,7 @@ def test_pipelines_leave_no_cycle(server: Server) -> None:
 
 
 def test_pipeline_of_an_own_class(server: Server) -> None:
-    """A pipeline stays an instance of its class."""
+    """A pipeline is still an instance of its original class."""
     pipe = make(URL=server.url).pipeline()
     assert isinstance(pipe, redis.client.Pipeline)
     assert type(pipe).__name__ == "Pipeline"
@@ -671,7 +679,7 @@ def test_pipeline_of_an_own_class(server: Server) -> None:
 
 
 def run_async(app: Flask, function: t.Any) -> t.Any:
-    """Run a coroutine function with the client of an asynchronous block."""
+    """Run a coroutine function with an asynchronous client."""
 
     async def main() -> t.Any:
         async with app.extensions["manager"].get_async() as client:
@@ -689,7 +697,7 @@ def async_app(app: Flask, own_server: Server) -> Flask:
 
 
 def test_async_restart(async_app: Flask, own_server: Server) -> None:
-    """Asynchronous commands and pipelines wait for a restart as well."""
+    """Asynchronous commands and pipelines also succeed after a restart."""
 
     async def use(client: t.Any) -> None:
         await client.set("a", 1)
@@ -719,7 +727,7 @@ def test_async_restart(async_app: Flask, own_server: Server) -> None:
 
 
 def test_async_while_down(async_app: Flask, own_server: Server) -> None:
-    """An asynchronous command asks too before it is sent to a server that was down."""
+    """While a prefix is down, an asynchronous command also probes the server first."""
 
     async def use(client: t.Any) -> None:
         bound = bound_of(client)
@@ -746,7 +754,7 @@ def test_async_while_down(async_app: Flask, own_server: Server) -> None:
 
 
 def test_async_shares_what_is_down(app: Flask, own_server: Server) -> None:
-    """A prefix that is down for one kind of client is so for the other."""
+    """Synchronous and asynchronous clients share the state of a prefix that is down."""
     own_server.stop()
     app.config.update(REDIS_URL=own_server.url, REDIS_RETRY_DEADLINE=0.2)
     app.extensions["manager"] = RedisManager(app)

@@ -53,7 +53,7 @@ queries = st.lists(st.tuples(options, texts).map("=".join), max_size=3).map("&".
 
 @st.composite
 def urls(draw: st.DrawFn) -> str:
-    """A URL that may be right, with the secret where a password can stand."""
+    """A URL that may be valid, with the secret wherever a password is possible."""
     scheme = draw(st.sampled_from([*SCHEMES, "http", "REDIS", SECRET]))
     login = draw(st.sampled_from(["", f"{SECRET}@", f":{SECRET}@", f"u:{SECRET}@"]))
     rest = draw(texts | st.sampled_from(["h", "h:1", "[::1]:2", "", SECRET]))
@@ -93,17 +93,17 @@ def everything_printed() -> t.Iterator[io.StringIO]:
     root.setLevel(logging.DEBUG)
 
     try:
-        with warnings.catch_warnings(record=True) as found:
+        with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             yield output
-            output.writelines(str(it.message) for it in found)
+            output.writelines(str(warning.message) for warning in caught)
     finally:
         root.removeHandler(handler)
         root.setLevel(level)
 
 
 def register(config: dict[str, t.Any]) -> str:
-    """Use settings in an app, and return all that was said about it."""
+    """Use settings in an app. Return all logs, warnings, errors and reprs as text."""
     app = Flask("secrets")
     app.config.update(config)
     manager = RedisManager()
@@ -126,7 +126,7 @@ def register(config: dict[str, t.Any]) -> str:
                         proxy = manager.get(prefix)
                         output.write(f"{proxy!r} {proxy}")
 
-                        # That of a cluster would open connections.
+                        # Creating a cluster client would open connections.
                         if not issubclass(proxy.__class__, redis.RedisCluster):
                             assert proxy.connection is not None
                     except ConfigError as error:
@@ -150,16 +150,14 @@ def register(config: dict[str, t.Any]) -> str:
 @example({"X_URL": f"redis://:{SECRET}#x@h"})
 @example({"REDIS_HOST": "h", "REDIS_CLASS": SECRET})
 def test_any_settings(config: dict[str, t.Any]) -> None:
-    """Whatever the settings, they are registered or a ConfigError, and nothing says
-    the secret in them.
-    """
+    """Any settings are accepted or raise ConfigError. No output contains the secret."""
     assert SECRET not in register(config)
 
 
 @settings(max_examples=500, deadline=None)
 @given(urls())
 def test_any_url(url: str) -> None:
-    """Whatever the URL, it is registered or a ConfigError that does not quote it."""
+    """Any URL is accepted or raises ConfigError. No output contains the secret."""
     assert SECRET not in register({"REDIS_URL": url})
 
 
@@ -176,8 +174,8 @@ def test_any_url(url: str) -> None:
     ],
 )
 def test_repr_of_the_client(config: dict[str, str]) -> None:
-    """Not even the client's own repr, which older redis-py wrote passwords into, says
-    a secret. A connection gets it all the same.
+    """The repr of a client, pool or connection contains no secret, although older
+    versions of redis-py show passwords. The connection still has the real password.
     """
     app = Flask("secrets")
     app.config.update(config)
@@ -186,30 +184,30 @@ def test_repr_of_the_client(config: dict[str, str]) -> None:
     pool = client.connection_pool
     connection = pool.make_connection()
 
-    for it in (client, pool, connection, pool.connection_kwargs):
-        assert SECRET not in repr(it)
-        assert SECRET not in f"{it}"
+    for value in (client, pool, connection, pool.connection_kwargs):
+        assert SECRET not in repr(value)
+        assert SECRET not in f"{value}"
 
     assert SECRET not in f"{pool.connection_kwargs['password']}"
     assert connection.password == SECRET
 
 
-#: Every setting that may hold a dotted path, says the documentation.
+#: All settings that may contain a dotted path, according to the documentation.
 PATHS = ("CLASS", "CONNECTION_POOL", "CONNECTION_POOL_CLASS", "CREDENTIAL_PROVIDER")
 
 
 def test_nothing_else_is_imported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """No setting is evaluated, and none imports what it names but those documented."""
+    """No setting is evaluated as code. Only documented settings import an object."""
     code = "import redis\n\n\nclass Thing(redis.ConnectionPool): pass\n"
     (tmp_path / "bomb.py").write_text(code)
     monkeypatch.syspath_prepend(tmp_path)
     names = {*NAMES, *PATHS, "SSL_CIPHERS", "REDIS_CONNECT_FUNC", "EVENT_DISPATCHER"}
     names |= {
         name.upper()
-        for it in (redis.Redis, redis.RedisCluster, redis.BlockingConnectionPool)
-        for name in parameters(it)
+        for source in (redis.Redis, redis.RedisCluster, redis.BlockingConnectionPool)
+        for name in parameters(source)
     }
     importing = set()
 
@@ -257,9 +255,11 @@ BOUNDS = {"RETRY_DEADLINE": 0.2, "SOCKET_TIMEOUT": 0.1, "SOCKET_CONNECT_TIMEOUT"
 
 
 def drive(config: dict[str, t.Any], *, fill: bool = False) -> str:
-    """All that is said when a prefix is used in every way and fails."""
+    """Use a failing prefix in every way. Return all logs, errors, output and reprs."""
     app = Flask("secrets")
-    app.config.update({f"REDIS_{name}": it for name, it in (config | BOUNDS).items()})
+    app.config.update(
+        {f"REDIS_{name}": value for name, value in (config | BOUNDS).items()}
+    )
 
     with everything_printed() as output:
         manager = RedisManager(app)
@@ -319,14 +319,14 @@ async def set_async(manager: RedisManager) -> None:
 @pytest.mark.parametrize("place", PLACES)
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
 def test_errors_of_outages(place: str, start: Starter, server: Server) -> None:
-    """Wherever a password stands, no error of an outage says it: refused, unresolved,
-    hung, wrong password, full pool.
+    """Wherever the password is set, no error of an outage contains it: connection
+    refused, unknown host, hung server, wrong password, full pool.
     """
     config = PLACES[place]
 
     with socket.create_server(("127.0.0.1", 0)) as hung:
         port = hung.getsockname()[1]
-        said = {
+        outputs = {
             "refused": drive(config("127.0.0.1:1")),
             "unresolved": drive(config("no-such-host.invalid:1")),
             "hung": drive(config(f"127.0.0.1:{port}")),
@@ -334,32 +334,32 @@ def test_errors_of_outages(place: str, start: Starter, server: Server) -> None:
         }
 
     if place in ("setting", "blocking pool"):
-        said["full"] = drive(config(server.address), fill=True)
-        assert "'REDIS_MAX_CONNECTIONS'" in said["full"]
+        outputs["full"] = drive(config(server.address), fill=True)
+        assert "'REDIS_MAX_CONNECTIONS'" in outputs["full"]
 
-    for fault, text in said.items():
+    for fault, text in outputs.items():
         assert "Error" in text, fault
         assert SECRET not in text, fault
 
 
 def test_errors_of_a_server(start: Starter) -> None:
-    """Nor do the errors of a server that takes the password: out of memory, a replica
-    that is read-only, data that is loaded.
+    """If a server accepts the password, its later errors do not contain it: out of
+    memory, read-only replica.
     """
     full = start(Server, "--maxmemory", "1", password=SECRET)
     replica = start(Server, "--replicaof", *full.address.split(":"), password=SECRET)
-    said = {
+    outputs = {
         "OutOfMemoryError": drive({"URL": f"redis://:{SECRET}@{full.address}"}),
         "ReadOnlyError": drive({"URL": f"redis://:{SECRET}@{replica.address}"}),
     }
 
-    for error, text in said.items():
+    for error, text in outputs.items():
         assert error in text
         assert SECRET not in text
 
 
 def test_errors_of_certificates(tls_server: Server, certificates: Certificates) -> None:
-    """Nor those of a certificate that is not trusted, or a key that cannot be read."""
+    """TLS errors contain no password: an untrusted certificate, a missing file."""
     base = {"URL": f"rediss://:{SECRET}@{tls_server.address}", "SSL_PASSWORD": SECRET}
 
     for options in (

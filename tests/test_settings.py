@@ -33,28 +33,34 @@ def make(options: dict[str, t.Any] | None = None, /, **config: t.Any) -> redis.R
 def arguments(
     options: dict[str, t.Any] | None = None, /, **config: t.Any
 ) -> dict[str, t.Any]:
-    """What the client's pool hands to its connections."""
+    """The arguments that the client's pool passes to its connections."""
     pool = make(options, **config).connection_pool
     return {"connection_class": pool.connection_class, **pool.connection_kwargs}
 
 
 def redis_class(connection_class: type) -> type:
-    """The class of redis-py that a pool's class of connections is, or is made from."""
-    found: type = next(
-        it for it in connection_class.__mro__ if getattr(redis, it.__name__, None) is it
+    """The redis-py class that a connection class is, or is derived from."""
+    cls: type = next(
+        base
+        for base in connection_class.__mro__
+        if getattr(redis, base.__name__, None) is base
     )
-    return found
+    return cls
 
 
 def comparable(value: t.Any) -> t.Any:
-    """Arguments as plain values: two retry objects of one kind are not equal."""
+    """Convert arguments to plain values, as two similar Retry objects are not equal."""
     if isinstance(value, dict):
-        return {name: comparable(it) for name, it in value.items()}
+        return {name: comparable(item) for name, item in value.items()}
 
     if type(value).__module__.startswith("redis.") and hasattr(value, "__dict__"):
         plain = (bool, int, float, str, tuple, AbstractBackoff)
-        own = {k: v for k, v in vars(value).items() if isinstance(v, plain)}
-        return type(value), comparable(own)
+        attributes = {
+            name: attribute
+            for name, attribute in vars(value).items()
+            if isinstance(attribute, plain)
+        }
+        return type(value), comparable(attributes)
 
     return value
 
@@ -115,7 +121,7 @@ HOST = {"REDIS_HOST": "h", "REDIS_PORT": "6380", "REDIS_DB": "2"}
 def test_url_and_host_make_the_same_client(
     url: str, settings: dict[str, t.Any]
 ) -> None:
-    """A URL and the same thing said with HOST make pools with the same arguments."""
+    """A URL and the same settings with HOST create pools with the same arguments."""
     with_url: t.Any = make(REDIS_URL=url).connection_pool
     with_host: t.Any = make(**settings).connection_pool
     assert with_url.connection_class is with_host.connection_class
@@ -123,7 +129,7 @@ def test_url_and_host_make_the_same_client(
     assert comparable(with_url.connection_kwargs) == comparable(
         with_host.connection_kwargs
     )
-    # How often redis-py itself tries again, beside the prefix's deadline.
+    # redis-py itself must not retry, because the prefix's deadline handles this.
     assert with_url.make_connection().retry.get_retries() == 0
     assert with_host.make_connection().retry.get_retries() == 0
 
@@ -131,7 +137,7 @@ def test_url_and_host_make_the_same_client(
 @pytest.mark.parametrize("option", ["RETRY_ON_ERROR", "RETRY_ON_TIMEOUT"])
 @pytest.mark.filterwarnings("ignore:.*retry_on_timeout.*:DeprecationWarning")
 def test_errors_to_retry_make_no_retries_of_redis_py(option: str) -> None:
-    """redis-py would take either for one more try of its own."""
+    """These settings do not make redis-py retry a command itself."""
     value: t.Any = [ValueError] if option == "RETRY_ON_ERROR" else True
     client = make(REDIS_URL="redis://h", **{f"REDIS_{option}": value})
     connection: t.Any = client.connection_pool.make_connection()
@@ -139,9 +145,9 @@ def test_errors_to_retry_make_no_retries_of_redis_py(option: str) -> None:
 
 
 def test_timeouts_by_default() -> None:
-    """Each redis-py waits 5 s for a connection and for a reply."""
-    found = arguments(REDIS_URL="redis://h")
-    assert (found["socket_timeout"], found["socket_connect_timeout"]) == (5, 5)
+    """With every version of redis-py, a connection and a reply time out after 5 s."""
+    kwargs = arguments(REDIS_URL="redis://h")
+    assert (kwargs["socket_timeout"], kwargs["socket_connect_timeout"]) == (5, 5)
 
 
 @pytest.mark.parametrize(
@@ -176,10 +182,10 @@ def test_timeouts_by_default() -> None:
 def test_conversion(
     setting: str, value: object, argument: str, expected: object
 ) -> None:
-    """Values become what the client's argument takes."""
-    found = arguments(REDIS_HOST="h", **{f"REDIS_{setting}": value})[argument]
-    assert found == expected
-    assert isinstance(found, type(expected))
+    """Values are converted to the type of the client's argument."""
+    converted = arguments(REDIS_HOST="h", **{f"REDIS_{setting}": value})[argument]
+    assert converted == expected
+    assert isinstance(converted, type(expected))
 
 
 @pytest.mark.parametrize(
@@ -197,10 +203,10 @@ def test_conversion(
 def test_tls_conversion(
     setting: str, value: object, argument: str, expected: object
 ) -> None:
-    """TLS settings become what redis-py's TLS connection takes."""
-    found = arguments(REDIS_URL="rediss://h", **{f"REDIS_SSL_{setting}": value})
-    assert redis_class(found["connection_class"]) is redis.SSLConnection
-    assert found[argument] == expected
+    """TLS settings are converted to the arguments of redis-py's TLS connection."""
+    kwargs = arguments(REDIS_URL="rediss://h", **{f"REDIS_SSL_{setting}": value})
+    assert redis_class(kwargs["connection_class"]) is redis.SSLConnection
+    assert kwargs[argument] == expected
 
 
 @pytest.mark.skipif(
@@ -216,17 +222,17 @@ def test_tls_conversion(
     ],
 )
 def test_verify_flags(value: object) -> None:
-    """Flags of OpenSSL are named as Python's ssl module names them."""
-    found = arguments(REDIS_URL="rediss://h", REDIS_SSL_INCLUDE_VERIFY_FLAGS=value)
-    assert found["ssl_include_verify_flags"] == [
+    """OpenSSL flags have the same names as in Python's ssl module."""
+    kwargs = arguments(REDIS_URL="rediss://h", REDIS_SSL_INCLUDE_VERIFY_FLAGS=value)
+    assert kwargs["ssl_include_verify_flags"] == [
         ssl.VerifyFlags.VERIFY_X509_STRICT,
         ssl.VerifyFlags.VERIFY_X509_PARTIAL_CHAIN,
     ]
 
 
 def test_address_comes_from_the_url_alone() -> None:
-    """With a URL neither settings nor options say where the server is."""
-    found = arguments(
+    """With a URL, settings and options cannot change the server's address."""
+    kwargs = arguments(
         {"db": 7},
         REDIS_URL="redis://h",
         REDIS_HOST="other",
@@ -234,13 +240,13 @@ def test_address_comes_from_the_url_alone() -> None:
         REDIS_DB="5",
         REDIS_UNIX_SOCKET_PATH="/tmp/other.sock",
     )
-    assert (found["host"], found["port"], found["db"]) == ("h", 6379, 0)
-    assert redis_class(found["connection_class"]) is redis.Connection
+    assert (kwargs["host"], kwargs["port"], kwargs["db"]) == ("h", 6379, 0)
+    assert redis_class(kwargs["connection_class"]) is redis.Connection
 
 
 def test_url_over_settings_over_options() -> None:
-    """What the URL says wins over settings, and settings over options."""
-    found = arguments(
+    """The URL overrides settings, and settings override options."""
+    kwargs = arguments(
         {"socket_timeout": 1, "socket_connect_timeout": 1, "client_name": "option"},
         REDIS_URL="redis://me:secret@h?socket_timeout=3",
         REDIS_SOCKET_TIMEOUT=2,
@@ -248,19 +254,19 @@ def test_url_over_settings_over_options() -> None:
         REDIS_PASSWORD="other",
         REDIS_USERNAME="other",
     )
-    assert found["socket_timeout"] == 3
-    assert found["socket_connect_timeout"] == 2
-    assert found["client_name"] == "option"
-    assert (found["username"], found["password"]) == ("me", "secret")
+    assert kwargs["socket_timeout"] == 3
+    assert kwargs["socket_connect_timeout"] == 2
+    assert kwargs["client_name"] == "option"
+    assert (kwargs["username"], kwargs["password"]) == ("me", "secret")
 
 
 def test_credentials_that_the_url_leaves_out() -> None:
-    """User and password may stand beside the URL."""
+    """If the URL has no user name or password, the settings provide them."""
     config = {"REDIS_USERNAME": "me", "REDIS_PASSWORD": "secret"}
-    found = arguments(REDIS_URL="redis://h", **config)
-    assert (found["username"], found["password"]) == ("me", "secret")
-    found = arguments(REDIS_URL="redis://you@h", **config)
-    assert (found["username"], found["password"]) == ("you", "secret")
+    kwargs = arguments(REDIS_URL="redis://h", **config)
+    assert (kwargs["username"], kwargs["password"]) == ("me", "secret")
+    kwargs = arguments(REDIS_URL="redis://you@h", **config)
+    assert (kwargs["username"], kwargs["password"]) == ("you", "secret")
 
 
 @pytest.mark.parametrize("value", [objects.MyRedis, "tests.objects.MyRedis"])
@@ -276,7 +282,7 @@ def test_custom_class(value: object) -> None:
 
 
 def test_custom_class_with_hints_of_many_kinds() -> None:
-    """Values follow the type hints of the class, as far as they say something."""
+    """Values are converted according to the type hints or defaults of the class."""
 
     class Hinted(redis.Redis):
         def __init__(  # type: ignore[no-untyped-def]
@@ -312,7 +318,7 @@ def test_custom_class_with_hints_of_many_kinds() -> None:
 
 
 def test_class_without_constructor() -> None:
-    """A class that adds only methods is read through its base classes."""
+    """A class without its own constructor has the settings of its base classes."""
 
     class Plain(redis.Redis):
         pass
@@ -323,7 +329,7 @@ def test_class_without_constructor() -> None:
 
 
 def test_class_that_hands_nothing_on() -> None:
-    """Arguments that a constructor does not hand on are not given to it."""
+    """A constructor without ``**kwargs`` gets only the arguments that it names."""
 
     class Own(redis.Redis):
         def __init__(self, host: str, extra: int = 0) -> None:
@@ -335,31 +341,31 @@ def test_class_that_hands_nothing_on() -> None:
 
 @pytest.mark.parametrize("value", [objects.POOL, "tests.objects.POOL"])
 def test_connection_pool(value: object) -> None:
-    """A pool of the application is used as it is."""
+    """A pool that the application created is used unchanged."""
     client = make(REDIS_CONNECTION_POOL=value)
     assert client.connection_pool is objects.POOL
 
 
 def test_own_default_of_a_class() -> None:
-    """A class's own default timeout wins over ours."""
-    found = arguments(REDIS_HOST="h", REDIS_CLASS=objects.Patient)
-    assert (found["socket_timeout"], found["socket_connect_timeout"]) == (60, 5)
+    """A class's own default timeout overrides our default."""
+    kwargs = arguments(REDIS_HOST="h", REDIS_CLASS=objects.Patient)
+    assert (kwargs["socket_timeout"], kwargs["socket_connect_timeout"]) == (60, 5)
 
 
 def test_class_that_formats_its_password() -> None:
-    """A class of the application's own gets the password as plain text."""
-    found = arguments(REDIS_URL="redis://:secret@h", REDIS_CLASS=objects.Formats)
-    assert f"{found['password']}" == "secret"
+    """An application's own client class gets the password as plain text."""
+    kwargs = arguments(REDIS_URL="redis://:secret@h", REDIS_CLASS=objects.Formats)
+    assert f"{kwargs['password']}" == "secret"
 
 
 def test_path_objects(tmp_path: Path) -> None:
-    """A path may be an object."""
-    found = arguments(REDIS_URL="rediss://h", REDIS_SSL_CA_CERTS=tmp_path)
-    assert found["ssl_ca_certs"] == str(tmp_path)
+    """A path can be a Path object."""
+    kwargs = arguments(REDIS_URL="rediss://h", REDIS_SSL_CA_CERTS=tmp_path)
+    assert kwargs["ssl_ca_certs"] == str(tmp_path)
 
 
 def test_pool_class_keeps_retries() -> None:
-    """A pool class changes nothing of how a command is tried again."""
+    """A pool class does not change how a command is retried."""
     client = make(REDIS_HOST="h", REDIS_CONNECTION_POOL_CLASS=redis.ConnectionPool)
     connection: t.Any = client.connection_pool.make_connection()
     assert connection.retry.get_retries() == 0
@@ -367,20 +373,22 @@ def test_pool_class_keeps_retries() -> None:
 
 
 def test_host_is_stripped_and_slash_is_no_database() -> None:
-    """What an environment file adds to an address does no harm."""
+    """White space around a host and a slash at the end of a URL are ignored."""
     assert arguments(REDIS_HOST=" h\n")["host"] == "h"
-    found = arguments(REDIS_URL="redis://h:6380/")
-    assert (found["host"], found["port"], found["db"]) == ("h", 6380, 0)
+    kwargs = arguments(REDIS_URL="redis://h:6380/")
+    assert (kwargs["host"], kwargs["port"], kwargs["db"]) == ("h", 6380, 0)
 
 
 def test_socket_path_over_host() -> None:
-    """A socket's own setting wins over HOST, as in redis-py."""
-    found = arguments(REDIS_HOST="h", REDIS_UNIX_SOCKET_PATH="/tmp/r.sock")
-    assert found["path"] == "/tmp/r.sock"
+    """UNIX_SOCKET_PATH overrides HOST, as in redis-py."""
+    kwargs = arguments(REDIS_HOST="h", REDIS_UNIX_SOCKET_PATH="/tmp/r.sock")
+    assert kwargs["path"] == "/tmp/r.sock"
 
 
 def test_cache_with_a_pool_class() -> None:
-    """Client-side caching, which a pool takes without naming it, reaches the pool."""
+    """The setting for client-side caching reaches the pool, although the pool's
+    constructor does not name this argument.
+    """
     with pytest.warns(UserWarning, match="is not safe"):
         client = make(
             REDIS_URL="redis://h?protocol=3",
@@ -392,7 +400,7 @@ def test_cache_with_a_pool_class() -> None:
 
 
 def test_load_balancing_strategy(app: Flask) -> None:
-    """A cluster's strategy is named as redis-py names it."""
+    """A cluster's load balancing strategy has the same names as in redis-py."""
     strategy = redis.cluster.LoadBalancingStrategy.ROUND_ROBIN
 
     for value in ("round_robin", strategy):
@@ -405,7 +413,7 @@ def test_load_balancing_strategy(app: Flask) -> None:
 
 
 def test_connection_pool_outlives_the_client(server: Server) -> None:
-    """A pool of the application is the application's to close."""
+    """A pool that the application created stays open after its client is deleted."""
     pool = redis.ConnectionPool.from_url(server.url)
     make(REDIS_CONNECTION_POOL=pool).ping()
     gc.collect()
@@ -414,7 +422,7 @@ def test_connection_pool_outlives_the_client(server: Server) -> None:
 
 
 def test_connection_pool_makes_other_settings_useless() -> None:
-    """What a given pool leaves without effect is warned of."""
+    """With an existing pool, settings that have no effect cause a warning."""
     with pytest.warns(UserWarning, match="^'REDIS_PASSWORD' is without effect") as log:
         make(REDIS_CONNECTION_POOL=objects.POOL, REDIS_PASSWORD="x")
 
@@ -436,9 +444,7 @@ def test_connection_pool_makes_other_settings_useless() -> None:
 def test_connection_pool_class(
     config: dict[str, t.Any], connection_class: type
 ) -> None:
-    """A pool class gets its own arguments, and the connection's and client's are kept
-    apart from them.
-    """
+    """The pool, its connections and the client each get their own arguments."""
     client = make(
         REDIS_CONNECTION_POOL_CLASS="redis.BlockingConnectionPool",
         REDIS_TIMEOUT="0.5",
@@ -465,7 +471,7 @@ def test_connection_pool_class(
     "value", [objects.Provider, objects.Provider(), "tests.objects.Provider"]
 )
 def test_credential_provider(value: object) -> None:
-    """A provider of credentials is an object, a class or a dotted path."""
+    """A credential provider can be an object, a class or a dotted path."""
     provider = arguments(REDIS_HOST="h", REDIS_CREDENTIAL_PROVIDER=value)[
         "credential_provider"
     ]
@@ -473,16 +479,16 @@ def test_credential_provider(value: object) -> None:
 
 
 def test_retry_object() -> None:
-    """redis-py's own retry object reaches it, with either form of settings."""
+    """A redis-py Retry object reaches the connections, with URL and with HOST."""
     retry = Retry(NoBackoff(), 7)
 
     for config in ({"REDIS_HOST": "h"}, {"REDIS_URL": "redis://h"}):
-        found = arguments(REDIS_RETRY=retry, **config)["retry"]
-        assert vars(found)["_retries"] == 7
+        passed = arguments(REDIS_RETRY=retry, **config)["retry"]
+        assert vars(passed)["_retries"] == 7
 
 
 def test_options_of_redis() -> None:
-    """Redis takes options as the manager does."""
+    """Redis takes options like the manager does."""
     app = Flask("options")
     app.config["REDIS_CLIENT_NAME"] = "setting"
     client = Redis(app, client_name="option", decode_responses="true").connection
@@ -496,7 +502,7 @@ def test_options_of_redis() -> None:
 
 
 def test_unset_options() -> None:
-    """An option of None is as if not given, like a setting."""
+    """An option that is None is ignored, like a setting that is None."""
     assert arguments({"socket_timeout": None}, REDIS_HOST="h")["socket_timeout"] == 5
 
 
@@ -515,18 +521,18 @@ def test_unset_options() -> None:
     ],
 )
 def test_misspelt_setting(setting: str, nearest: str) -> None:
-    """A setting that nothing reads and that is nearly one is warned of."""
+    """A setting that is not used, but is similar to a valid one, causes a warning."""
     with pytest.warns(UserWarning) as log:
         make(REDIS_URL="redis://h", **{setting: "secret"})
 
-    assert [str(it.message) for it in log] == [
+    assert [str(warning.message) for warning in log] == [
         f"'{setting}' is read by nothing. Did you mean '{nearest}'?"
     ]
     assert log[0].filename == __file__
 
 
 def test_misspelt_setting_where_code_has_no_name(app: Flask) -> None:
-    """The warning comes where the app is made by code that belongs to no module."""
+    """Code that belongs to no module, such as code in exec(), gets the warning too."""
     app.config.update(REDIS_URL="redis://h", REDIS_HOSTS="h")
 
     with pytest.warns(UserWarning, match="Did you mean 'REDIS_HOST'"):
@@ -534,7 +540,9 @@ def test_misspelt_setting_where_code_has_no_name(app: Flask) -> None:
 
 
 def test_misspelt_setting_of_an_absent_default(app: Flask) -> None:
-    """The default prefix is surely meant, even if nothing else is set."""
+    """A misspelt setting of the default prefix causes a warning, even if the prefix has
+    no other setting.
+    """
     app.config["REDIS_HOSTS"] = "h"
 
     with pytest.warns(UserWarning, match="Did you mean 'REDIS_HOST'"):
@@ -542,7 +550,7 @@ def test_misspelt_setting_of_an_absent_default(app: Flask) -> None:
 
 
 def test_no_warning_for_what_others_read(app: Flask) -> None:
-    """Settings of other libraries and of the application are not misspelt ones."""
+    """Settings of other libraries and of the application cause no warning."""
     app.config.update(
         CACHE_URL="redis://h",
         CACHE_DEFAULT_TIMEOUT=300,
@@ -568,7 +576,7 @@ def test_no_warning_for_what_others_read(app: Flask) -> None:
     ],
 )
 def test_hazards(setting: str, value: object) -> None:
-    """What is not safe with threads or forks is passed on with a warning."""
+    """Settings that are unsafe with threads or forks are used, but cause a warning."""
     app = Flask("hazards")
     app.config.update({"REDIS_URL": "redis://h?protocol=3", f"REDIS_{setting}": value})
 
@@ -577,5 +585,5 @@ def test_hazards(setting: str, value: object) -> None:
 
 
 def test_single_connection_client_off() -> None:
-    """Saying no to what is not safe is no hazard."""
+    """An unsafe setting that is turned off causes no warning."""
     make(REDIS_URL="redis://h", REDIS_SINGLE_CONNECTION_CLIENT="off")

@@ -27,34 +27,38 @@ def get(port: int, path: str) -> dict[str, t.Any]:
         response = connection.getresponse()
         body = response.read()
         assert response.status == 200, body
-        found: dict[str, t.Any] = json.loads(body)
-        return found
+        result: dict[str, t.Any] = json.loads(body)
+        return result
     finally:
         connection.close()
 
 
 def get_many(port: int, path: str, count: int) -> list[dict[str, t.Any]]:
-    """What the app says to many tokens, of which each gets its own."""
+    """Send many tokens to the app, and check that each response has its own token."""
     tokens = [f"t{number}" for number in range(count)]
 
     with ThreadPoolExecutor(8) as threads:
-        found = list(threads.map(lambda token: get(port, f"{path}/{token}"), tokens))
+        results = list(threads.map(lambda token: get(port, f"{path}/{token}"), tokens))
 
-    for token, said in zip(tokens, found, strict=True):
-        assert set(said["replies"]) == {token}
+    for token, result in zip(tokens, results, strict=True):
+        assert set(result["replies"]) == {token}
 
-    return found
+    return results
 
 
 def ids_of(server: Server) -> set[str]:
-    """The connections of a server, but the one that asks."""
+    """The ids of the server's connections, without the one that lists them."""
     with server.admin(client_name="asks") as client:
-        return {it["id"] for it in client.client_list() if it["name"] != "asks"}
+        return {
+            connection["id"]
+            for connection in client.client_list()
+            if connection["name"] != "asks"
+        }
 
 
 @pytest.fixture(scope="module")
 def engines(_start: Starter, certificates: Certificates) -> dict[str, str]:
-    """An environment that names a Redis of each kind."""
+    """Environment variables that configure a Redis of each kind."""
     sentinels = _start(Sentinels)
     tls = _start(Server, certificates=certificates)
     return {
@@ -69,15 +73,17 @@ def engines(_start: Starter, certificates: Certificates) -> dict[str, str]:
 def test_forked_workers(
     engines: dict[str, str], tmp_path: Path, worker: list[str]
 ) -> None:
-    """Workers forked from a parent that used every engine get their own replies."""
+    """Workers receive only their own replies, even if they were forked from a parent
+    that used every engine.
+    """
     arguments = ["--preload", "--workers", "4", *worker]
 
     with gunicorn(APP, tmp_path / "log", engines, *arguments) as served:
-        found = get_many(served.port, "/echo", 800)
+        results = get_many(served.port, "/echo", 800)
 
-    # Four prefixes with two replies each, twice: 6,400 a run of this test.
-    assert sum(len(said["replies"]) for said in found) == 6400
-    assert len({said["pid"] for said in found}) == 4
+    # 800 requests with two replies from each of four prefixes.
+    assert sum(len(result["replies"]) for result in results) == 6400
+    assert len({result["pid"] for result in results}) == 4
 
 
 @pytest.mark.parametrize("worker", [["--threads", "1"], ["--threads", "4"]])
@@ -97,7 +103,7 @@ def test_async_views(
 
         deadline = time.monotonic() + 10
 
-        # The workers' synchronous pools may be open. No request added to them.
+        # The workers' synchronous pools may have connections. No request may add any.
         while extra := ids_of(server) - before:
             assert time.monotonic() < deadline, extra
             time.sleep(0.05)

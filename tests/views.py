@@ -1,4 +1,4 @@
-"""An app that knows nothing of the engine behind it."""
+"""An app whose views work with every engine."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from flask_and_redis import RedisManager
 
 
 def create_app() -> Flask:
-    """The app, with the settings of the environment: FLASK_REDIS_URL."""
+    """Create the app. Its setting is in the environment: FLASK_REDIS_URL."""
     app = Flask("views")
     app.config.from_prefixed_env()
     manager = RedisManager(app)
-    # redis-py's hints say little of scripts.
+    # Any: redis-py's type hints for scripts are incomplete.
     r: t.Any = current_redis
 
     @app.put("/keys/<key>")

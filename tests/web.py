@@ -1,4 +1,4 @@
-"""Apps served by gunicorn, in processes of their own."""
+"""Serve apps with gunicorn, in separate processes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ephemeral_port_reserve import reserve
 
 
 class Gunicorn:
-    """A server of an app, such as ``tests.workers_app:app``."""
+    """A gunicorn process that serves an app, such as ``tests.workers_app:app``."""
 
     def __init__(
         self, app: str, log: Path, environment: dict[str, str], *arguments: str
@@ -34,7 +34,7 @@ class Gunicorn:
             )
 
     def wait(self) -> None:
-        """Wait until it answers, whatever it is."""
+        """Wait until the app responds, with any status."""
         deadline = time.monotonic() + 30
 
         while True:
@@ -53,7 +53,7 @@ class Gunicorn:
                 connection.close()
 
     def workers(self) -> set[int]:
-        """The processes of its workers. Linux only."""
+        """The process ids of the workers. Linux only."""
         pid = self._process.pid
         children = Path(f"/proc/{pid}/task/{pid}/children").read_text()
         return set(map(int, children.split()))
@@ -67,7 +67,7 @@ class Gunicorn:
 def gunicorn(
     app: str, log: Path, environment: dict[str, str], *arguments: str
 ) -> t.Iterator[Gunicorn]:
-    """Serve an app."""
+    """Serve an app until the end of the ``with`` block."""
     server = Gunicorn(app, log, environment, *arguments)
 
     try:

@@ -1,4 +1,4 @@
-"""What the workers of gunicorn serve. The parent has used every prefix before."""
+"""An app for gunicorn workers. The parent process uses every prefix before it forks."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ app.config.from_prefixed_env()
 manager = RedisManager(app)
 registry: t.Any = app.extensions["redis"]
 
-# ECHO has no key, which a cluster needs.
+# A script instead of the ECHO command, which has no key. A cluster needs a key.
 ECHO = "return ARGV[1]"
 
 for prefix in registry:
@@ -23,7 +23,9 @@ for prefix in registry:
 
 @app.get("/echo/<token>")
 def echo(token: str) -> dict[str, object]:
-    """What each prefix makes of a token. A reply of another's would not be it."""
+    """Send a token through each prefix. If a reply belongs to another request, it
+    differs from the token.
+    """
     return {
         "pid": os.getpid(),
         "replies": [
@@ -39,7 +41,7 @@ def echo(token: str) -> dict[str, object]:
 
 @app.get("/async/<prefix>/<token>")
 async def echo_async(prefix: str, token: str) -> dict[str, object]:
-    """The same with the asynchronous client of one prefix."""
+    """Do the same with the asynchronous client of one prefix."""
     async with manager.get_async(prefix) as client:
         reply = await t.cast(t.Any, client).eval(ECHO, 1, token, token)
 
