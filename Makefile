@@ -1,4 +1,4 @@
-# Everything is set up in .venv: Python 3.10 or later and make are enough.
+# The targets install everything in .venv. You only need make and Python 3.10 or later.
 PYTHON ?= python3
 PORT ?= 8300
 VENV := .venv

@@ -1,6 +1,6 @@
 """A comments board on three Redis databases.
 
-Start reading here, then ``store.py``, which holds all that is asked of Redis.
+Read this file first, then ``store.py``, which has the board's Redis commands.
 """
 
 from __future__ import annotations
@@ -27,37 +27,37 @@ PREFIXES = ("REDIS_LINKS", "REDIS_CONTENT", "REDIS_SESSIONS")
 
 
 def create_app(config: cabc.Mapping[str, t.Any] | None = None) -> Flask:
-    """Make the app.
+    """Create the app.
 
-    :param config: Settings that override the environment's.
+    :param config: Settings that override those from the environment.
     """
     app = Flask(__name__)
     app.config.from_mapping(
-        # Several workers need a key that they share: set it in the environment.
+        # Several workers must share one key: set it in the environment.
         SECRET_KEY=os.environ.get("SECRET_KEY") or secrets.token_hex(),
         SESSION_COOKIE_SAMESITE="Lax",
-        # Bytes. The longest form is far shorter.
+        # In bytes. The longest form is much smaller.
         MAX_CONTENT_LENGTH=64 * 1024,
-        # Each viewer of a thread holds one of the process's threads.
+        # Each viewer of a board thread occupies one server thread of the process.
         MAX_VIEWERS=50,
-        # Seconds after which a viewer that is gone is noticed.
+        # In seconds. After this time, the server notices that a viewer has left.
         HEARTBEAT=15.0,
     )
     app.config.from_mapping(redis_settings())
     app.config.from_mapping(config)
 
-    # First, as what it does before each request goes before what the others do.
+    # Register this first: its before-request function must run before the others.
     app.register_blueprint(errors.bp)
 
-    # The prefixes are known from here on. No connection is opened yet.
+    # After this call, the prefixes are known. No connection is open yet.
     manager.init_app(app)
     sessions_pool = app.extensions["redis"]["REDIS_SESSIONS"].connection_pool
 
-    # Flask-Session takes the proxy, which finds the client of the current app.
+    # Flask-Session gets the proxy, which uses the client of the current app.
     app.session_interface = Sessions(app, manager.get("REDIS_SESSIONS"))
     csrf.init_app(app)
 
-    # Flask-Limiter takes the pool itself. The URL only says of which kind it is.
+    # Flask-Limiter gets the pool. The URL only selects the kind of storage.
     app.config["RATELIMIT_STORAGE_URI"] = "redis://"
     app.config["RATELIMIT_STORAGE_OPTIONS"] = {"connection_pool": sessions_pool}
     limiter.init_app(app)
@@ -71,21 +71,24 @@ def create_app(config: cabc.Mapping[str, t.Any] | None = None) -> Flask:
 
 
 def redis_settings() -> dict[str, t.Any]:
-    """Where the three databases are: by default in this process, without a server.
+    """Return the settings of the three databases.
 
-    Every setting may come from the environment: ``REDIS_LINKS_URL``,
-    ``REDIS_LINKS_PASSWORD``, ``REDIS_LINKS_MAX_CONNECTIONS``, ...
+    By default the databases are in this process and need no server. Every setting can
+    come from the environment: ``REDIS_LINKS_URL``, ``REDIS_LINKS_PASSWORD``,
+    ``REDIS_LINKS_MAX_CONNECTIONS``, ...
     """
-    defaults = {f"{it}_URL": f"fakeredis:///{db}" for db, it in enumerate(PREFIXES)}
+    defaults = {
+        f"{prefix}_URL": f"fakeredis:///{db}" for db, prefix in enumerate(PREFIXES)
+    }
     given = {
         name: value
         for name, value in os.environ.items()
-        # An empty variable is as good as none.
+        # An empty variable counts as not set.
         if name.startswith(PREFIXES) and value
     }
     return {
         **defaults,
-        # What is stored there is text. Sessions are not: they stay bytes.
+        # These two store text. Sessions are bytes, so they are not decoded.
         "REDIS_LINKS_DECODE_RESPONSES": True,
         "REDIS_CONTENT_DECODE_RESPONSES": True,
         **given,

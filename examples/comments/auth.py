@@ -1,4 +1,4 @@
-"""Logging in, by name alone: this is an example, and names are not protected."""
+"""Login by name. This is only an example: users have no passwords."""
 
 from __future__ import annotations
 
@@ -27,19 +27,19 @@ P = t.ParamSpec("P")
 
 @bp.before_app_request
 def load_user() -> None:
-    """Let views and templates know the user as ``g.user``, a name or None."""
+    """Set ``g.user`` to the user's name or None, for views and templates."""
     g.user = session.get("user")
 
 
 def login_required(
     view: cabc.Callable[P, ResponseReturnValue],
 ) -> cabc.Callable[P, ResponseReturnValue]:
-    """Send visitors who have not logged in to the page where they can."""
+    """Redirect visitors who are not logged in to the login page."""
 
     @functools.wraps(view)
     def guarded(*args: P.args, **kwargs: P.kwargs) -> ResponseReturnValue:
         if g.user is None:
-            # After a form was sent there is no page to come back to.
+            # Only a GET can be repeated after the login.
             path = request.full_path.rstrip("?")
             came_from = path if request.method == "GET" else None
             return redirect(url_for("auth.login", next=came_from), 303)
@@ -60,7 +60,8 @@ def login() -> ResponseReturnValue:
         return render_template("login.html", form=form), status
 
     session["user"] = form.name.data
-    # A new id for the session: nobody can have planted the old one.
+    # Give the session a new id, as an attacker may know the old one (session
+    # fixation).
     t.cast(t.Any, current_app.session_interface).regenerate(session)
     flash(f"Welcome, {form.name.data}.")
     return redirect(local_path(request.args.get("next")), 303)
@@ -68,16 +69,16 @@ def login() -> ResponseReturnValue:
 
 @bp.post("/logout")
 def logout() -> ResponseReturnValue:
-    """Log out. The session is deleted from Redis as well."""
+    """Log out, and delete the session from Redis."""
     session.clear()
     return redirect(url_for("board.index"), 303)
 
 
 def local_path(target: str | None) -> str:
-    """Where to go after logging in: on this site, whatever the address says."""
+    """Return the target if it is a path on this site, else the path of the index."""
     if (
         target
-        # Browsers leave out tabs and line ends: behind one a second slash may hide.
+        # Browsers remove tabs and line breaks: "/<tab>/host" becomes "//host".
         and target.isprintable()
         and target.startswith("/")
         and target[1:2] not in ("/", "\\")

@@ -36,7 +36,7 @@ posting_limit = limiter.shared_limit("10 per minute", scope="posting", methods=[
 
 @bp.get("/")
 def index() -> ResponseReturnValue:
-    """All threads, those with the latest comments first."""
+    """Show all threads, those with the latest comments first."""
     page = store.list_threads(page_number())
     check_page(page)
     threads, comments = store.count_all()
@@ -45,10 +45,10 @@ def index() -> ResponseReturnValue:
     )
 
 
-# A path, as there may be a slash in a name.
+# The converter is "path", because a name may contain a slash.
 @bp.get("/by/<path:author>")
 def by_author(author: str) -> ResponseReturnValue:
-    """The threads that somebody has started."""
+    """Show the threads that one author has started."""
     page = store.list_threads(page_number(), author)
     check_page(page)
     return render_template("index.html", page=page, author=author)
@@ -65,7 +65,7 @@ def start() -> ResponseReturnValue:
         thread_id = store.start_thread(
             g.user, form.title.data or "", form.text.data or ""
         )
-        # 303: reloading the page does not start another one.
+        # With status 303, reloading the page does not start another thread.
         return redirect(url_for(".show", thread_id=thread_id), 303)
 
     status = 400 if form.is_submitted() else 200
@@ -74,8 +74,8 @@ def start() -> ResponseReturnValue:
 
 @bp.get("/threads/<int:thread_id>")
 def show(thread_id: int) -> ResponseReturnValue:
-    """A thread and its comments."""
-    # Only for users: a form puts its token into the session.
+    """Show a thread and its comments."""
+    # Only users get a form: it stores a CSRF token in the session.
     form = CommentForm() if g.user else None
     return render_thread(find(thread_id), form)
 
@@ -92,7 +92,7 @@ def comment(thread_id: int) -> ResponseReturnValue:
         return render_thread(thread, form), 400
 
     if not store.add_comment(thread_id, g.user, form.text.data or ""):
-        # Deleted since the line above.
+        # The thread was deleted after it was read above.
         abort(404)
 
     return redirect(url_for(".show", thread_id=thread_id), 303)
@@ -101,7 +101,7 @@ def comment(thread_id: int) -> ResponseReturnValue:
 @bp.route("/threads/<int:thread_id>/delete", methods=["GET", "POST"])
 @login_required
 def delete(thread_id: int) -> ResponseReturnValue:
-    """Ask whether to delete a thread, and delete it."""
+    """Ask the user to confirm, then delete the thread."""
     thread = find(thread_id)
 
     if thread.author != g.user:
@@ -117,9 +117,10 @@ def delete(thread_id: int) -> ResponseReturnValue:
 
 @bp.get("/threads/<int:thread_id>/events")
 def events(thread_id: int) -> ResponseReturnValue:
-    """New comments as they come, as server-sent events."""
+    """Send new comments live, as server-sent events."""
     find(thread_id)
-    # Where a browser left off, or what the page had when it was made.
+    # The number of the last comment that the browser has. A browser that reconnects
+    # sends it in the header. At first it is in the URL.
     after = request.headers.get("Last-Event-ID", type=int)
     seen = request.args.get("after", 0, type=int) if after is None else after
     watching = contextlib.ExitStack()
@@ -127,7 +128,7 @@ def events(thread_id: int) -> ResponseReturnValue:
     try:
         changed = watching.enter_context(get_feed().watch(thread_id))
     except TooManyViewers:
-        # The page works without it, and asks again later.
+        # The page works without live updates, and requests them again later.
         abort(503, "There are too many viewers right now.")
 
     @copy_current_request_context
@@ -145,10 +146,10 @@ def events(thread_id: int) -> ResponseReturnValue:
     response = Response(
         stream(changed, max(seen, 0), look, current_app.config["HEARTBEAT"]),
         mimetype="text/event-stream",
-        # The second is for nginx, which would wait for more before it sends some.
+        # X-Accel-Buffering tells nginx not to buffer the events.
         headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"},
     )
-    # Also if the stream is never begun, or the viewer leaves in the middle.
+    # This also runs if the stream never starts or if the viewer leaves early.
     response.call_on_close(watching.close)
     return response
 
@@ -159,30 +160,30 @@ def stream(
     look: cabc.Callable[[int], list[tuple[int, str]] | None],
     heartbeat: float,
 ) -> cabc.Iterator[str]:
-    """The events for one viewer, who waits here and holds no connection to Redis.
+    """Yield the events for one viewer. It holds no Redis connection while it waits.
 
-    :param changed: Is set when there may be something new.
-    :param seen: How many of the comments the viewer has.
-    :param look: Finds those after that number, each with its own and as HTML. None if
-        the thread is gone.
-    :param heartbeat: Seconds after which something is sent in any case.
+    :param changed: Is set when there may be new comments.
+    :param seen: The number of the last comment that the viewer has.
+    :param look: Returns the comments after that number, each as its number and HTML.
+        Returns None if the thread was deleted.
+    :param heartbeat: Seconds after which something is sent even without new comments.
     """
-    # Milliseconds until a browser that lost the connection comes back.
+    # Milliseconds that the browser waits before it reconnects.
     yield "retry: 2000\n\n"
 
     while True:
         if not changed.wait(heartbeat):
-            # Sending something is what tells that a viewer is gone.
+            # The server must send something to notice that a viewer has left.
             yield ": still here\n\n"
             continue
 
-        # Before the look: what changes during it is worth another one.
+        # Clear it before the look: a change during the look sets it again.
         changed.clear()
 
         try:
             comments = look(seen)
         except REDIS_ERRORS:
-            # The browser comes back, and says what it has seen.
+            # The browser reconnects, and sends the number of its last comment.
             return
 
         if comments is None:
@@ -190,12 +191,12 @@ def stream(
             return
 
         for seen, html in comments:
-            # JSON keeps it in one line.
+            # The data must be one line, so the HTML is encoded as JSON.
             yield f"id: {seen}\nevent: comment\ndata: {json.dumps(html)}\n\n"
 
 
 def find(thread_id: int) -> store.Thread:
-    """The thread, or a 404."""
+    """Return the thread, or raise a 404."""
     thread = store.get_thread(thread_id)
 
     if thread is None:
@@ -211,11 +212,11 @@ def render_thread(thread: store.Thread, form: CommentForm | None) -> str:
 
 
 def page_number() -> int:
-    """Which page the address asks for, 1 unless it says."""
+    """Return the page number from the URL, 1 by default."""
     return max(request.args.get("page", 1, type=int), 1)
 
 
 def check_page(page: store.Page[store.Thread] | store.Page[store.Comment]) -> None:
-    """Raise a 404 for a page behind the last."""
+    """Raise a 404 for a page after the last one."""
     if page.number > page.last:
         abort(404, "There are fewer pages than that.")

@@ -1,4 +1,4 @@
-"""The pages for what goes wrong."""
+"""The error pages."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from werkzeug.exceptions import HTTPException
 
 bp = Blueprint("errors", __name__)
 
-# A cluster that is out of reach ends with an exception of its own.
+# redis-py raises RedisClusterException if it cannot reach a cluster. This exception
+# is not a RedisError.
 REDIS_ERRORS = (redis.RedisError, RedisClusterException)
 
 TITLES = {
@@ -28,8 +29,9 @@ TITLES = {
 
 @bp.before_app_request
 def check_session() -> None:
-    """Raise what kept the session from being opened, but on the page that shows what is
-    down.
+    """Raise the error that occurred when the session was opened.
+
+    Do not raise it on the status page, which must work during an outage.
     """
     error: Exception | None = g.pop("session_error", None)
 
@@ -40,8 +42,8 @@ def check_session() -> None:
 @bp.app_errorhandler(redis.RedisError)
 @bp.app_errorhandler(RedisClusterException)
 def say_sorry(error: Exception) -> ResponseReturnValue:
-    """The page for an outage. Each request tries anew, so it ends with the outage."""
-    # The error may name the server: that is for the log, not for the visitor.
+    """Show the page for an outage. Each request tries Redis again."""
+    # The error may contain the server's address: log it, but do not show it.
     current_app.logger.error("A Redis failed: %s", error)
     message = "The board cannot reach its memory right now. Please try again soon."
     page = render_template("error.html", title="Back in a moment", message=message)
@@ -50,14 +52,14 @@ def say_sorry(error: Exception) -> ResponseReturnValue:
 
 @bp.app_errorhandler(CSRFError)
 def refuse_form(error: CSRFError) -> ResponseReturnValue:
-    """The page for a form without a good token."""
+    """Show the page for a form without a valid CSRF token."""
     message = "Please go back, reload the page and send the form again."
     return render_template("error.html", title="Form expired", message=message), 400
 
 
 @bp.app_errorhandler(HTTPException)
 def show_error(error: HTTPException) -> ResponseReturnValue:
-    """The page for any other error."""
+    """Show the page for any other error."""
     code = error.code or 500
     title = TITLES.get(code, error.name)
     message = error.description
@@ -66,6 +68,6 @@ def show_error(error: HTTPException) -> ResponseReturnValue:
         message = "That was too much at once. Please wait a minute."
 
     page = render_template("error.html", title=title, message=message)
-    # With the headers of the error's own, such as Allow.
-    headers = [it for it in error.get_headers() if it[0] != "Content-Type"]
+    # Keep the error's own headers, such as Allow.
+    headers = [header for header in error.get_headers() if header[0] != "Content-Type"]
     return page, code, headers

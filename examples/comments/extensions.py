@@ -1,4 +1,4 @@
-"""The extensions, made before there is an app. ``create_app`` binds them to one."""
+"""The extensions. They are created without an app; ``create_app`` initializes them."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from flask_and_redis import RedisManager
 
 
 def who() -> str:
-    """Whose requests are counted: the user's, or else those from one address."""
+    """Return the key for counting requests: the user or else the IP address."""
     return f"user:{user}" if (user := session.get("user")) else get_remote_address()
 
 
-# A page is not worth more than a second of waiting for one answer. A command is tried
-# again for five seconds as ever, so that a restart of a Redis goes unnoticed.
+# Each attempt waits at most one second for a reply. RETRY_DEADLINE keeps its default of
+# five seconds, so that visitors do not notice a restart of Redis.
 manager = RedisManager(socket_timeout=1.0, socket_connect_timeout=1.0)
 csrf = CSRFProtect()
 limiter = Limiter(who)

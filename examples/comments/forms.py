@@ -1,4 +1,4 @@
-"""The forms. Flask-WTF gives each its token against forgery."""
+"""The forms. Flask-WTF adds a CSRF token to each."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ from wtforms.validators import ValidationError
 
 
 def tidy(text: str | None) -> str:
-    """The text without space around it. Browsers send a line's end as two characters,
-    and count it as one.
+    """Strip the text and normalize its line breaks. Browsers send a line break as two
+    characters, but count it as one.
     """
     return (text or "").replace("\r\n", "\n").strip()
 
 
 def one_line(text: str | None) -> str:
-    """The text with single spaces alone."""
+    """Join the words of the text with single spaces."""
     return " ".join((text or "").split())
 
 
 def printable(form: FlaskForm, field: t.Any) -> None:
-    """Refuse what cannot be seen: two names that look the same should be the same."""
+    """Refuse invisible characters: names that look the same must be the same."""
     if not field.data.isprintable():
         raise ValidationError("Please use visible characters only.")
 
 
 def text_of(what: str, characters: int) -> list[t.Any]:
-    """The rules for a text: it is there, and not too long."""
+    """Return the validators for a text: it is required, and its length is limited."""
     return [
         DataRequired(f"{what} is missing."),
         Length(max=characters, message="Please use %(max)d characters at most."),
@@ -39,7 +39,7 @@ def text_of(what: str, characters: int) -> list[t.Any]:
 
 
 class LoginForm(FlaskForm):
-    """A name is all that it takes."""
+    """The login form. It has only a name."""
 
     name = StringField(
         "Your name", [*text_of("Your name", 30), printable], filters=[one_line]
@@ -47,13 +47,13 @@ class LoginForm(FlaskForm):
 
 
 class ThreadForm(FlaskForm):
-    """What a thread begins with."""
+    """The form that starts a thread."""
 
     title = StringField("Title", text_of("The title", 100), filters=[one_line])
     text = TextAreaField("What is it about?", text_of("The text", 2000), filters=[tidy])
 
 
 class CommentForm(FlaskForm):
-    """What is said in a thread."""
+    """The form that adds a comment."""
 
     text = TextAreaField("Your comment", text_of("Your comment", 2000), filters=[tidy])

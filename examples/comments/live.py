@@ -1,8 +1,8 @@
-"""Live updates: one subscriber in each process wakes all viewers there.
+"""Live updates: in each process one subscriber wakes all viewers.
 
-What is published is only that a thread has changed. What is new, each viewer then asks
-the store, from the last comment that it has seen. So nothing is lost when a message is,
-which pub/sub allows: it knows no past, and an outage has no messages.
+A message only says that a thread has changed. Each viewer then reads the new comments
+from the store, after the last comment that it has. Pub/sub does not keep messages: a
+subscriber misses them during an outage. But a lost message does not lose a comment.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ from .errors import REDIS_ERRORS
 from .extensions import manager
 from .store import CHANNEL
 
-# Seconds: how soon the subscriber sees that its last viewer has left, and how long it
-# waits before it tries to reach a lost Redis again.
+# In seconds. POLL: how long the subscriber waits for a message before it checks whether
+# it still has viewers. PAUSE: how long it waits after an error before it tries again.
 POLL = 0.5
 PAUSE = 1.0
 
 
 class Feed:
-    """Wakes the viewers of a thread when it has changed, whichever process did it.
+    """Wakes the viewers of a thread when any process changes the thread.
 
-    The subscription needs a connection for itself, as long as it lasts. There is one in
-    each process, however many viewers it has, and none when it has no viewer.
+    A subscription needs a connection of its own. Each process has one subscription for
+    all of its viewers, and none if it has no viewers.
 
-    :param limit: How many viewers there may be.
+    :param limit: The maximum number of viewers.
     """
 
     def __init__(self, limit: int) -> None:
@@ -44,9 +44,11 @@ class Feed:
 
     @contextlib.contextmanager
     def watch(self, thread_id: int) -> cabc.Iterator[threading.Event]:
-        """An event that is set whenever the thread may have changed, and at first.
+        """Yield an event that is set whenever the thread may have changed.
 
-        :raises TooManyViewers: If there are as many as there may be.
+        The event is also set at the start.
+
+        :raises TooManyViewers: If the limit is reached.
         """
         viewer = threading.Event()
         viewer.set()
@@ -68,8 +70,8 @@ class Feed:
                     del self._viewers[thread_id]
 
     def _ensure_subscriber(self) -> None:
-        # Started by the first viewer, not with the app: a server may fork after that,
-        # and threads do not survive it. In the child it is no longer alive.
+        # The first viewer starts the subscriber. The factory must not: a server may
+        # fork after calling it, and threads do not survive a fork.
         if self._subscriber is None or not self._subscriber.is_alive():
             # The thread has no application context, so it gets the real client.
             client = manager.get("REDIS_LINKS").connection
@@ -99,7 +101,7 @@ class Feed:
     def _is_needed(self) -> bool:
         with self._lock:
             if not self._viewers:
-                # Under the lock: the next viewer starts another one.
+                # Under the lock, so that the next viewer starts a new subscriber.
                 self._subscriber = None
 
             return bool(self._viewers)
@@ -109,7 +111,7 @@ class Feed:
             if message["type"] == "message":
                 viewers = self._viewers.get(int(message["data"]), set())
             else:
-                # Subscribed, at first or again. What came before was not heard.
+                # The subscription is new or renewed. Earlier messages may be lost.
                 viewers = set().union(*self._viewers.values())
 
             for viewer in viewers:
@@ -117,15 +119,15 @@ class Feed:
 
 
 class TooManyViewers(Exception):
-    """No thread of the process is left for another viewer."""
+    """The process already has the maximum number of viewers."""
 
 
 def init_app(app: Flask) -> None:
-    """Give the app its feed."""
+    """Add a feed to the app."""
     app.extensions["feed"] = Feed(app.config["MAX_VIEWERS"])
 
 
 def get_feed() -> Feed:
-    """The current app's feed."""
+    """Return the current app's feed."""
     feed: Feed = current_app.extensions["feed"]
     return feed

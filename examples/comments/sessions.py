@@ -1,4 +1,4 @@
-"""Sessions in Redis, and what becomes of a request when that is down."""
+"""Sessions in Redis, and an error page if Redis is down."""
 
 from __future__ import annotations
 
@@ -14,20 +14,22 @@ from .errors import say_sorry
 
 
 class Sessions(RedisSessionInterface):
-    """Flask-Session's sessions. Flask opens the session before, and saves it after all
-    that error handlers watch over. So their errors are taken there by hand.
+    """Flask-Session's sessions, with an error page for outages.
+
+    Flask does not call the handlers for Redis errors while it opens or saves a session.
+    So this class handles these errors itself.
     """
 
     def open_session(self, app: Flask, request: Request) -> SessionMixin | None:
-        """The visitor's session. None is an empty one that cannot be written."""
-        # The page that says sorry needs its style sheet.
+        """Return the visitor's session. For None, Flask uses an empty read-only one."""
+        # The error page needs its style sheet, even if Redis is down.
         if request.path.startswith(f"{app.static_url_path}/"):
             return None
 
         try:
             session: SessionMixin = super().open_session(app, request)
         except REDIS_ERRORS as error:
-            # errors.check_session raises it where an error handler sees it.
+            # errors.check_session raises it later, so that an error handler is called.
             g.session_error = error
             return None
 
@@ -36,7 +38,7 @@ class Sessions(RedisSessionInterface):
     def save_session(
         self, app: Flask, session: SessionMixin, response: Response
     ) -> None:
-        """Save the session, or change the response into one that says sorry."""
+        """Save the session, or change the response into an error page."""
         try:
             super().save_session(app, session, response)
         except REDIS_ERRORS as error:

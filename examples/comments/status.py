@@ -1,4 +1,4 @@
-"""How each Redis is, for a person to look at."""
+"""A page that shows the state of each Redis."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ PURPOSES = {
 
 @bp.get("/status")
 def show() -> ResponseReturnValue:
-    """Each Redis with its ping and its pool. 503 if one does not answer."""
-    # All at once, over connections of their own, for a second at most.
+    """Show the ping and the pool of each Redis. The status is 503 if a ping fails."""
+    # The pings run in parallel on separate connections, and take at most a second.
     pings = manager.ping()
     all_ok = all(ping.ok for ping in pings.values())
     page = render_template(

@@ -1,25 +1,27 @@
-"""All that the board asks of Redis.
+"""The board's data in Redis, and all commands that read and write it.
 
-``REDIS_LINKS`` says what belongs together:
+``REDIS_LINKS`` stores which threads and comments belong together:
 
 - ``threads``: a sorted set of thread ids, by the time of the latest comment
 - ``threads:by:<author>``: the same for one author, by the time of the start
 - ``thread:<id>:comments``: a list of comment ids, oldest first
-- ``count:threads``, ``count:comments``: counters that give out ids
-- ``count:live``: how many comments there are
+- ``count:threads``, ``count:comments``: counters that generate ids
+- ``count:live``: the number of comments
 
-``REDIS_CONTENT`` has what people wrote:
+``REDIS_CONTENT`` stores the texts that users wrote:
 
 - ``thread:<id>``, ``comment:<id>``: hashes
 
-Three rules keep this right without locks:
+Three rules keep the data consistent without locks:
 
-1.  Keys of one Redis that must agree change in one step: a transaction, or a script
-    where the step depends on what is there.
-2.  Two Redis servers share no transaction. So content is written first and linked
-    last, and unlinked first and removed last. What happens in between is content that
-    nobody sees, and never a link to nothing.
-3.  A command whose reply was lost is sent again. So each of them may be done twice.
+1.  Keys on one Redis server that must agree change in one step. The step is a
+    transaction, or a script if it depends on stored data.
+2.  Two Redis servers cannot share a transaction. So a thread or comment is added to
+    ``REDIS_CONTENT`` first and ``REDIS_LINKS`` last. It is removed in the reverse
+    order. If this is interrupted, there is some content that nobody sees, but never a
+    link to missing content.
+3.  redis-py sends a command again if its reply was lost. So each command must be safe
+    to run twice.
 """
 
 from __future__ import annotations
@@ -30,26 +32,26 @@ from dataclasses import dataclass
 
 from .extensions import manager
 
-# Proxies: they find the client of the current app when they are used. To type checkers
-# they are redis.Redis, whose hints do not know yet that replies are decoded.
+# Proxies: they use the client of the current app. They are typed as Any, because the
+# type hints of redis.Redis do not know that replies are decoded.
 links: t.Any = manager.get("REDIS_LINKS")
 content: t.Any = manager.get("REDIS_CONTENT")
 
 THREADS = "threads"
 COMMENTS_COUNT = "count:live"
 
-# Channels know no databases: all apps on one server share the names.
+# Channels do not belong to a database: all apps on a server share their names.
 CHANNEL = "comments-example:changes"
 
 THREADS_A_PAGE = 10
 COMMENTS_A_PAGE = 20
-# Redis counts in 64 bits; nobody turns this many pages.
+# Redis uses 64-bit integers. This limit keeps the positions in that range.
 LAST_PAGE = 1_000_000
 
 
 @dataclass(frozen=True)
 class Thread:
-    """What a thread is about."""
+    """A thread without its comments."""
 
     id: int
     title: str
@@ -62,9 +64,9 @@ class Thread:
 
 @dataclass(frozen=True)
 class Comment:
-    """What somebody said in a thread."""
+    """A comment in a thread."""
 
-    #: 1 for the thread's first.
+    #: The position in the thread, from 1.
     number: int
     text: str
     author: str
@@ -77,11 +79,11 @@ T = t.TypeVar("T")
 
 @dataclass(frozen=True)
 class Page(t.Generic[T]):
-    """Some of many items, newest first."""
+    """One page of many items, newest first."""
 
     items: list[T]
     number: int
-    #: How many items there are on all pages.
+    #: The number of items on all pages.
     total: int
     size: int
 
@@ -108,7 +110,7 @@ def start_thread(author: str, title: str, text: str) -> int:
     written = {"title": title, "text": text, "author": author, "created": now}
     content.hset(f"thread:{thread_id}", mapping=written)
 
-    # A transaction: the thread is in both sorted sets or in none.
+    # In a transaction, so that the thread is in both sorted sets or in neither.
     with links.pipeline() as pipe:
         pipe.zadd(THREADS, {str(thread_id): now})
         pipe.zadd(by_author(author), {str(thread_id): now})
@@ -117,8 +119,8 @@ def start_thread(author: str, title: str, text: str) -> int:
     return thread_id
 
 
-# A script is done in one step as well, and may look before it acts: nobody comments on
-# a thread that is gone. If its reply was lost it is sent again, and finds the comment.
+# A script also runs in one step, and can read before it writes. It adds no comment to a
+# deleted thread. If its reply is lost, it runs again and finds the comment.
 ADD_COMMENT = """
 local threads, comments, count = KEYS[1], KEYS[2], KEYS[3]
 local thread, comment, now, channel = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
@@ -139,13 +141,13 @@ return 1
 
 
 def add_comment(thread_id: int, author: str, text: str) -> bool:
-    """Add a comment, and tell all processes. False if the thread is gone."""
+    """Add a comment and notify all processes. Return False if there is no thread."""
     comment_id = int(links.incr("count:comments"))
     now = time.time()
     written = {"text": text, "author": author, "created": now}
     content.hset(f"comment:{comment_id}", mapping=written)
 
-    # The server keeps the script: from the second time on only its hash is sent.
+    # The server caches the script, so later calls send only its hash.
     add = links.register_script(ADD_COMMENT)
     added = add(
         keys=[THREADS, comments_of(thread_id), COMMENTS_COUNT],
@@ -173,22 +175,24 @@ return redis.call('LRANGE', comments, 0, -1)
 
 
 def delete_thread(thread: Thread) -> None:
-    """Delete a thread with all that was said in it, and tell all processes."""
+    """Delete a thread with its comments, and notify all processes."""
     unlink = links.register_script(UNLINK_THREAD)
     comments = comments_of(thread.id)
     comment_ids = unlink(
         keys=[THREADS, by_author(thread.author), comments, COMMENTS_COUNT],
         args=[thread.id, CHANNEL],
     )
-    # UNLINK is DEL that frees the memory of many keys behind the scenes.
-    content.unlink(f"thread:{thread.id}", *(f"comment:{it}" for it in comment_ids))
-    # Last, as whoever does all this a second time needs it.
+    # UNLINK is like DEL, but frees the memory in the background.
+    content.unlink(
+        f"thread:{thread.id}", *(f"comment:{comment_id}" for comment_id in comment_ids)
+    )
+    # Remove the list of comments last: a second call of this function needs it.
     links.unlink(comments)
 
 
 def get_thread(thread_id: int) -> Thread | None:
-    """A thread, or None if there is none of this id."""
-    # Without a transaction a pipeline only saves round trips.
+    """Return a thread, or None if there is none with this id."""
+    # Without a transaction, a pipeline only saves round trips.
     with links.pipeline(transaction=False) as pipe:
         pipe.zscore(THREADS, thread_id)
         pipe.llen(comments_of(thread_id))
@@ -197,12 +201,15 @@ def get_thread(thread_id: int) -> Thread | None:
     if score is None:
         return None
 
-    found = content.hgetall(f"thread:{thread_id}")
-    return read_thread(thread_id, found, comments) if found else None
+    fields = content.hgetall(f"thread:{thread_id}")
+    return read_thread(thread_id, fields, comments) if fields else None
 
 
 def list_threads(number: int = 1, author: str | None = None) -> Page[Thread]:
-    """A page of threads: those with the latest comments, or the latest of an author."""
+    """Return a page of threads, newest first.
+
+    All threads are sorted by their latest comment, those of an author by their start.
+    """
     key = THREADS if author is None else by_author(author)
     number = min(number, LAST_PAGE)
     first = (number - 1) * THREADS_A_PAGE
@@ -212,32 +219,32 @@ def list_threads(number: int = 1, author: str | None = None) -> Page[Thread]:
         pipe.zrange(key, first, first + THREADS_A_PAGE - 1, desc=True)
         total, thread_ids = pipe.execute()
 
-    # One round trip for all of a page, however many threads there are on it.
+    # One round trip for the whole page, however many threads it has.
     with links.pipeline(transaction=False) as pipe:
         for thread_id in thread_ids:
             pipe.llen(comments_of(thread_id))
 
         counts = pipe.execute()
 
-    found = get_hashes([f"thread:{it}" for it in thread_ids])
+    hashes = get_hashes([f"thread:{thread_id}" for thread_id in thread_ids])
     threads = [
         read_thread(int(thread_id), fields, count)
-        for thread_id, fields, count in zip(thread_ids, found, counts, strict=True)
-        # Empty if it was deleted a moment ago.
+        for thread_id, fields, count in zip(thread_ids, hashes, counts, strict=True)
+        # The hash is empty if the thread was deleted a moment ago.
         if fields
     ]
     return Page(threads, number, total, THREADS_A_PAGE)
 
 
 def list_comments(thread_id: int, number: int = 1) -> Page[Comment]:
-    """A page of a thread's comments, newest first."""
+    """Return a page of a thread's comments, newest first."""
     key = comments_of(thread_id)
     number = min(number, LAST_PAGE)
     newer = (number - 1) * COMMENTS_A_PAGE
 
     with links.pipeline() as pipe:
         pipe.llen(key)
-        # Counted from the end, where the newest are.
+        # Count from the end, where the newest comments are.
         pipe.lrange(key, -newer - COMMENTS_A_PAGE, -newer - 1)
         total, comment_ids = pipe.execute()
 
@@ -247,10 +254,11 @@ def list_comments(thread_id: int, number: int = 1) -> Page[Comment]:
 
 
 def list_comments_after(thread_id: int, seen: int) -> list[Comment] | None:
-    """The comments of a thread but the first ones, oldest first. None if the thread is
-    gone.
+    """Return the comments that the caller has not seen, oldest first.
 
-    :param seen: How many the caller has seen.
+    Return None if there is no such thread.
+
+    :param seen: How many comments the caller already has.
     """
     with links.pipeline() as pipe:
         pipe.zscore(THREADS, thread_id)
@@ -261,7 +269,7 @@ def list_comments_after(thread_id: int, seen: int) -> list[Comment] | None:
 
 
 def count_all() -> tuple[int, int]:
-    """How many threads and how many comments there are."""
+    """Return the number of threads and the number of comments."""
     with links.pipeline() as pipe:
         pipe.zcard(THREADS)
         pipe.get(COMMENTS_COUNT)
@@ -271,18 +279,18 @@ def count_all() -> tuple[int, int]:
 
 
 def get_hashes(keys: list[str]) -> list[dict[str, str]]:
-    """Many hashes of the content at once."""
+    """Read many hashes from ``REDIS_CONTENT`` in one round trip."""
     with content.pipeline(transaction=False) as pipe:
         for key in keys:
             pipe.hgetall(key)
 
-        found: list[dict[str, str]] = pipe.execute()
+        hashes: list[dict[str, str]] = pipe.execute()
 
-    return found
+    return hashes
 
 
 def read_thread(thread_id: int, fields: dict[str, str], comments: int) -> Thread:
-    """A thread out of its hash."""
+    """Create a thread from its hash."""
     return Thread(
         id=thread_id,
         title=fields["title"],
@@ -294,13 +302,13 @@ def read_thread(thread_id: int, fields: dict[str, str], comments: int) -> Thread
 
 
 def read_comments(first: int, comment_ids: list[str]) -> list[Comment]:
-    """Comments out of their hashes.
+    """Read comments from their hashes.
 
-    :param first: The number of the first of them.
+    :param first: The number of the first comment.
     """
-    found = get_hashes([f"comment:{it}" for it in comment_ids])
+    hashes = get_hashes([f"comment:{comment_id}" for comment_id in comment_ids])
     return [
         Comment(number, fields["text"], fields["author"], float(fields["created"]))
-        for number, fields in enumerate(found, first)
+        for number, fields in enumerate(hashes, first)
         if fields
     ]

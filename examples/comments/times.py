@@ -1,4 +1,4 @@
-"""Times for people to read."""
+"""Template filters that format times."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ UNITS = (
 
 
 def ago(seconds: float, now: float | None = None) -> str:
-    """A time as the distance from now, such as "3 minutes ago".
+    """Format a time relative to now, such as "3 minutes ago".
 
     :param seconds: The time, in seconds since 1970.
-    :param now: What counts as now, by default the clock.
+    :param now: The current time, by default that of the clock.
     """
     distance = (time.time() if now is None else now) - seconds
 
@@ -33,15 +33,15 @@ def ago(seconds: float, now: float | None = None) -> str:
 
 
 def iso(seconds: float) -> str:
-    """A time for machines, in UTC.
+    """Format a time for machines, in UTC.
 
     :param seconds: The time, in seconds since 1970.
     """
-    found = datetime.fromtimestamp(seconds, timezone.utc)
-    return found.isoformat(timespec="seconds")
+    moment = datetime.fromtimestamp(seconds, timezone.utc)
+    return moment.isoformat(timespec="seconds")
 
 
 def init_app(app: Flask) -> None:
-    """Give the app's templates these filters."""
+    """Add these filters to the app's templates."""
     app.add_template_filter(ago)
     app.add_template_filter(iso)

@@ -29,22 +29,22 @@ MAX_GUESTS = 20
 MAX_LENGTHS = {"name": 40, "line": 140}
 
 manager = RedisManager()
-# A proxy: it finds its client once there is an app.
+# A proxy: it is created before the app, and uses the client of the current app.
 guests = manager.get("GUESTS")
 bp = Blueprint("visits", __name__)
 
 
 def create_app(config: cabc.Mapping[str, t.Any] | None = None) -> Flask:
-    """Make the app.
+    """Create the app.
 
-    :param config: Settings that override the environment's.
+    :param config: Settings that override those from the environment.
     """
     app = Flask(__name__)
     app.config.from_mapping(
-        # "or", as an empty variable is as good as none.
+        # With "or", an empty variable counts as not set.
         REDIS_URL=os.environ.get("REDIS_URL") or "fakeredis:///0",
         GUESTS_URL=os.environ.get("GUESTS_URL") or "fakeredis:///1",
-        # Names are text. A count is a number either way.
+        # The guest book is text. The count of visits needs no decoding.
         GUESTS_DECODE_RESPONSES=True,
     )
     app.config.from_mapping(config)
@@ -75,36 +75,37 @@ def sign() -> ResponseReturnValue:
         if len(guest[field]) > limit:
             return render_refusal(f"Your {field} is longer than {limit} characters.")
 
-    # One transaction: nobody sees a guest book that is longer than it may be.
+    # In one transaction, so that the guest book is never longer than allowed.
     with guests.pipeline() as pipe:
         pipe.lpush("guests", json.dumps(guest))
         pipe.ltrim("guests", 0, MAX_GUESTS - 1)
         pipe.execute()
 
-    # 303: reloading the page does not sign twice.
+    # With status 303, reloading the page does not sign twice.
     return redirect(url_for(".index"), 303)
 
 
 @bp.app_errorhandler(redis.RedisError)
 def redis_failed(error: redis.RedisError) -> ResponseReturnValue:
-    # The error may name the server: that is for the log, not for the visitor.
+    # The error may contain the server's address: log it, but do not show it.
     current_app.logger.error("A Redis failed: %s", error)
     message = "The page cannot reach its memory right now. Please try again soon."
     return render_error("Back in a moment", message), 503
 
 
 def is_from_another_site() -> bool:
-    """Tell whether another site made the visitor's browser send this form.
+    """Return whether another site made the visitor's browser send this form.
 
-    Without a login there is no session to keep a CSRF token in. The browser says where
-    a form comes from, which a page cannot forge: newer ones in Sec-Fetch-Site, the rest
-    in Origin. What sends neither is no browser, and nobody can be tricked by it.
+    This app has no login, and so no session that could store a CSRF token. Instead it
+    checks a header in which the browser says where the form comes from. Newer browsers
+    send Sec-Fetch-Site, older ones send Origin. Other sites cannot forge these headers.
+    A client that sends neither is not a browser, so no site can misuse it.
     """
     if site := request.headers.get("Sec-Fetch-Site"):
         return site not in ("same-origin", "none")
 
     origin = request.headers.get("Origin")
-    # Without the scheme: behind a TLS proxy it may differ.
+    # Do not compare the scheme: behind a TLS proxy it may differ.
     return origin is not None and origin.partition("://")[2] != request.host
 
 
@@ -127,7 +128,7 @@ def render_error(title: str, message: str) -> str:
 
 
 def describe(app: Flask, prefix: str) -> str:
-    """Say where a prefix keeps its data, without the URL: it may hold a password."""
+    """Describe where a prefix stores its data. Its URL may contain a password."""
     if app.config[f"{prefix}_URL"].strip().lower().startswith("fakeredis:"):
         return f"{prefix} is fakeredis (in this process)"
 
@@ -138,7 +139,7 @@ def main() -> None:
     try:
         app = create_app()
     except ConfigError as error:
-        # It names the setting and quotes no value.
+        # The message names the setting, but does not contain its value.
         sys.exit(f"Wrong setting. {error}")
 
     number = os.environ.get("PORT") or "8300"
@@ -155,7 +156,7 @@ def main() -> None:
         )
 
     with listener:
-        # Threads, not processes: fakeredis keeps its data in this one.
+        # Use threads, not processes: fakeredis keeps its data in this process.
         server = make_server(HOST, port, app, threaded=True, fd=listener.fileno())
         stores = ", ".join(describe(app, prefix) for prefix in ("REDIS", "GUESTS"))
         print(f"Serving on http://{HOST}:{port}/ ({stores})", flush=True)

@@ -1,6 +1,6 @@
-"""What is measured in processes of its own.
+"""Benchmarks that run in separate processes.
 
-Run as a program it is one of these processes, and prints what it measured as JSON.
+Run as a program, this module is one of these processes. It prints its result as JSON.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ APPS = 10_000
 
 
 def ask(what: str, *arguments: str, **environment: str) -> t.Any:
-    """What one of the functions below says in a process of its own."""
+    """Call one of the functions below in a new process and return its result."""
     done = subprocess.run(
         [sys.executable, "-m", __name__, what, *arguments],
         env={**os.environ, **environment},
@@ -43,7 +43,7 @@ def ask(what: str, *arguments: str, **environment: str) -> t.Any:
 
 
 def views(url: str) -> Times:
-    """Requests a second of a Flask view, under gunicorn with threads."""
+    """Measure the requests per second of a Flask view, under gunicorn with threads."""
     with contextlib.ExitStack() as stack:
         rates = {
             name: stack.enter_context(serve(factory, url))
@@ -54,10 +54,10 @@ def views(url: str) -> Times:
 
 @contextlib.contextmanager
 def serve(factory: str, url: str) -> cabc.Iterator[cabc.Callable[[], float]]:
-    """A server, and the function that puts it under load."""
+    """Run a server. Yield a function that measures it under load."""
     port = reserve("127.0.0.1")
     arguments = ["--threads", str(THREADS), "--keep-alive", "75", "--log-level=error"]
-    # Two servers run at the same time, and it has one address for both.
+    # Two servers run at the same time, and would use the same control socket.
     arguments += ["--no-control-socket"]
     arguments += ["--bind", f"127.0.0.1:{port}", f"tests.benchmarks.view:{factory}()"]
     process = subprocess.Popen(
@@ -85,7 +85,7 @@ def connect(port: int) -> socket.socket:
 
 
 def measure_load(connections: list[socket.socket]) -> float:
-    """Requests a second over all connections."""
+    """Return the requests per second over all connections."""
     failures: list[bytes] = []
 
     def work(connection: socket.socket) -> None:
@@ -93,7 +93,7 @@ def measure_load(connections: list[socket.socket]) -> float:
             connection.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
             reply = b""
 
-            # The view's JSON ends in a brace and a new line.
+            # The view's JSON ends with a brace and a newline.
             while not reply.endswith(b"}\n"):
                 if not (part := connection.recv(4096)):
                     break
@@ -103,7 +103,9 @@ def measure_load(connections: list[socket.socket]) -> float:
             if not reply.startswith(b"HTTP/1.1 200"):
                 failures.append(reply)
 
-    workers = [threading.Thread(target=work, args=(it,)) for it in connections]
+    workers = [
+        threading.Thread(target=work, args=(connection,)) for connection in connections
+    ]
     began = time.perf_counter()
 
     for each in workers:
@@ -118,14 +120,14 @@ def measure_load(connections: list[socket.socket]) -> float:
 
 
 def imports() -> tuple[float, list[str]]:
-    """Seconds that the import takes, and what it should not have imported."""
+    """Return the seconds of an import, and the modules that it imported too early."""
     with tempfile.TemporaryDirectory() as directory:
-        # Compiled once, by the first of them, as where it is installed.
+        # The first import compiles the code. The others use it, as if installed.
         environment = {"PYTHONPYCACHEPREFIX": directory, "PYTHONDONTWRITEBYTECODE": ""}
-        found = [ask("import", **environment) for _ in range(26)][1:]
+        results = [ask("import", **environment) for _ in range(26)][1:]
 
-    seconds = [each["seconds"] for each in found]
-    return statistics.median(seconds), found[0]["too early"]
+    seconds = [result["seconds"] for result in results]
+    return statistics.median(seconds), results[0]["too early"]
 
 
 def import_once() -> t.Any:
@@ -144,7 +146,7 @@ def import_once() -> t.Any:
 
 
 def make_apps(url: str) -> t.Any:
-    """How many bytes the process grew by while apps were made, used and dropped, after
+    """Create, use and drop many apps. Return by how many bytes the process grew after
     the first tenth of them.
     """
     from .inside import make_app
@@ -171,19 +173,21 @@ def make_apps(url: str) -> t.Any:
 
 
 def parsers(url: str, hiredis: Path) -> dict[str, Times]:
-    """Seconds for replies with redis-py's own parser and with hiredis, which is in a
-    directory of its own, as it is used wherever it can be imported.
+    """Return the seconds for replies with redis-py's own parser and with hiredis.
+
+    redis-py uses hiredis whenever it can import it. So hiredis is in a separate
+    directory.
     """
     paths = {"redis-py": "", "hiredis": str(hiredis)}
-    found: dict[str, Times] = {}
+    results: dict[str, Times] = {}
 
     for _ in range(5):
         for parser, path in paths.items():
             for reply, seconds in ask("replies", url, PYTHONPATH=path).items():
-                times = found.setdefault(reply, {it: [] for it in paths})
+                times = results.setdefault(reply, {name: [] for name in paths})
                 times[parser].append(seconds)
 
-    return found
+    return results
 
 
 def main(what: str, *arguments: str) -> t.Any:

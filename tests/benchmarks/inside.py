@@ -1,4 +1,4 @@
-"""What is measured within one process."""
+"""Benchmarks that run in one process."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def make_app(url: str) -> tuple[Flask, RedisManager]:
 
 
 def look_ups(url: str) -> Times:
-    """Finding a command, without calling it."""
+    """Measure the look-up of a command, without the call."""
     app, manager = make_app(url)
     other = flask_redis.FlaskRedis()
     other.init_app(Flask("other"))
@@ -52,11 +52,11 @@ def look_ups(url: str) -> Times:
 
     with app.app_context():
         assert proxy.connection is client
-        return interleave({it: each(f, 5000) for it, f in contestants.items()}, 100)
+        return interleave({name: each(f, 5000) for name, f in contestants.items()}, 100)
 
 
 def commands(url: str) -> Times:
-    """Whole commands, one at a time and in pipelines of 1 and of 100."""
+    """Measure whole commands, one at a time and in pipelines of 1 and of 100."""
     app, manager = make_app(url)
     proxy: t.Any = manager.get()
     raw: t.Any = redis.Redis.from_url(url)
@@ -92,7 +92,7 @@ def commands(url: str) -> Times:
 
 
 def threads(url: str) -> Times:
-    """GETs a second of all threads together."""
+    """Measure the GETs per second of all threads together."""
     app, manager = make_app(url)
     proxy: t.Any = manager.get()
     raw: t.Any = redis.Redis.from_url(url)
@@ -101,7 +101,7 @@ def threads(url: str) -> Times:
         start = threading.Barrier(THREADS + 1)
 
         def work() -> None:
-            # For redis-py as well: what is compared is the client.
+            # redis-py gets a context, too: only the clients are compared.
             with app.app_context():
                 start.wait()
 
@@ -125,7 +125,7 @@ def threads(url: str) -> Times:
 
 
 def first_use(url: str) -> Times:
-    """The first command of a prefix: its client is made, and connects."""
+    """Measure the first command of a prefix: it creates the client and connects."""
 
     def ours() -> float:
         app, manager = make_app(url)
@@ -141,7 +141,10 @@ def first_use(url: str) -> Times:
 
 
 def client_seconds() -> float:
-    """What redis-py takes to make a client, by which machines can be compared."""
+    """Return the seconds that redis-py needs to create a client.
+
+    This figure allows you to compare machines.
+    """
     seconds = each(lambda: redis.Redis.from_url("redis://localhost"), 100)
     return statistics.median(seconds() for _ in range(20))
 
@@ -158,20 +161,21 @@ def time_ping(make: cabc.Callable[[], redis.Redis]) -> float:
 def many_settings(prefixes: int, settings: int) -> Flask:
     app = Flask("many")
     app.config |= {
-        f"STORE{it}_URL": f"redis://host{it}:6379/0" for it in range(prefixes)
+        f"STORE{number}_URL": f"redis://host{number}:6379/0"
+        for number in range(prefixes)
     }
     app.config |= {
-        f"OTHER_{it}_SETTING": "x" for it in range(settings - len(app.config))
+        f"OTHER_{number}_SETTING": "x" for number in range(settings - len(app.config))
     }
     return app
 
 
 def init_app() -> Times:
-    """Reading many settings, and few."""
+    """Measure reading few settings and many settings."""
 
     def read(prefixes: int, settings: int) -> float:
         app = many_settings(prefixes, settings)
-        # What is left of the round before is nobody's work here.
+        # Collect the garbage of the previous round before the measurement.
         gc.collect()
         began = time.perf_counter()
         RedisManager(app)
@@ -183,9 +187,9 @@ def init_app() -> Times:
 
 
 def bytes_kept() -> float:
-    """What a prefix keeps before its first use."""
+    """Return the bytes of memory that a prefix uses before its first use."""
     app = many_settings(1000, 20_000)
-    # Signatures that are read once.
+    # Signatures are read only once: do not count their memory.
     RedisManager(many_settings(1, 100))
     gc.collect()
     tracemalloc.start()
@@ -198,8 +202,11 @@ def bytes_kept() -> float:
 
 
 def pools(url: str) -> dict[int, dict[str, float]]:
-    """What open connections cost: the GET, this process and the server."""
-    found: dict[int, dict[str, float]] = {}
+    """Measure what open connections cost.
+
+    The result is the time of a GET, the memory here and the memory of the server.
+    """
+    figures: dict[int, dict[str, float]] = {}
     clients: dict[int, redis.Redis] = {}
     admin = redis.Redis.from_url(url)
 
@@ -217,22 +224,22 @@ def pools(url: str) -> dict[int, dict[str, float]]:
         kept, _ = tracemalloc.get_traced_memory()
         tracemalloc.stop()
         clients[size] = client
-        found[size] = {
+        figures[size] = {
             "kept": kept / size,
             "kept by the server": (used_memory(admin) - before) / size,
         }
 
     contestants = {
-        str(size): each(lambda it=it: it.get("k"), 50)  # type: ignore[misc]
-        for size, it in clients.items()
+        str(size): each(lambda client=client: client.get("k"), 50)  # type: ignore[misc]
+        for size, client in clients.items()
     }
     times = interleave(contestants, 100)
 
     for size, client in clients.items():
-        found[size]["get"] = median(times, str(size))
+        figures[size]["get"] = median(times, str(size))
         client.close()
 
-    return found
+    return figures
 
 
 def used_memory(admin: redis.Redis) -> float:
@@ -241,7 +248,7 @@ def used_memory(admin: redis.Redis) -> float:
 
 
 def replies(url: str) -> dict[str, float]:
-    """Seconds for a short reply and for a long one, with whichever parser there is."""
+    """Return the seconds for a short and a long reply, with the installed parser."""
     client: t.Any = redis.Redis.from_url(url)
     client.delete("list")
     client.rpush("list", *range(1000))
@@ -250,4 +257,4 @@ def replies(url: str) -> dict[str, float]:
         "LRANGE of 1,000": each(lambda: client.lrange("list", 0, -1), 10),
     }
     times = interleave(contestants, 20)
-    return {name: statistics.median(found) for name, found in times.items()}
+    return {name: statistics.median(seconds) for name, seconds in times.items()}

@@ -1,8 +1,9 @@
-"""How long a request waits when Redis fails, beside redis-py alone and Flask-Redis.
+"""Measure how long a request waits when Redis fails.
 
-Each case starts servers of its own, lets every contestant make its client, brings the
-fault about, and times one request of each, all at once. What takes longer than a limit
-is given up, and shown as that.
+The contestants are Flask-And-Redis, plain redis-py and Flask-Redis. Each case starts
+its own servers, and every contestant creates its client. Then the case causes the
+fault, and one request of each contestant is timed. These requests run in parallel. A
+request that reaches the time limit is abandoned and reported as such.
 
 ``python -m tests.benchmarks.outages [--runs 3] [--only WORD] [--csv FILE]``
 """
@@ -41,28 +42,28 @@ from tests.servers import find_tls_command
 from tests.servers import Sentinels
 from tests.servers import Server
 
-#: Seconds after which a request is given up.
+#: Seconds after which a request is abandoned.
 LIMIT = 120.0
 
-#: Cases that run at the same time. They wait more than they compute.
+#: The number of cases that run in parallel. They mostly wait.
 AT_ONCE = 4
 
 
 @dataclasses.dataclass
 class Target:
-    """What a case lets the contestants talk to."""
+    """What the contestants of a case connect to."""
 
     url: str
     options: dict[str, t.Any] = dataclasses.field(default_factory=dict)
-    #: Whether each has a connection before the fault.
+    #: Whether each contestant connects before the fault.
     connected: bool = True
     #: What a request does.
     use: cabc.Callable[[t.Any], object] = lambda client: client.get("k")
-    #: What is done with each client before the fault.
+    #: A function that is called with each client before the fault.
     prepare: cabc.Callable[[t.Any], object] | None = None
 
 
-#: A case first yields its target, then brings the fault about and yields again.
+#: A case first yields its target, then causes the fault and yields again.
 Case = cabc.Callable[[Path], cabc.Iterator[t.Any]]
 CASES: dict[str, Case] = {}
 
@@ -136,7 +137,7 @@ def black_hole(directory: Path) -> cabc.Iterator[t.Any]:
 
 @contextlib.contextmanager
 def fill(listener: socket.socket, port: int = 0) -> cabc.Iterator[str]:
-    """The URL of a listener whose queue is full: what else is sent to it is dropped."""
+    """Fill the queue of a listener, so that new connections hang. Yield its URL."""
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     listener.bind(("127.0.0.1", port))
     listener.listen(0)
@@ -166,7 +167,7 @@ def black_hole_later(directory: Path) -> cabc.Iterator[t.Any]:
 
 
 class Relay:
-    """Passes bytes on, until it stops reading and accepting."""
+    """Forwards bytes to a server until it stops reading and accepting."""
 
     def __init__(self, upstream: int) -> None:
         self._listener = socket.create_server(("127.0.0.1", 0))
@@ -196,7 +197,7 @@ class Relay:
 
     def stop_reading(self) -> None:
         self._stopped = True
-        # Wakes the thread that accepts.
+        # This wakes the thread that accepts connections.
         self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
 
@@ -255,7 +256,7 @@ def loading(directory: Path) -> cabc.Iterator[t.Any]:
         client.save()
 
     server.stop()
-    # A microsecond a key more than nothing.
+    # The delay per key, in microseconds: 3 s in total.
     server.arguments = ("--key-load-delay", str(3_000_000 // count))
     server.arguments += ("--loading-process-events-interval-bytes", "1024")
     server.launch()
@@ -376,7 +377,7 @@ def pause_cluster(directory: Path, connected: bool) -> cabc.Iterator[t.Any]:
 
 
 def make_request(name: str, target: Target) -> cabc.Callable[[], object] | None:
-    """A contestant's request, or None if it has no such engine."""
+    """Return a contestant's request, or None if it does not support the engine."""
     app = Flask("outages")
     get_client = CONTESTANTS[name](target, app)
 
@@ -406,7 +407,7 @@ def ours(target: Target, app: Flask) -> cabc.Callable[[], t.Any]:
 
 def by_url(target: Target, app: Flask) -> cabc.Callable[[], t.Any] | None:
     if "+" in target.url:
-        # redis-py has no such URLs.
+        # redis-py does not support such URLs.
         return None
 
     client = redis.Redis.from_url(target.url, **target.options)
@@ -424,7 +425,7 @@ def by_host(target: Target, app: Flask) -> cabc.Callable[[], t.Any]:
 
     if scheme == "redis+cluster":
         start = [redis.cluster.ClusterNode(*node) for node in nodes]  # type: ignore[no-untyped-call]
-        # Connects, so it is part of the first request.
+        # Creating the client connects, so it is part of the first request.
         return functools.cache(lambda: redis.RedisCluster(startup_nodes=start))
 
     if scheme == "redis+sentinel":
@@ -455,8 +456,8 @@ Outcome = tuple[float, str]
 
 
 def run(name: str) -> dict[str, Outcome | None]:
-    """Each contestant's outcome of one case."""
-    found: dict[str, Outcome | None] = dict.fromkeys(CONTESTANTS)
+    """Run one case and return the outcome of each contestant."""
+    outcomes: dict[str, Outcome | None] = dict.fromkeys(CONTESTANTS)
 
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as directory:
         steps = CASES[name](Path(directory))
@@ -467,9 +468,9 @@ def run(name: str) -> dict[str, Outcome | None]:
 
         for each, request in requests.items():
             if request is not None:
-                found[each] = (LIMIT, "")
+                outcomes[each] = (LIMIT, "")
                 thread = threading.Thread(
-                    target=measure, args=(request, found, each), daemon=True
+                    target=measure, args=(request, outcomes, each), daemon=True
                 )
                 thread.start()
                 threads.append(thread)
@@ -479,15 +480,15 @@ def run(name: str) -> dict[str, Outcome | None]:
         for thread in threads:
             thread.join(max(0, ends - time.monotonic()))
 
-        found = dict(found)
+        outcomes = dict(outcomes)
         next(steps, None)
 
     print(".", end="", file=sys.stderr, flush=True)
-    return found
+    return outcomes
 
 
 def measure(
-    request: cabc.Callable[[], object], found: dict[str, Outcome | None], name: str
+    request: cabc.Callable[[], object], outcomes: dict[str, Outcome | None], name: str
 ) -> None:
     started = time.monotonic()
 
@@ -497,24 +498,26 @@ def measure(
     except Exception as error:
         outcome = type(error).__name__
 
-    found[name] = (time.monotonic() - started, outcome)
+    outcomes[name] = (time.monotonic() - started, outcome)
 
 
 def describe(outcomes: list[Outcome | None]) -> str:
-    """The median, the worst if it differs, and how it ended most often."""
-    known = [it for it in outcomes if it is not None]
+    """Describe the median, the worst time if it differs, and how the requests ended."""
+    known = [outcome for outcome in outcomes if outcome is not None]
 
     if not known:
         return "–"
 
-    seconds = [it[0] for it in known]
+    seconds = [outcome[0] for outcome in known]
     median, worst = statistics.median(seconds), max(seconds)
 
     if median >= LIMIT:
         return f"over {LIMIT:g} s"
 
-    ends = collections.Counter(it[1] for it in known if it[1]).most_common()
-    text = ", ".join(it for it, _ in ends)
+    ends = collections.Counter(
+        outcome[1] for outcome in known if outcome[1]
+    ).most_common()
+    text = ", ".join(end for end, _ in ends)
     time_text = f"{median:.1f} s"
 
     if f"{worst:.1f}" != f"{median:.1f}":
@@ -530,7 +533,7 @@ def main() -> None:
     parser.add_argument("--csv", type=Path)
     arguments = parser.parse_args()
     warnings.simplefilter("ignore")
-    names = [it for it in CASES if arguments.only in it]
+    names = [name for name in CASES if arguments.only in name]
 
     with ThreadPoolExecutor(AT_ONCE) as threads:
         runs = [(name, threads.submit(run, name)) for name in names * arguments.runs]
@@ -539,9 +542,12 @@ def main() -> None:
     rows = [["what fails", *CONTESTANTS]]
 
     for name in names:
-        outcomes = [it.result() for each, it in runs if each == name]
+        outcomes = [future.result() for each, future in runs if each == name]
         rows.append(
-            [name, *(describe([it[c] for it in outcomes]) for c in CONTESTANTS)]
+            [
+                name,
+                *(describe([outcome[c] for outcome in outcomes]) for c in CONTESTANTS),
+            ]
         )
 
     for row in rows:

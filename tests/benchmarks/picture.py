@@ -1,4 +1,4 @@
-"""The benchmarks' medians, as a picture."""
+"""Draw the benchmarks' medians as a picture."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 import matplotlib as mpl
 from matplotlib.figure import Figure
 
-#: Of each panel: its title, what was measured, the factor of the unit, and the bars.
+#: For each panel: its title, the measurement and the factor of its unit, and the bars.
 PANELS = (
     (
         "look-up of a command, ns",
@@ -44,7 +44,7 @@ def draw(
     """
     heights = [len(bars) for _, _, bars in PANELS]
 
-    # The same figures make the same file.
+    # With a fixed salt, the same figures produce the same file.
     with mpl.rc_context(
         {"svg.hashsalt": "speed", "svg.fonttype": "none", "font.size": 9}
     ):
@@ -52,8 +52,10 @@ def draw(
         panels = figure.subplots(len(PANELS), height_ratios=heights)
 
         for panel, (title, (name, factor), labels) in zip(panels, PANELS, strict=True):
-            values = [medians[name][it] * factor for it in labels]
-            colors = ["#a33" if it == "proxy" else "#999" for it in labels]
+            values = [medians[name][contestant] * factor for contestant in labels]
+            colors = [
+                "#a33" if contestant == "proxy" else "#999" for contestant in labels
+            ]
             bars = panel.barh(list(labels.values()), values, color=colors)
             panel.bar_label(
                 bars, fmt="{:,.0f}" if factor != 1e6 else "{:.1f}", padding=3

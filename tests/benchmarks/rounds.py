@@ -1,5 +1,7 @@
-"""Timing side by side: in each round every contestant gets its turn, so that what else
-the machine does meets all of them.
+"""Time contestants side by side.
+
+Every contestant runs once in each round, so that other load on the machine affects all
+of them.
 """
 
 from __future__ import annotations
@@ -10,17 +12,17 @@ import statistics
 import timeit
 import typing as t
 
-#: For each contestant what each round measured.
+#: The measurements of each contestant, one per round.
 Times = dict[str, list[float]]
 
 
 def interleave(
     contestants: cabc.Mapping[str, cabc.Callable[[], float]], rounds: int
 ) -> Times:
-    """Let each contestant measure itself once a round, in turning order.
+    """Run each contestant once per round. Every second round runs in reverse order.
 
-    :param contestants: Functions that return what they measured.
-    :param rounds: How many rounds are counted, after one that is not.
+    :param contestants: Functions that return a measurement.
+    :param rounds: The number of rounds. One more round runs first and is not counted.
     """
     times: Times = {name: [] for name in contestants}
     gc.collect()
@@ -38,16 +40,16 @@ def interleave(
 
 
 def each(function: cabc.Callable[[], t.Any], number: int) -> cabc.Callable[[], float]:
-    """Measures the seconds that one call of a function takes.
+    """Return a function that measures the seconds of one call of the given function.
 
     :param function: The function.
-    :param number: How often it is called a round.
+    :param number: The number of calls per round.
     """
     return lambda: timeit.timeit(function, number=number) / number
 
 
 def ratio(times: Times, one: str, other: str) -> float:
-    """The median of the rounds' own ratios."""
+    """Calculate the ratio of each round and return the median."""
     pairs = zip(times[one], times[other], strict=True)
     return statistics.median(mine / its for mine, its in pairs)
 

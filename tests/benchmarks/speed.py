@@ -1,7 +1,7 @@
-"""How fast it is, beside redis-py alone and other ways, and what makes it faster.
+"""Measure the speed, compare it with plain redis-py and others, and show what helps.
 
-Prints a table of what is measured, the bar it has to meet and whether it does, and
-saves it with all medians and a picture.
+Print a table of all measurements. Each has a bar, which is a limit, and the table shows
+whether it is met. With --directory, save the table, all medians and a picture.
 
 ``python -m tests.benchmarks.speed [--directory docs] [--hiredis DIRECTORY]``
 """
@@ -34,7 +34,7 @@ from .rounds import Times
 
 @dataclasses.dataclass
 class Row:
-    """One line of the table. The bar is what is allowed at most, or at least."""
+    """One line of the table. The bar is the highest or the lowest allowed value."""
 
     what: str
     measured: float
@@ -62,20 +62,20 @@ class Row:
 
 @dataclasses.dataclass
 class Results:
-    """All that one run has measured."""
+    """The results of one run."""
 
     rows: list[Row]
-    #: What makes it faster, or costs: a line of text each.
+    #: What makes it faster or slower: one line of text each.
     choices: list[list[str]]
-    #: Medians of what was timed, in seconds or in a second.
+    #: The medians, in seconds or in operations per second.
     medians: dict[str, dict[str, float]]
-    #: Seconds that redis-py takes to make a client, which tells a machine's speed.
+    #: Seconds that redis-py needs to create a client. They show the machine's speed.
     client_seconds: float
 
 
 def measure(url: str, hiredis: Path | None) -> Results:
     redis.Redis.from_url(url).set("k", "v")
-    found = {
+    measured = {
         "look-up": inside.look_ups(url),
         "command": inside.commands(url),
         "view": apart.views(url),
@@ -86,19 +86,20 @@ def measure(url: str, hiredis: Path | None) -> Results:
     seconds, early = apart.imports()
     growth = apart.ask("apps", url)
     medians = {
-        name: {it: median(times, it) for it in times} for name, times in found.items()
+        name: {contestant: median(times, contestant) for contestant in times}
+        for name, times in measured.items()
     }
     medians["import"] = {"seconds": seconds}
-    rows = make_rows(found, seconds, len(early), growth)
-    choices = choose(found["command"], url, hiredis)
+    rows = make_rows(measured, seconds, len(early), growth)
+    choices = choose(measured["command"], url, hiredis)
     return Results(rows, choices, medians, inside.client_seconds())
 
 
 def make_rows(
-    found: dict[str, Times], import_seconds: float, early: int, growth: float
+    measured: dict[str, Times], import_seconds: float, early: int, growth: float
 ) -> list[Row]:
-    look_up = found["look-up"]
-    many = median(found["init_app"], "1000") * 1000
+    look_up = measured["look-up"]
+    many = median(measured["init_app"], "1000") * 1000
     mib = growth / 2**20
     return [
         Row("look-up of a command, of Flask-Redis", _of(look_up, "Flask-Redis"), 0.85),
@@ -106,24 +107,24 @@ def make_rows(
         Row(
             'manager.get("X"), in look-ups', ratio(look_up, "manager.get", "proxy"), 1.5
         ),
-        Row("whole GET, of redis-py", _of(found["command"]), 1.02, "{:.3f}"),
+        Row("whole GET, of redis-py", _of(measured["command"]), 1.02, "{:.3f}"),
         Row(
             "requests a second of a view, of redis-py",
-            _of(found["view"]),
+            _of(measured["view"]),
             0.98,
             "{:.3f}",
             at_least=True,
         ),
         Row(
             "GETs a second of 32 threads, of redis-py",
-            _of(found["threads"]),
+            _of(measured["threads"]),
             0.98,
             "{:.3f}",
             at_least=True,
         ),
         Row(
             "init_app, 1,000 of 20,000 settings, of 100 of 2,000",
-            ratio(found["init_app"], "1000", "100"),
+            ratio(measured["init_app"], "1000", "100"),
             11,
             "{:.1f}",
         ),
@@ -134,7 +135,7 @@ def make_rows(
             2048,
             "{:.0f} bytes",
         ),
-        Row("first use, of from_url and connecting", _of(found["first use"]), 1.2),
+        Row("first use, of from_url and connecting", _of(measured["first use"]), 1.2),
         Row("import after flask and redis", import_seconds * 1000, 10, "{:.1f} ms"),
         Row("client libraries imported before use", early, 0, "{:.0f}"),
         Row("growth by 10,000 apps made and dropped", mib, 1, "{:.2f} MiB"),
@@ -146,7 +147,7 @@ def _of(times: Times, base: str = "redis-py") -> float:
 
 
 def choose(commands: Times, url: str, hiredis: Path | None) -> list[list[str]]:
-    """What hiredis and a pipeline bring, and what a larger pool costs."""
+    """Measure how hiredis and a pipeline help, and what a larger pool costs."""
     alone = median(commands, "proxy")
     piped = median(commands, "proxy, pipeline of 100") / 100
     choices = [
@@ -155,7 +156,7 @@ def choose(commands: Times, url: str, hiredis: Path | None) -> list[list[str]]:
 
     if hiredis is not None:
         for reply, times in apart.parsers(url, hiredis).items():
-            own, other = (median(times, it) for it in ("redis-py", "hiredis"))
+            own, other = (median(times, parser) for parser in ("redis-py", "hiredis"))
             choices.append([f"{reply}, without and with hiredis", _us(own), _us(other)])
 
     figures = inside.pools(url)
@@ -180,7 +181,7 @@ def _us(seconds: float) -> str:
 
 
 def _sizes(figures: dict[int, dict[str, float]], name: str) -> list[str]:
-    return [f"{figures[it][name] * it / 2**20:.1f} MiB" for it in (100, 400)]
+    return [f"{figures[size][name] * size / 2**20:.1f} MiB" for size in (100, 400)]
 
 
 def save(results: Results, directory: Path) -> None:
@@ -190,7 +191,7 @@ def save(results: Results, directory: Path) -> None:
         (
             "speed.csv",
             ["what", "bar", "measured", "met"],
-            [it.texts() for it in results.rows],
+            [row.texts() for row in results.rows],
         ),
         ("speed-choices.csv", ["what", "one", "other"], results.choices),
     ):
@@ -210,7 +211,7 @@ def describe(results: Results) -> dict[str, t.Any]:
         },
         "processors": os.cpu_count(),
         "client_seconds": results.client_seconds,
-        "rows": [{**dataclasses.asdict(it), "met": it.met} for it in results.rows],
+        "rows": [{**dataclasses.asdict(row), "met": row.met} for row in results.rows],
         "choices": results.choices,
         "medians": results.medians,
     }
@@ -228,9 +229,9 @@ def main() -> None:
         with Server(command, Path(directory)) as server:
             results = measure(server.url, arguments.hiredis)
 
-    for lines in ([it.texts() for it in results.rows], results.choices):
+    for lines in ([row.texts() for row in results.rows], results.choices):
         for what, *rest in lines:
-            print(f"{what:53}" + "".join(f"{it:>16}" for it in rest))
+            print(f"{what:53}" + "".join(f"{text:>16}" for text in rest))
 
         print()
 

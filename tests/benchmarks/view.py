@@ -1,4 +1,4 @@
-"""One view, on redis-py alone and on Flask-And-Redis, for a server of WSGI."""
+"""The same view with plain redis-py and with Flask-And-Redis, for a WSGI server."""
 
 from __future__ import annotations
 

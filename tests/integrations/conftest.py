@@ -18,20 +18,20 @@ Load = cabc.Callable[[str], types.ModuleType]
 
 @pytest.fixture
 def server(start: Starter) -> Server:
-    """A Redis for one test: all of its connections are the test's. It has a user for
-    our prefixes alone.
+    """A Redis server for one test: all of its connections belong to the test. It has a
+    user that only our prefixes use.
     """
     return start(Server, "--user", OURS, "on", ">secret", "~*", "&*", "+@all")
 
 
 @pytest.fixture
 def environment(server: Server, monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
-    """The settings that the pages ask for. Tests may add theirs."""
+    """Set the settings that the pages require. Tests may set more."""
     monkeypatch.setenv("FLASK_REDIS_URL", f"{server.url}/0")
     monkeypatch.setenv("FLASK_TASKS_URL", f"{server.url}/1")
 
     for prefix in ("REDIS", "WORKER", "JOBS", "TASKS"):
-        # Not in the URLs: who makes connections of their own is another user.
+        # Not in the URLs: a library that connects by URL must not have this user.
         monkeypatch.setenv(f"FLASK_{prefix}_USERNAME", OURS)
         monkeypatch.setenv(f"FLASK_{prefix}_PASSWORD", "secret")
 
@@ -40,13 +40,13 @@ def environment(server: Server, monkeypatch: pytest.MonkeyPatch) -> pytest.Monke
 
 @pytest.fixture
 def directory(tmp_path: Path) -> Path:
-    """Where the files of the page are."""
+    """The directory of the page's files."""
     return tmp_path
 
 
 @pytest.fixture
 def load(environment: pytest.MonkeyPatch, directory: Path) -> cabc.Iterator[Load]:
-    """Writes a page's files and imports its app.py."""
+    """Return a function that writes a page's files and imports its app.py."""
 
     def load(page: str) -> types.ModuleType:
         for name, text in files_of(page).items():

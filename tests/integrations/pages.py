@@ -1,4 +1,4 @@
-"""The apps in the pages of docs/integrations, run as they stand there."""
+"""Run the apps on the pages of docs/integrations without any change."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from .. import pages
 from ..servers import Server
 from ..servers import wait_until
 
-#: The server's user in each connection that one of our prefixes made, in any process.
+#: The Redis user of each connection that one of our prefixes opens, in any process.
 OURS = "ours"
 
 
 def need(*modules: str) -> None:
-    """Skip a test module by the name of what is missing. Where these tests are asked
-    for nothing may be missing.
+    """Skip the test module if a module is missing. If INTEGRATIONS is set, fail instead
+    of skipping.
     """
     for module in modules:
         if importlib.util.find_spec(module) is None:
@@ -35,12 +35,12 @@ def need(*modules: str) -> None:
 
 
 def files_of(page: str) -> dict[str, str]:
-    """A page's Python, by the file names that stand above it."""
+    """Return a page's Python files. The keys are the file names above the code."""
     return pages.files_of(f"integrations/{page}")[0]
 
 
 def commands_of(page: str) -> list[list[str]]:
-    """What a page tells to type, the installation aside."""
+    """Return the commands on a page, except for the installation."""
     return [line.split() for line in pages.commands_of(f"integrations/{page}")]
 
 
@@ -48,7 +48,7 @@ def commands_of(page: str) -> list[list[str]]:
 def running(
     directory: Path, command: list[str], *arguments: str
 ) -> cabc.Iterator[Process]:
-    """A command of a page, running in the directory of its files."""
+    """Run a command of a page in the directory of its files."""
     process = Process(directory, [*command, *arguments])
 
     try:
@@ -58,7 +58,7 @@ def running(
 
 
 class Process:
-    """A process and what it has written."""
+    """A process and its output."""
 
     def __init__(self, directory: Path, command: list[str]) -> None:
         own = str(Path(sys.executable).parent)
@@ -96,7 +96,7 @@ class Process:
             raise AssertionError(self.output) from error
 
     def stop(self) -> None:
-        """Let it end in good order, as a supervisor does."""
+        """Stop the process gracefully, as a supervisor does."""
         self._process.terminate()
 
         try:
@@ -118,22 +118,24 @@ class Connection(t.NamedTuple):
 
 
 def asking(server: Server) -> redis.Redis:
-    """A client that does not count as a connection."""
+    """Return a client whose connection is not counted."""
     return server.admin(client_name="asks")
 
 
 def connections(server: Server) -> list[Connection]:
-    """All connections of a server, but those that ask."""
+    """Return all connections of a server, except for those of ``asking``."""
     with asking(server) as client:
         return [
-            Connection(it["addr"], it["user"], it["name"], int(it["db"]), it["cmd"])
-            for it in client.client_list()
-            if it["name"] != "asks"
+            Connection(
+                info["addr"], info["user"], info["name"], int(info["db"]), info["cmd"]
+            )
+            for info in client.client_list()
+            if info["name"] != "asks"
         ]
 
 
 def addresses_of(pool: t.Any) -> set[str]:
-    """The local ends of a pool's connections."""
+    """Return the local addresses of a pool's connections."""
     sockets = [
         each._sock
         for each in (*pool._available_connections, *pool._in_use_connections)
@@ -144,18 +146,20 @@ def addresses_of(pool: t.Any) -> set[str]:
 
 
 def assert_all_ours(server: Server, *pools: t.Any) -> int:
-    """Assert that a server has connections, and none but those of our prefixes: each
-    is of the user that only a prefix's settings name. With pools, where all happened
-    in this process, each is also one of theirs.
+    """Assert that a server has connections and that our prefixes opened all of them.
 
-    :return: How many there are.
+    Each connection must have the user that only the settings of our prefixes contain.
+
+    :param pools: If only this process uses the server: its pools. Each connection must
+        also belong to one of them.
+    :return: The number of connections.
     """
-    found = connections(server)
-    assert found
-    assert {each.user for each in found} == {OURS}, found
+    opened = connections(server)
+    assert opened
+    assert {each.user for each in opened} == {OURS}, opened
 
     if pools:
         own = set().union(*map(addresses_of, pools))
-        assert {each.address for each in found} <= own, found
+        assert {each.address for each in opened} <= own, opened
 
-    return len(found)
+    return len(opened)

@@ -38,8 +38,8 @@ def get(port: int) -> dict[str, t.Any]:
         response = connection.getresponse()
         body = response.read()
         assert response.status == 200, body
-        found: dict[str, t.Any] = json.loads(body)
-        return found
+        reply: dict[str, t.Any] = json.loads(body)
+        return reply
     finally:
         connection.close()
 
@@ -47,8 +47,9 @@ def get(port: int) -> dict[str, t.Any]:
 def test_all_at_once(
     directory: Path, server: Server, environment: pytest.MonkeyPatch
 ) -> None:
-    """All libraries in each request: no more connections than threads on the prefix
-    that they share, none but ours and those of the libraries that take a URL.
+    """Each request uses all libraries. The prefix that they share has no more
+    connections than there are threads. Only our prefixes and the libraries that take a
+    URL have connections.
     """
     for name, text in files_of("index").items():
         (directory / name).write_text(text)
@@ -56,7 +57,7 @@ def test_all_at_once(
     serve, work = commands_of("index")
     assert serve[1:3] == ["--threads", str(THREADS)]
     port = reserve("127.0.0.1")
-    # The worker's process gets other names.
+    # The worker process gets other names below.
     environment.setenv("FLASK_REDIS_CLIENT_NAME", "web")
     environment.setenv("FLASK_JOBS_CLIENT_NAME", "web-jobs")
 
@@ -68,10 +69,10 @@ def test_all_at_once(
             web.wait_for(lambda: "Listening at" in web.output, "the app serves")
 
             with ThreadPoolExecutor(THREADS) as threads:
-                found = list(threads.map(lambda _: get(port), range(REQUESTS)))
+                replies = list(threads.map(lambda _: get(port), range(REQUESTS)))
 
-            assert [each["visit"] for each in found] == [1] * REQUESTS
-            assert [each["cached"] for each in found] == [1] * REQUESTS
+            assert [each["visit"] for each in replies] == [1] * REQUESTS
+            assert [each["cached"] for each in replies] == [1] * REQUESTS
             worker.wait_for(
                 lambda: admin.get("done by RQ") == b"%d" % REQUESTS, "RQ did all"
             )
@@ -79,12 +80,12 @@ def test_all_at_once(
 
     count = Counter(each.name for each in seen if each.user == OURS)
     assert 0 < count["web"] <= THREADS, seen
-    # The prefix for jobs, which a worker changes, is a second pool.
+    # The prefix for jobs has a second pool, because a worker changes its pool.
     assert 0 < count["web-jobs"] <= THREADS, seen
     assert 0 < count["worker-jobs"], seen
-    # The worker's job is done by a process of its own, which is gone or is not.
+    # The worker runs each job in a child process, which may still be running.
     assert count["worker"] <= 1, seen
-    # Celery and Flask-SocketIO, on the database of their URL.
+    # Celery and Flask-SocketIO use the database in their URL.
     assert {each.db for each in seen if each.user != OURS} == {1}, seen
 
     with server.admin() as admin, server.admin(db=1) as tasks:
@@ -107,7 +108,7 @@ def test_all_at_once(
 def test_with_the_deadline(
     load: Load, server: Server, page: str, method: str, path: str
 ) -> None:
-    """A library that has the client rides out a restart."""
+    """A library that uses the client survives a restart of the server."""
     client = load(page).create_app().test_client()
     server.kill()
 
@@ -137,8 +138,8 @@ def test_with_socket_timeouts(
     method: str,
     path: str,
 ) -> None:
-    """A library that has only the pool waits for the socket timeout, and tries nothing
-    again.
+    """A library that uses only the pool waits for the socket timeout and does not
+    retry.
     """
     for prefix in ("REDIS", "JOBS"):
         environment.setenv(f"FLASK_{prefix}_SOCKET_TIMEOUT", "0.3")

@@ -23,8 +23,8 @@ from kombu.transport.redis import Transport  # noqa: E402
 
 
 def test_page(load: Load, server: Server, directory: Path) -> None:
-    """A worker process does a task that uses current_redis, and keeps its own
-    connections, to the database that the prefix's URL says, apart from ours.
+    """A worker process runs a task that uses current_redis. Celery has its own
+    connections, apart from ours. They use the database in the prefix's URL.
     """
     app = load("celery").create_app()
     client = app.test_client()
@@ -33,22 +33,22 @@ def test_page(load: Load, server: Server, directory: Path) -> None:
     _, command = commands_of("celery")
 
     def has_result() -> t.Any:
-        found = client.get(f"/tasks/{reply['task']}").json
-        return found == {"status": "SUCCESS", "words": 3}
+        result = client.get(f"/tasks/{reply['task']}").json
+        return result == {"status": "SUCCESS", "words": 3}
 
     with running(directory, command, "--concurrency", "1") as worker:
         worker.wait_for(has_result, "the task is done")
-        found = connections(server)
-        # Our one is that of the process that did the task.
-        assert [each.db for each in found if each.user == OURS] == [0]
-        assert {each.db for each in found if each.user != OURS} == {1}
+        opened = connections(server)
+        # Our only connection is in the process that ran the task.
+        assert [each.db for each in opened if each.user == OURS] == [0]
+        assert {each.db for each in opened if each.user != OURS} == {1}
 
     with server.admin() as admin:
         assert admin.get("words") == b"3"
 
 
 def test_closing_disconnects_a_shared_pool(server: Server, app: Flask) -> None:
-    """Why Celery gets no pool: a connection that it closes disconnects all of it."""
+    """Celery must not share our pool: it disconnects the pool when it closes."""
     app.config["REDIS_URL"] = server.url
     RedisManager(app)
     client = app.extensions["redis"]["REDIS"]

@@ -18,7 +18,7 @@ from flask_session import Session  # noqa: E402
 
 @pytest.fixture
 def on_cluster(environment: pytest.MonkeyPatch, cluster: Cluster) -> str:
-    """The URL of a cluster, which is that of the pages, too."""
+    """The URL of a cluster. The apps of the pages use it, too."""
     url = f"redis+cluster://{cluster.address}"
     environment.setenv("FLASK_REDIS_URL", url)
     environment.delenv("FLASK_REDIS_USERNAME")
@@ -27,7 +27,7 @@ def on_cluster(environment: pytest.MonkeyPatch, cluster: Cluster) -> str:
 
 
 def test_flask_caching(load: Load, on_cluster: str) -> None:
-    """A library that takes the proxy for what it does works with a cluster."""
+    """A library that does not check the type of the proxy works with a cluster."""
     app = load("flask-caching").create_app()
     client = app.test_client()
     assert client.get("/squares/7").text == "49"
@@ -36,7 +36,9 @@ def test_flask_caching(load: Load, on_cluster: str) -> None:
 
 
 def test_flask_session(load: Load, on_cluster: str) -> None:
-    """Outside of a context a proxy is taken, within one that of a cluster is not."""
+    """Flask-Session accepts the proxy of a cluster outside of an application context,
+    but not inside of one.
+    """
     module = load("flask-session")
     app = module.create_app()
     client = app.test_client()
@@ -48,7 +50,7 @@ def test_flask_session(load: Load, on_cluster: str) -> None:
 
 
 def test_no_pool(app: Flask, on_cluster: str) -> None:
-    """A cluster has no pool to hand over, which is an error and not another server."""
+    """A cluster client has no pool that a library could use, and says so."""
     app.config["REDIS_URL"] = on_cluster
     RedisManager(app)
 
@@ -60,7 +62,7 @@ def test_no_pool(app: Flask, on_cluster: str) -> None:
 
 
 def test_flask_limiter(app: Flask, on_cluster: str) -> None:
-    """Flask-Limiter takes the URL of a cluster as it is."""
+    """Flask-Limiter accepts the URL of a cluster without any change."""
     app.config["REDIS_URL"] = on_cluster
     RedisManager(app)
     limiter = Limiter(lambda: "all", app=app, storage_uri=app.config["REDIS_URL"])

@@ -13,7 +13,7 @@ from flask_caching import Cache  # noqa: E402
 
 
 def test_page(load: Load, server: Server) -> None:
-    """A cached view runs once, and its cache is on the prefix's pool."""
+    """A cached view runs once. Its cache uses the prefix's pool."""
     app = load("flask-caching").create_app()
     client = app.test_client()
     assert client.get("/squares/7").text == "49"
@@ -29,7 +29,7 @@ def test_page(load: Load, server: Server) -> None:
 
 
 def test_decode_responses(load: Load, environment: pytest.MonkeyPatch) -> None:
-    """Pickles are not text: a cache on a prefix that decodes replies breaks."""
+    """Pickles are not text: a cache fails on a prefix that decodes replies."""
     environment.setenv("FLASK_REDIS_DECODE_RESPONSES", "true")
     module = load("flask-caching")
     app = module.create_app()

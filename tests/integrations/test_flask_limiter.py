@@ -14,7 +14,7 @@ need("flask_limiter")
 def test_page(
     load: Load, server: Server, environment: pytest.MonkeyPatch, decode: str
 ) -> None:
-    """The limit holds, counted on the prefix's pool, whether it decodes or not."""
+    """The limit works on the prefix's pool, with and without decoding."""
     environment.setenv("FLASK_REDIS_DECODE_RESPONSES", decode)
     app = load("flask-limiter").create_app()
     client = app.test_client()

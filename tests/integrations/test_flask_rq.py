@@ -15,7 +15,7 @@ need("flask_rq")
 
 
 def test_page(load: Load, server: Server, directory: Path) -> None:
-    """A worker process does a job that uses current_redis, on our pools alone."""
+    """A worker process runs a job that uses current_redis, and uses only our pools."""
     app = load("flask-rq").create_app()
     client = app.test_client()
     pool = app.extensions["redis"]["JOBS"].connection_pool
@@ -36,7 +36,7 @@ def test_page(load: Load, server: Server, directory: Path) -> None:
 
 
 def test_worker_changes_its_pool(load: Load) -> None:
-    """A worker raises the socket timeout of its pool: hence a prefix of its own."""
+    """A worker raises the socket timeout of its pool, so it needs its own prefix."""
     module = load("flask-rq")
     app = module.create_app()
     clients = app.extensions["redis"]
@@ -51,7 +51,7 @@ def test_worker_changes_its_pool(load: Load) -> None:
 
 
 def test_decode_responses(load: Load, environment: pytest.MonkeyPatch) -> None:
-    """Jobs are compressed: on a prefix that decodes replies they break."""
+    """Jobs are compressed: they fail on a prefix that decodes replies."""
     environment.setenv("FLASK_JOBS_DECODE_RESPONSES", "true")
     module = load("flask-rq")
     app = module.create_app()

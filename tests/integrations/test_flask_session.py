@@ -11,7 +11,7 @@ need("flask_session")
 
 
 def test_page(load: Load, server: Server) -> None:
-    """A session persists over requests and restarts, on the prefix's pool."""
+    """A session is kept across requests and restarts. It uses the prefix's pool."""
     module = load("flask-session")
     app = module.create_app()
     client = app.test_client()
@@ -31,7 +31,7 @@ def test_page(load: Load, server: Server) -> None:
 def test_decode_responses(
     load: Load, environment: pytest.MonkeyPatch, serialization: str
 ) -> None:
-    """Msgpack is not text: such a session on a prefix that decodes replies breaks."""
+    """Msgpack is not text: such a session fails on a prefix that decodes replies."""
     environment.setenv("FLASK_REDIS_DECODE_RESPONSES", "true")
     environment.setenv("FLASK_SESSION_SERIALIZATION_FORMAT", serialization)
     app = load("flask-session").create_app()

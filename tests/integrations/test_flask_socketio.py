@@ -21,7 +21,7 @@ import socketio  # noqa: E402
 
 
 def connect(process: Process, port: int) -> tuple[t.Any, queue.Queue[str]]:
-    """A client of a process, and what it hears."""
+    """Connect to a process. Return the client and the messages that it receives."""
     client = socketio.Client()
     heard: queue.Queue[str] = queue.Queue()
     client.on("said", heard.put)
@@ -39,8 +39,8 @@ def connect(process: Process, port: int) -> tuple[t.Any, queue.Queue[str]]:
 
 
 def test_page(load: Load, server: Server, directory: Path) -> None:
-    """What a client of one process says a client of the other hears. Beside those of
-    our pools each process has two connections.
+    """A client of one process receives what a client of the other process sends. Each
+    process has two connections in addition to those of our pools.
     """
     load("flask-socketio")
     (command,) = commands_of("flask-socketio")
@@ -58,9 +58,9 @@ def test_page(load: Load, server: Server, directory: Path) -> None:
         two.emit("say", "Good bye")
         assert heard_by_one.get(timeout=10) == "2: Good bye"
         assert heard_by_two.get(timeout=10) == "2: Good bye"
-        found = connections(server)
-        assert len([each for each in found if each.user == OURS]) == 2
-        others = [each.command for each in found if each.user != OURS]
+        opened = connections(server)
+        assert len([each for each in opened if each.user == OURS]) == 2
+        others = [each.command for each in opened if each.user != OURS]
         assert sorted(others) == ["publish", "publish", "subscribe", "subscribe"]
         one.disconnect()
         two.disconnect()

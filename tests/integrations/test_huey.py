@@ -15,8 +15,8 @@ need("huey")
 
 
 def test_page(load: Load, server: Server, directory: Path) -> None:
-    """A consumer process does a task that uses current_redis, on our pool alone, and
-    goes on when the server was away.
+    """A consumer process runs a task that uses current_redis, and uses only our pool.
+    It continues after a restart of the server.
     """
     app = load("huey").create_app()
     client = app.test_client()
@@ -48,7 +48,7 @@ def test_page(load: Load, server: Server, directory: Path) -> None:
 def test_decode_responses(
     load: Load, environment: pytest.MonkeyPatch, directory: Path
 ) -> None:
-    """Tasks are pickled: a consumer on a prefix that decodes replies breaks."""
+    """Tasks are pickled: a consumer fails on a prefix that decodes replies."""
     environment.setenv("FLASK_REDIS_DECODE_RESPONSES", "true")
     client = load("huey").create_app().test_client()
     reply = client.post("/texts", data="two words").json

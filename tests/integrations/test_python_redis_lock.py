@@ -22,7 +22,7 @@ from redis_lock import Lock  # noqa: E402
 def test_page(
     load: Load, server: Server, environment: pytest.MonkeyPatch, decode: str
 ) -> None:
-    """The lock is held longer than it would live, renewed on the prefix's pool."""
+    """The lock is renewed before it expires. The renewal uses the prefix's pool."""
     environment.setenv("FLASK_REDIS_DECODE_RESPONSES", decode)
     app = load("python-redis-lock").create_app()
 
@@ -40,7 +40,7 @@ def test_page(
                 left.append(now)
 
         assert held.result() == "Done."
-        # Its time went down, and up again.
+        # The remaining time became shorter, and then longer again.
         times = [each for each in left if each > 0]
         assert any(
             after > before for before, after in zip(times, times[1:], strict=False)
@@ -52,7 +52,7 @@ def test_page(
 
 
 def test_held(load: Load) -> None:
-    """Who finds the lock held is told so."""
+    """A request fails with 409 if the lock is held."""
     app = load("python-redis-lock").create_app()
 
     with Lock(app.extensions["redis"]["REDIS"], "report", expire=2):
@@ -62,7 +62,7 @@ def test_held(load: Load) -> None:
 
 
 def test_proxy_is_not_renewed(load: Load, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With a proxy the thread that renews finds no context: hence the real client."""
+    """The renewing thread has no application context, so it cannot use a proxy."""
     module = load("python-redis-lock")
     errors: list[object] = []
     failed = threading.Event()
@@ -84,7 +84,7 @@ def test_proxy_is_not_renewed(load: Load, monkeypatch: pytest.MonkeyPatch) -> No
 def test_waiting_needs_a_socket_timeout_above(
     load: Load, environment: pytest.MonkeyPatch
 ) -> None:
-    """Waiting for a lock breaks where it blocks for longer than the socket timeout."""
+    """Waiting for a lock fails if it blocks for longer than the socket timeout."""
     environment.setenv("FLASK_REDIS_SOCKET_TIMEOUT", "0.5")
     environment.setenv("FLASK_REDIS_RETRY_DEADLINE", "0")
     client = load("python-redis-lock").create_app().extensions["redis"]["REDIS"]

@@ -19,8 +19,8 @@ from rq.job import JobStatus  # noqa: E402
 
 
 def test_page(load: Load, server: Server, directory: Path) -> None:
-    """A worker process does jobs that use current_redis, on our pools alone, and goes
-    on when the server was away.
+    """A worker process runs jobs that use current_redis, and uses only our pools. It
+    continues after a restart of the server.
     """
     app = load("rq").create_app()
     client = app.test_client()
@@ -58,7 +58,7 @@ def test_page(load: Load, server: Server, directory: Path) -> None:
 
 
 def test_worker_changes_its_pool(load: Load) -> None:
-    """A worker raises the socket timeout of its pool: hence a prefix of its own."""
+    """A worker raises the socket timeout of its pool, so it needs its own prefix."""
     module = load("rq")
     app = module.create_app()
     clients = app.extensions["redis"]
@@ -72,7 +72,7 @@ def test_worker_changes_its_pool(load: Load) -> None:
 
 
 def test_decode_responses(load: Load, environment: pytest.MonkeyPatch) -> None:
-    """Jobs are compressed: a worker on a prefix that decodes replies breaks."""
+    """Jobs are compressed: a worker fails on a prefix that decodes replies."""
     environment.setenv("FLASK_REDIS_DECODE_RESPONSES", "true")
     module = load("rq")
     app = module.create_app()

@@ -1,4 +1,4 @@
-"""What is under load."""
+"""The app that is put under load."""
 
 from __future__ import annotations
 
@@ -18,10 +18,13 @@ RedisManager(app)
 
 @app.get("/<token>")
 def use(token: str) -> dict[str, object]:
-    """What Redis makes of a token: the reply to another request would not be it."""
+    """Return the token as Redis sends it back.
+
+    A different value would be the reply to another request.
+    """
     first: t.Any = current_redis.echo(token)
     pipe: t.Any = current_redis.pipeline()
-    # A restart between two commands may lose what the first has set.
+    # In a transaction: a restart between two commands may lose the first one's value.
     _, _, second = pipe.incr("count").set(token, token, ex=120).get(token).execute()
     return {"pid": os.getpid(), "values": [first.decode(), second.decode()]}
 

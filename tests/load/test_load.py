@@ -26,7 +26,7 @@ SECONDS = 60
 WORKERS = 2
 CONNECTIONS = 8
 
-#: RETRY_DEADLINE and SOCKET_TIMEOUT, and what a busy machine adds.
+#: RETRY_DEADLINE plus SOCKET_TIMEOUT, plus 2 s for a busy machine.
 LONGEST_ANSWER = 5 + 5 + 2
 
 
@@ -37,7 +37,7 @@ class Answer(t.NamedTuple):
 
 
 class Clients:
-    """Threads that ask for a token of their own again and again."""
+    """Threads that send requests in a loop, each with a token of its own."""
 
     def __init__(self, port: int) -> None:
         self._port = port
@@ -53,12 +53,13 @@ class Clients:
             while not self._done.is_set():
                 self._ask_some()
         except Exception as error:
-            # No worker may drop a connection.
+            # A worker must not drop a connection.
             self.wrong.append(repr(error))
 
     def _ask_some(self) -> None:
-        """Ask over one connection, and for so long only: else one worker may keep all
-        connections.
+        """Send some requests over one connection.
+
+        Their number is limited. Otherwise one worker might keep all connections.
         """
         with contextlib.closing(
             http.client.HTTPConnection("127.0.0.1", self._port, timeout=30)
@@ -95,7 +96,7 @@ class Clients:
             thread.join()
 
     def rates(self, since: float, until: float, step: float = 0.5) -> list[int]:
-        """How many right answers there were in each half second."""
+        """Return the number of successful answers in each step of time."""
         counts = [0] * int((until - since) / step)
 
         for answer in self.answers:
@@ -120,10 +121,14 @@ def pause(server: Server) -> None:
 
 
 def kill_clients(server: Server) -> None:
-    """Cut connections at random, for 8 s."""
+    """Kill random connections for 8 s."""
     with server.admin(client_name="killer") as admin:
         for _ in range(80):
-            ids = [it["id"] for it in admin.client_list() if it["name"] != "killer"]
+            ids = [
+                client["id"]
+                for client in admin.client_list()
+                if client["name"] != "killer"
+            ]
 
             if ids:
                 admin.client_kill_filter(_id=random.choice(ids))
@@ -132,8 +137,8 @@ def kill_clients(server: Server) -> None:
 
 
 def memory_of(workers: set[int]) -> int:
-    """Their resident memory in bytes."""
-    pages = (int(Path(f"/proc/{it}/statm").read_text().split()[1]) for it in workers)
+    """Return the resident memory of the workers in bytes."""
+    pages = (int(Path(f"/proc/{pid}/statm").read_text().split()[1]) for pid in workers)
     return sum(pages) * os.sysconf("SC_PAGE_SIZE")
 
 
@@ -145,8 +150,8 @@ def memory_of(workers: set[int]) -> int:
     ],
 )
 def test_load(start: Starter, tmp_path: Path, worker: list[str]) -> None:
-    """Under load, whatever Redis does, each request gets its own reply, or an error in
-    time; and all is as before soon after.
+    """While Redis fails under load, each request gets its own reply, or an error in
+    time. Soon after each fault, the app is as fast as before.
     """
     if "gevent" in worker:
         pytest.importorskip("gevent")
@@ -183,8 +188,8 @@ def put_under_load(served: Gunicorn, server: Server) -> None:
 
         time.sleep(max(0, started + SECONDS - time.monotonic()))
 
-    slowest = max(it.seconds for it in clients.answers)
-    failed = sum(it.status == 503 for it in clients.answers)
+    slowest = max(answer.seconds for answer in clients.answers)
+    failed = sum(answer.status == 503 for answer in clients.answers)
     grown = memory_of(workers) - memory
     after = [max(clients.rates(end, end + 2)) for end in ends]
     print(
@@ -195,11 +200,11 @@ def put_under_load(served: Gunicorn, server: Server) -> None:
     assert clients.wrong == []
     assert served.workers() == workers == clients.pids
     assert slowest < LONGEST_ANSWER
-    # What the machine does beside halves the rate of half a second at times.
+    # Other load on the machine sometimes halves the rate of one step.
     assert min(after) > usual / 3
     assert grown < 0.1 * memory
 
     with server.admin() as admin:
-        names = [it["name"] for it in admin.client_list()]
+        names = [client["name"] for client in admin.client_list()]
 
     assert 1 <= names.count("load") <= WORKERS * CONNECTIONS

@@ -1,4 +1,4 @@
-"""What type checkers know. Checked by mypy and pyright, and not run."""
+"""The types that type checkers see. mypy and pyright check this file; it never runs."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ if t.TYPE_CHECKING:
     assert_type(current_redis, Redis)
     assert_type(manager.get("X").connection, redis.Redis)
 
-    # Each command has redis-py's own type.
+    # Each command has the same type as in redis-py.
     assert_type(client.get("k"), bytes | str | None)
     assert_type(manager.get("X").get("k"), bytes | str | None)
     assert_type(current_redis.get("k"), bytes | str | None)
     assert_type(Redis(app).hset("h", mapping={"a": 1}), int)
     assert_type(current_redis.pipeline(), Pipeline)
 
-    # A proxy goes where a client does.
+    # You can pass a proxy where a client is expected.
     def count(r: redis.Redis) -> None: ...
 
     count(current_redis)

@@ -1,4 +1,4 @@
-// All pages work without this. It shows new comments as they come, and keeps times fresh.
+// All pages work without this script. It shows new comments live, and updates the times.
 
 const list = document.querySelector("#comments[data-events]");
 const live = document.querySelector("#live");
@@ -16,13 +16,13 @@ function watch(url) {
 
   events.addEventListener("comment", (event) => {
     const template = document.createElement("template");
-    // The server has escaped what people wrote.
+    // The server has already escaped the users' texts.
     template.innerHTML = JSON.parse(event.data).trim();
     const comment = template.content.firstElementChild;
     list.dataset.seen = event.lastEventId;
     document.querySelector("#count").textContent = event.lastEventId;
 
-    // A browser that comes back may be told something twice.
+    // After a reconnect, the server may send a comment twice.
     if (!document.getElementById(comment.id)) {
       comment.classList.add("new");
       list.prepend(comment);
@@ -35,10 +35,10 @@ function watch(url) {
   });
 
   events.addEventListener("error", () => {
-    // A lost connection is tried again by the browser itself.
+    // After a lost connection, the browser reconnects by itself.
     say("Connecting …", "off");
 
-    // After an error page, as in an outage, the browser gives up.
+    // After an error page, as in an outage, the browser does not reconnect.
     if (events.readyState === EventSource.CLOSED) {
       setTimeout(() => retry(url), 3000 + Math.random() * 4000);
     }
@@ -53,11 +53,11 @@ function retry(url) {
 
 if (list) {
   watch(list.dataset.events);
-  // A page that comes back from the browser's own cache has missed something.
+  // A page from the browser's back/forward cache may have missed some comments.
   addEventListener("pageshow", (event) => event.persisted && location.reload());
 }
 
-// The same words as in times.py.
+// Keep these words the same as in times.py.
 const UNITS = [["year", 31536000], ["month", 2592000], ["day", 86400], ["hour", 3600], ["minute", 60]];
 
 function ago(seconds) {
