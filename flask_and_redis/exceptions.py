@@ -2,28 +2,31 @@ from __future__ import annotations
 
 
 class ConfigError(ValueError):
-    """A setting is wrong. The message names the setting, says what it must be and
-    what to do. It never quotes a value, as a value may hold a password.
+    """A setting is wrong. The message names the setting, what it must be and what to
+    do. It never quotes a value, because a value may hold a password.
 
-    Raised by :meth:`.RedisManager.init_app` and :meth:`.Redis.init_app` for every
-    prefix that is surely meant for Redis, and at first use for one that may belong
-    to something else.
+    :meth:`.RedisManager.init_app` and :meth:`.Redis.init_app` raise it for every prefix
+    that is certainly meant for Redis. For a prefix that may belong to other software it
+    is raised at first use.
 
     .. versionadded:: 2.0
     """
 
+    #: Where the wrong value came from: ``"setting"``, ``"option"`` or ``"url"``. None
+    #: if the error is not about one value.
+    origin: str | None = None
+
 
 class UnknownPrefixError(KeyError, RuntimeError):
-    """The current app has no Redis under this prefix. The message lists the prefixes
-    it has, and says why a likely candidate was passed over.
+    """The current app has no Redis with this prefix. The message lists the known
+    prefixes and explains why a similar one was skipped.
 
-    It is a :exc:`KeyError`, as ``app.extensions["redis"]`` is a mapping, and a
-    :exc:`RuntimeError`, like everything that a Flask proxy raises when it finds
-    nothing to stand for.
+    It is a :exc:`KeyError` because ``app.extensions["redis"]`` is a mapping, and a
+    :exc:`RuntimeError` because Flask's proxies raise that when they are unbound.
 
     .. versionadded:: 2.0
     """
 
     def __str__(self) -> str:
-        # KeyError shows the repr of its argument, which is no sentence.
+        # KeyError shows the repr of its argument.
         return Exception.__str__(self)

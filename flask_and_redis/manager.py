@@ -1,8 +1,11 @@
+"""``RedisManager``, which finds the prefixes of an app."""
+
 from __future__ import annotations
 
 import collections.abc as cabc
 import contextlib
 import typing as t
+import warnings
 from importlib import import_module
 
 import click
@@ -12,44 +15,28 @@ from flask import Flask
 from flask.cli import AppGroup
 from werkzeug.local import LocalProxy
 
-from .config import check_prefix
-from .config import DEFAULT_PREFIX
-from .config import discover
 from .proxy import current_redis
 from .proxy import Redis
 from .registry import find_app
 from .registry import find_registry
+from .registry import get_or_create_registry
 from .registry import get_registry
-from .registry import make_registry
+from .settings.discovery import check_prefix
+from .settings.discovery import DEFAULT_PREFIX
+from .settings.discovery import discover
 
 if t.TYPE_CHECKING:
-    from .health import PingResult
-    from .health import PoolStats
+    from .operate.health import PingResult
+    from .operate.health import PoolStats
 
 C = t.TypeVar("C")
 
-
-class _Commands(AppGroup):
-    """A group whose commands are imported when one of them is asked for. Workers that
-    serve the app have no use for them.
-    """
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        import_module(".cli", __package__)
-        return super().list_commands(ctx)
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        import_module(".cli", __package__)
-        return super().get_command(ctx, cmd_name)
-
-
-redis_cli: AppGroup = _Commands(
-    "redis", help="See, ping and open the Redis servers that the app uses."
-)
+# The name of the command group.
+_GROUP = "redis"
 
 
 class RedisManager:
-    """Find every Redis that an app's settings name, and hand out their clients.
+    """Find every Redis that an app's settings name, and provide their clients.
 
     Each group of settings such as ``REDIS_URL`` or ``CACHE_HOST``, ``CACHE_PORT``,
     ``CACHE_DB`` is one Redis, known by its prefix: ``REDIS``, ``CACHE``.
@@ -68,7 +55,7 @@ class RedisManager:
     :param default: The prefix of :data:`.current_redis` and of :meth:`get` without an
         argument.
     :param prefixes: Use exactly these prefixes instead of searching the settings.
-    :param ignore: Patterns, as :mod:`fnmatch` has them, of prefixes to leave alone.
+    :param ignore: Patterns of prefixes to skip, in the syntax of :mod:`fnmatch`.
     :param options: Client arguments for every prefix, such as ``socket_timeout=2``
         (seconds). Settings override them.
     :raises ConfigError: See :meth:`init_app`.
@@ -99,21 +86,24 @@ class RedisManager:
         self._proxies: dict[str, Redis] = {}
 
         if app is not None:
-            self.init_app(app)
+            self._register(app, stacklevel=3)
 
     def init_app(self, app: Flask) -> None:
         """Find and check every prefix in the app's settings. No connection is opened.
 
-        The settings are read now; later changes to them have no effect.
+        The settings are read now. Later changes to them have no effect.
 
         :param app: The app.
-        :raises ConfigError: If a setting of a prefix that is surely Redis is wrong.
+        :raises ConfigError: If a setting of a prefix that is certainly Redis is wrong.
         :raises RuntimeError: If the app has a manager already, or another extension
-            holds ``app.extensions["redis"]``.
+            uses ``app.extensions["redis"]``.
         """
-        registry = make_registry(app)
+        self._register(app, stacklevel=3)
 
-        if registry.managed:
+    def _register(self, app: Flask, stacklevel: int) -> None:
+        registry = get_or_create_registry(app)
+
+        if registry.is_managed:
             raise RuntimeError(
                 f"The app {app.name!r} has a RedisManager already. Import and use that"
                 " one instead."
@@ -122,7 +112,7 @@ class RedisManager:
         discovery = discover(
             app.config,
             default=self._default,
-            wanted=self._proxies,
+            requested=self._proxies,
             registered=registry,
             prefixes=self._prefixes,
             ignore=self._ignore,
@@ -133,26 +123,29 @@ class RedisManager:
             lambda: {"current_redis": current_redis, "redis_manager": self}
         )
 
-        if redis_cli.name not in app.cli.commands:
-            app.cli.add_command(redis_cli)
+        if _GROUP not in app.cli.commands:
+            app.cli.add_command(_Commands())
+
+        for message in discovery.warnings:
+            warnings.warn(message, stacklevel=stacklevel)
 
     def get(self, prefix: str | None = None) -> Redis:
-        """The client of a prefix, as a proxy that finds that of the current app. It is
-        the same object each time, and can be had before there is an app.
+        """The client of a prefix, as a proxy that finds the client of the current app.
+        It is always the same object, and there does not need to be an app yet.
 
-        :param prefix: The prefix. By default the manager's default.
+        :param prefix: The prefix. The default is the manager's default.
         :raises UnknownPrefixError: If the current app has no such prefix. Without an
             application context it is raised at first use instead.
         """
         prefix = prefix or self._default
 
         try:
-            # What has a client is known. That is all that most calls need to ask.
+            # A prefix with a client is known. Most calls need to ask no more.
             if prefix in find_app().extensions["redis"].clients:
                 return self._proxies[prefix]
         except (RuntimeError, KeyError, AttributeError):
-            # No context yet, no registry, another extension's object, or the first
-            # call for the prefix.
+            # There is no context or no registry, another extension uses the key, or
+            # this is the first call for the prefix.
             pass
 
         if current_app and (registry := find_registry(current_app)) is not None:
@@ -167,67 +160,67 @@ class RedisManager:
     def get_async(
         self, prefix: str | None = None
     ) -> contextlib.AbstractAsyncContextManager[redis.asyncio.Redis]:
-        """A client of asyncio with the same settings, for one ``async with`` block in
-        an asynchronous view.
+        """An asyncio client with the same settings, for one ``async with`` block in an
+        asynchronous view.
 
-        It is made and closed in the running loop: each asynchronous view of Flask has a
-        loop of its own, and a client that two loops share breaks.
+        It is created and closed in the running loop: each asynchronous view of Flask
+        has its own loop, and a client that two loops share breaks.
 
-        :param prefix: The prefix. By default the manager's default.
-        :raises ConfigError: If the prefix's settings are wrong, or when the block is
-            entered if they have no meaning for asyncio.
+        :param prefix: The prefix. The default is the manager's default.
+        :raises ConfigError: If the prefix's settings are wrong, or, when the block is
+            entered, if they have no meaning for asyncio.
         :raises RuntimeError: If there is no application context, or the app has no
             such prefix.
         """
         return get_registry(current_app).open_async(prefix or self._default)
 
     def ping(self, *prefixes: str, timeout: float = 1.0) -> dict[str, PingResult]:
-        """Ask servers whether they answer, for a health check: all at once, each over
-        a short-lived connection of its own, in no more than the timeout in all.
+        """Ask servers whether they answer, for a health check. All are asked at the
+        same time, each on a short-lived connection.
 
         A cluster is ok when it says that all of its slots are served. A server behind
         sentinels is the one that they name. For a prefix with an override, its client
         is asked.
 
-        :param prefixes: The prefixes. Without any, all but those that were found by
-            ``<P>_HOST`` alone and may be somebody else's, so that nobody else is sent
-            a password.
-        :param timeout: Seconds until this returns at the latest.
-        :return: A result for each prefix, which :func:`flask.jsonify` takes.
+        :param prefixes: The prefixes. The default is all except those that have only
+            ``<P>_HOST`` and may belong to other software, so that no other server
+            receives a password.
+        :param timeout: Seconds after which this returns at the latest.
+        :return: A result for each prefix, which :func:`flask.jsonify` accepts.
         :raises RuntimeError: If there is no application context, or the app has no
             Redis, or no such prefix.
         :raises ValueError: If the timeout is not above 0.
         """
-        # Workers that serve the app may have no use for it.
-        from . import health
+        # Workers that serve the app may not need it.
+        from .operate import health
 
         return health.ping(get_registry(current_app), prefixes, timeout)
 
     def stats(self) -> dict[str, PoolStats]:
-        """How full the pool of each prefix is, in this process. No client is made and
-        no server is asked.
+        """How full the pool of each prefix is, in this process. It creates no client
+        and asks no server.
 
-        :return: Figures for each prefix, which :func:`flask.jsonify` takes.
+        :return: Figures for each prefix, which :func:`flask.jsonify` accepts.
         :raises RuntimeError: If there is no application context, or the app has no
             Redis.
         """
-        from . import health
+        from .operate import health
 
         return health.stats(get_registry(current_app))
 
     def override(self, prefix: str, client: C) -> contextlib.AbstractContextManager[C]:
-        """Put another client in the place of a prefix's own for one ``with`` block, in
-        a test: all threads of the current app get it, wherever they look the prefix
-        up, :attr:`.Redis.connection` and ``app.extensions["redis"]`` included.
+        """Replace the client of a prefix for one ``with`` block, in a test. All threads
+        of the current app get the other client, wherever they look the prefix up,
+        including :attr:`.Redis.connection` and ``app.extensions["redis"]``.
 
-        Blocks may be nested. The end of a block brings back what was there before, and
-        closes nothing. Clients that were taken before, and those of :meth:`get_async`,
-        stay as they are.
+        Blocks may be nested. The end of a block restores what was there before, and
+        closes nothing. Clients that were looked up before, and those of
+        :meth:`get_async`, are not affected.
 
         :param prefix: The prefix.
-        :param client: The client, or something that stands for one.
-        :return: A context manager, which gives the client. The application context
-            is needed for this call, and not within the block.
+        :param client: The client, or something that replaces one.
+        :return: A context manager, which returns the client. The application context
+            is needed for this call, but not within the block.
         :raises RuntimeError: If there is no application context, or the app has no
             Redis, or no such prefix.
         """
@@ -235,22 +228,47 @@ class RedisManager:
         registry.check_known(prefix)
 
         if isinstance(client, LocalProxy):
-            # A proxy for the same prefix would look itself up for ever.
+            # A proxy of the same prefix would find itself without end.
             return registry.override(prefix, client._get_current_object())
 
         return registry.override(prefix, client)
 
     def close(self) -> None:
-        """Close every pool that was made for the current app. The next use of a prefix
-        makes a new one: call this at the end of a worker or a test, or in a process
-        that has just been forked.
+        """Close every pool that was created for the current app. The next use of a
+        prefix creates a new one. Call this at the end of a worker or a test, or in a
+        process that has just been forked.
 
-        What other threads are doing is not cut: a connection that is in use is closed
-        when its client is no longer referred to. Clients that were taken before still
-        work. A pool that the application made itself (``<P>_CONNECTION_POOL``) and the
-        client of an override are left alone. The data of ``fakeredis://`` stay.
+        It does not interrupt other threads: a connection that is in use is closed when
+        nothing refers to its client any more. Clients that were looked up before still
+        work. A pool that the application created (``<P>_CONNECTION_POOL``) and the
+        client of an override are not closed. The data of ``fakeredis://`` stay.
 
         :raises RuntimeError: If there is no application context, or the app has no
             Redis.
         """
         get_registry(current_app).close()
+
+
+class _Commands(AppGroup):
+    """The group ``flask redis`` of one app. Its commands are imported when one of them
+    is used, because workers that serve the app do not need them.
+    """
+
+    def __init__(self) -> None:
+        text = "See, ping and open the Redis servers that the app uses."
+        super().__init__(_GROUP, help=text)
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        self._import()
+        return super().list_commands(ctx)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        self._import()
+        return super().get_command(ctx, cmd_name)
+
+    def _import(self) -> None:
+        cli = import_module(".operate.cli", __package__)
+
+        for command in cli.COMMANDS:
+            # A command that the app has added under this name stays.
+            self.commands.setdefault(command.name, command)

@@ -1,35 +1,38 @@
+"""``Redis`` and ``current_redis``: proxies that find the current app's client."""
+
 from __future__ import annotations
 
 import collections.abc as cabc
 import typing as t
+import warnings
 
 import redis
 from flask import current_app
 from flask import Flask
 from werkzeug.local import LocalProxy
 
-from .config import check_prefix
-from .config import DEFAULT_PREFIX
-from .config import read_prefix
 from .exceptions import ConfigError
 from .registry import find_app
+from .registry import get_or_create_registry
 from .registry import get_registry
-from .registry import make_registry
 from .registry import Registry
+from .settings.discovery import check_prefix
+from .settings.discovery import DEFAULT_PREFIX
+from .settings.discovery import read_prefix
 
 
 def _forward(name: str, doc: str | None) -> property:
-    """The attribute of this name of the current app's client. As a property it is
-    found in a third of the time that ``LocalProxy.__getattr__`` takes.
+    """A property for an attribute of the current app's client. It takes a third of the
+    time of ``LocalProxy.__getattr__``.
     """
 
-    def find(self: t.Any) -> t.Any:
+    def find(self: Redis) -> t.Any:
         try:
-            found = find_app().extensions["redis"]
-            client = found.clients[self._Redis__prefix or found.default]
+            registry = find_app().extensions["redis"]
+            client = registry.clients[self._prefix or registry.default]
         except (RuntimeError, KeyError, AttributeError):
-            # No context, no registry, another extension's object, or a client not
-            # made yet. Asking for each beforehand would cost every command.
+            # There is no context or no registry, another extension uses the key, or the
+            # client was not created yet. Testing for each would slow every command.
             client = self._get_current_object()
 
         return getattr(client, name)
@@ -38,46 +41,46 @@ def _forward(name: str, doc: str | None) -> property:
 
 
 if t.TYPE_CHECKING:
-    # To type checkers a proxy is the client that it stands for.
+    # Type checkers see a proxy as the client.
     _Base = redis.Redis
 else:
-    _forwarding = {
+    _forwarded = {
         name: _forward(name, attribute.__doc__)
         for cls in reversed(redis.Redis.__mro__)
         for name, attribute in vars(cls).items()
-        # Not the constructors: there is nothing of theirs that a proxy could forward.
+        # Not the constructors: a proxy has nothing to forward to them.
         if not name.startswith(("_", "from_"))
     }
-    _Base = type("_Base", (LocalProxy,), {"__slots__": (), **_forwarding})
+    _Base = type("_Base", (LocalProxy,), {"__slots__": (), **_forwarded})
 
 
 class Redis(_Base):
     """The Redis client of the current app for one prefix.
 
-    It has every method of the app's :class:`redis.Redis`, and stands for it in
-    ``with``, ``r["key"]`` and ``isinstance``. It can be made, imported and handed
-    on before there is an app; a command needs an application context.
+    It has every method of the app's :class:`redis.Redis`, and behaves like it in
+    ``with``, ``r["key"]`` and ``isinstance``. You can create it and import it before
+    there is an app. A command needs an application context.
 
     :param app: Register the prefix on this app, and use this app where there is
-        no application context. It is kept alive.
-    :param config_prefix: What the names of the settings begin with. ``"REDIS"``
-        unless given. Without any setting the server is localhost:6379.
-    :param options: Client arguments, which settings override.
+        no application context. The app is kept alive.
+    :param config_prefix: What the names of the settings begin with. The default is
+        ``"REDIS"``. Without any setting the server is localhost:6379.
+    :param options: Client arguments. Settings override them.
     :raises ConfigError: If a setting is wrong.
     :raises ValueError: If the app has the prefix from another ``Redis``.
-    :raises RuntimeError: If another extension holds ``app.extensions["redis"]``.
+    :raises RuntimeError: If another extension uses ``app.extensions["redis"]``.
 
     .. versionchanged:: 2.0
-        The client is made at first use, and by the current app's settings.
+        The client is created at first use, from the current app's settings.
     """
 
-    __slots__ = ("__prefix", "__app", "__registered")
+    __slots__ = ("_prefix", "_app", "_is_registered")
 
     if t.TYPE_CHECKING:
         _get_current_object: cabc.Callable[[], redis.Redis]
-        __prefix: str
-        __app: Flask | None
-        __registered: bool
+        _prefix: str
+        _app: Flask | None
+        _is_registered: bool
 
     def __init__(
         self,
@@ -85,97 +88,117 @@ class Redis(_Base):
         config_prefix: str | None = None,
         **options: t.Any,
     ) -> None:
-        LocalProxy.__init__(t.cast(t.Any, self), self.__look_up)
-        # LocalProxy wraps what it is given in two more calls.
-        object.__setattr__(self, "_get_current_object", self.__look_up)
-        self.__remember(check_prefix(config_prefix or DEFAULT_PREFIX), app, False)
+        LocalProxy.__init__(t.cast(t.Any, self), self._find_client)
+        # LocalProxy wraps the function into two more calls.
+        object.__setattr__(self, "_get_current_object", self._find_client)
+        self._remember(check_prefix(config_prefix or DEFAULT_PREFIX), app, False)
 
         if app is not None:
-            self.init_app(app, **options)
+            self._register(app, None, options, stacklevel=3)
         elif options:
             raise TypeError("Options need an app: give them to 'init_app'.")
+
+    @classmethod
+    def _for_default_prefix(cls) -> Redis:
+        """A proxy without a prefix of its own: it uses each app's default prefix."""
+        proxy = cls()
+        proxy._remember("", None, True)
+        return proxy
 
     def init_app(
         self, app: Flask, config_prefix: str | None = None, **options: t.Any
     ) -> None:
         """Register the prefix on an app. If a :class:`RedisManager` has found it
-        there already, both use the same client.
+        already, both use the same client.
 
         :param app: The app.
-        :param config_prefix: What the names of the settings begin with. By default
-            the prefix that this object was made with.
-        :param options: Client arguments, which settings override.
+        :param config_prefix: What the names of the settings begin with. The default is
+            the prefix that this object was created with.
+        :param options: Client arguments. Settings override them.
         :raises ConfigError: If a setting is wrong.
         :raises ValueError: If the app has the prefix from another ``Redis``, or
             this object has another prefix on another app.
-        :raises RuntimeError: If another extension holds
-            ``app.extensions["redis"]``.
+        :raises RuntimeError: If another extension uses ``app.extensions["redis"]``.
         """
-        prefix = check_prefix(config_prefix or self.__prefix or DEFAULT_PREFIX)
+        self._register(app, config_prefix, options, stacklevel=3)
 
-        if self.__registered and prefix != self.__prefix:
+    def _register(
+        self,
+        app: Flask,
+        config_prefix: str | None,
+        options: dict[str, t.Any],
+        stacklevel: int,
+    ) -> None:
+        prefix = check_prefix(config_prefix or self._prefix or DEFAULT_PREFIX)
+
+        if self._is_registered and prefix != self._prefix:
             raise ValueError(
-                f"This Redis has the prefix {self.__prefix!r} on another app. Make"
+                f"This Redis has the prefix {self._prefix!r} on another app. Make"
                 f" a second Redis for the prefix {prefix!r}."
             )
 
-        make_registry(app).claim(
-            prefix, lambda: read_prefix(app.config, prefix, options), options
+        messages: list[str] = []
+        get_or_create_registry(app).claim(
+            prefix,
+            lambda: read_prefix(app.config, prefix, options, messages.append),
+            options,
         )
-        self.__remember(prefix, self.__app, True)
+        self._remember(prefix, self._app, True)
 
-    def __remember(self, prefix: str, app: Flask | None, registered: bool) -> None:
-        # A LocalProxy sets attributes on what it stands for.
-        object.__setattr__(self, "_Redis__prefix", prefix)
-        object.__setattr__(self, "_Redis__app", app)
-        object.__setattr__(self, "_Redis__registered", registered)
+        for message in messages:
+            warnings.warn(message, stacklevel=stacklevel)
 
-    def __look_up(self) -> redis.Redis:
-        registry = self.__find_registry()
-        return registry[self.__prefix or registry.default]
+    def _remember(self, prefix: str, app: Flask | None, is_registered: bool) -> None:
+        # A LocalProxy sets attributes on the client.
+        object.__setattr__(self, "_prefix", prefix)
+        object.__setattr__(self, "_app", app)
+        object.__setattr__(self, "_is_registered", is_registered)
 
-    def __find_registry(self) -> Registry:
-        if app := current_app or self.__app:
+    def _find_client(self) -> redis.Redis:
+        registry = self._find_registry()
+        return registry[self._prefix or registry.default]
+
+    def _find_registry(self) -> Registry:
+        if app := current_app or self._app:
             return get_registry(app)
 
         raise RuntimeError(
             "There is no application context, so no app whose Redis to use. Push"
             " one by 'with app.app_context():'. For a thread, take '.connection'"
             " while there is one and hand it over. In an app factory, after init_app,"
-            f' the client is \'app.extensions["redis"]["{self.__prefix or "REDIS"}"]\'.'
+            f' the client is \'app.extensions["redis"]["{self._prefix or "REDIS"}"]\'.'
         )
 
-    def __find_class(self) -> type[t.Any] | None:
-        """The client's class, or None where a command would not find it either."""
+    def _find_class(self) -> type[t.Any] | None:
+        """The client's class. None if a command could not find the client either."""
         try:
-            registry = self.__find_registry()
-            return registry.get_class(self.__prefix or registry.default)
+            registry = self._find_registry()
+            return registry.get_class(self._prefix or registry.default)
         except (RuntimeError, ConfigError):
             return None
 
     @property
     def connection(self) -> redis.Redis:  # type: ignore[override]
-        """The real client of the current app: for threads, which have no
-        application context, and for loops in which each look-up counts.
+        """The current app's real client: for threads, which have no application
+        context, and for loops in which each look-up counts.
         """
         return self._get_current_object()
 
-    # What libraries ask of a client at import time. LocalProxy would make the
-    # client to answer, or answer for an unbound proxy in a way that makes them
+    # What libraries ask of a client at import time. LocalProxy would create the client
+    # to answer. Or it would answer for an unbound proxy in a way that makes them
     # connect to localhost instead.
 
     @property  # type: ignore[misc]
     def __class__(self) -> type[t.Any]:
-        found = self.__find_class()
-        return redis.Redis if found is None else found
+        return self._find_class() or redis.Redis
 
-    # Type checkers would take any name, having seen it.
+    # With this, type checkers would accept any attribute.
     if not t.TYPE_CHECKING:
 
         def __setattr__(self, name: str, value: t.Any) -> None:
-            # As tests of other extensions do. The real client would stay in use.
+            # Tests of other extensions do this. The real client would stay in use.
             if name in ("connection", "_redis_client"):
-                prefix = self.__prefix or DEFAULT_PREFIX
+                prefix = self._prefix or DEFAULT_PREFIX
                 raise AttributeError(
                     f"{name!r} cannot be set. For a test without a server set"
                     f" '{prefix}_URL' to 'fakeredis://'; to put a client in place of"
@@ -188,8 +211,8 @@ class Redis(_Base):
         return True
 
     def __repr__(self) -> str:
-        prefix = repr(self.__prefix) if self.__prefix else "default"
-        state = " unbound" if self.__find_class() is None else ""
+        prefix = repr(self._prefix) if self._prefix else "default"
+        state = " unbound" if self._find_class() is None else ""
         return f"<flask_and_redis.Redis {prefix}{state}>"
 
     def __str__(self) -> str:
@@ -209,7 +232,4 @@ class Redis(_Base):
 
 #: The client of the current app's default prefix, as :data:`flask.current_app` is the
 #: current app.
-current_redis: Redis = Redis()
-# No prefix of its own: that of whichever app is current.
-object.__setattr__(current_redis, "_Redis__prefix", "")
-object.__setattr__(current_redis, "_Redis__registered", True)
+current_redis: Redis = Redis._for_default_prefix()

@@ -1,3 +1,5 @@
+"""One app's prefixes and their clients."""
+
 from __future__ import annotations
 
 import collections.abc as cabc
@@ -14,50 +16,52 @@ import redis.asyncio
 from flask import current_app
 from flask import Flask
 
-from .clients import disconnect
-from .clients import make_client
-from .clients import open_async_client
-from .config import DEFAULT_PREFIX
-from .config import Discovery
-from .config import Settings
+from .deadline.client import make_client
+from .deadline.client import open_async_client
+from .deadline.deadline import Deadline
+from .engines.operations import FakeServers
 from .exceptions import ConfigError
 from .exceptions import UnknownPrefixError
-from .retry import Bound
+from .settings.discovery import DEFAULT_PREFIX
+from .settings.discovery import Discovery
+from .spec.spec import Spec
 
 _KEY = "redis"
 
-#: The current app itself. Asking ``current_app`` for this method each time would double
-#: what it costs.
+#: Returns the current app itself. Asking ``current_app`` for this method each time
+#: would take twice as long.
 find_app: cabc.Callable[[], Flask] = current_app._get_current_object  # type: ignore[attr-defined]
 
 
 class Registry(cabc.Mapping[str, redis.Redis]):
-    """The prefixes of one app, each with its client, which is made when it is first
-    asked for. Iterating and counting make none.
+    """The prefixes of one app and their clients. A client is created when it is first
+    accessed. Iterating and counting create none.
 
-    This is what ``app.extensions["redis"]`` holds. It is read-only.
+    This is ``app.extensions["redis"]``. It is read-only.
     """
 
     def __init__(self) -> None:
         self.default: str = DEFAULT_PREFIX
         #: Whether a manager has searched the app's settings.
-        self.managed: bool = False
-        self._made: dict[str, redis.Redis] = {}
-        #: What proxies look into first: the clients made so far or, while there are
-        #: overrides, these alone.
-        self.clients: dict[str, redis.Redis] = self._made
-        # The overrides of each prefix, the one in force last.
+        self.is_managed: bool = False
+        #: The servers of fakeredis of the app, by name. Clients add to them.
+        self.fake_servers: FakeServers = {}
+        self._created: dict[str, redis.Redis] = {}
+        #: Where proxies look first: the clients created so far or, while there are
+        #: overrides, only these.
+        self.clients: dict[str, redis.Redis] = self._created
+        # The overrides of each prefix. The last one is in force.
         self._overrides: dict[str, list[_Override]] = {}
         self._overriding = threading.Lock()
-        self._settings: dict[str, Settings] = {}
+        self._specs: dict[str, Spec] = {}
         self._wrong: dict[str, ConfigError] = {}
         self._skipped: dict[str, str] = {}
         self._guessed: frozenset[str] = frozenset()
-        self._fake_servers: dict[str, t.Any] = {}
-        # One attempt a prefix, whose outcome those who wait share. By process: a fork
-        # inherits the attempt of a thread that it does not inherit.
-        self._attempts: dict[tuple[int, str], tuple[int, Future[redis.Redis]]] = {}
-        self._bounds: dict[str, Bound] = {}
+        # Threads that wait for a client share the result of one attempt. By process,
+        # because a fork inherits the attempt but not the thread that makes it.
+        self._attempts: dict[tuple[int, str], _Attempt] = {}
+        # Kept after a failure: it knows whether the prefix is down.
+        self._deadlines: dict[str, Deadline] = {}
         self._claimed: set[str] = set()
 
     def __getitem__(self, prefix: str) -> redis.Redis:
@@ -66,85 +70,75 @@ class Registry(cabc.Mapping[str, redis.Redis]):
         except KeyError:
             pass
 
-        settings = self.get_settings(prefix)
+        spec = self.get_spec(prefix)
         key = (os.getpid(), prefix)
-        me = threading.get_ident()
-        mine: Future[redis.Redis] = Future()
-        maker, attempt = self._attempts.setdefault(key, (me, mine))
+        own = _Attempt()
+        attempt = self._attempts.setdefault(key, own)
 
-        if attempt is mine:
+        if attempt is own:
             try:
                 # Another thread may have finished its attempt a moment ago.
-                client = self._made.get(prefix)
+                client = self._created.get(prefix)
 
                 if client is None:
-                    client = self._made[prefix] = make_client(
-                        settings, self._get_bound(settings), self._fake_servers
+                    client = self._created[prefix] = make_client(
+                        spec, self._get_deadline(spec), self.fake_servers
                     )
             except BaseException as error:
                 del self._attempts[key]
-
-                if isinstance(error, Exception):
-                    mine.set_exception(error)
-                else:
-                    # Who is interrupted is this thread alone.
-                    mine.cancel()
-
+                own.fail(error)
                 raise
 
             del self._attempts[key]
-            mine.set_result(client)
+            own.result.set_result(client)
 
-        elif maker == me:
+        elif attempt.thread == own.thread:
             raise RuntimeError(
                 f"The client of {prefix!r} was asked for while it is being made, by its"
                 " own class."
             )
 
         try:
-            return attempt.result()
+            return attempt.result.result()
         except CancelledError:
             return self[prefix]
 
     def open_async(
         self, prefix: str
     ) -> contextlib.AbstractAsyncContextManager[redis.asyncio.Redis]:
-        """A client of asyncio for a prefix, as an asynchronous context manager.
+        """An asynchronous client of a prefix, as an asynchronous context manager.
 
         :param prefix: The prefix.
         :raises ConfigError: If its settings are wrong.
         :raises UnknownPrefixError: If the app has no such prefix.
         """
-        settings = self.get_settings(prefix)
-        return open_async_client(
-            settings, self._get_bound(settings), self._fake_servers
-        )
+        spec = self.get_spec(prefix)
+        return open_async_client(spec, self._get_deadline(spec), self.fake_servers)
 
-    def _get_bound(self, settings: Settings) -> Bound:
-        # Kept over failed attempts: it knows whether the prefix is down.
-        return self._bounds.setdefault(settings.prefix, Bound(settings))
+    def _get_deadline(self, spec: Spec) -> Deadline:
+        return self._deadlines.setdefault(spec.prefix, Deadline(spec))
 
     def __iter__(self) -> cabc.Iterator[str]:
-        return iter(self._settings)
+        return iter(self._specs)
 
     def __len__(self) -> int:
-        return len(self._settings)
+        return len(self._specs)
 
     def __contains__(self, prefix: object) -> bool:
-        return prefix in self._settings
+        return prefix in self._specs
 
     def __repr__(self) -> str:
         return f"<Redis registry: {', '.join(self) or 'empty'}>"
 
-    def get_settings(self, prefix: str) -> Settings:
-        """The settings of a prefix.
+    def get_spec(self, prefix: str) -> Spec:
+        """The spec of a prefix.
 
         :param prefix: The prefix.
-        :raises ConfigError: If they are wrong.
+        :raises ConfigError: If its settings are wrong.
         :raises UnknownPrefixError: If the app has no such prefix.
         """
-        if prefix in self._settings:
-            return self._settings[prefix]
+        if prefix in self._specs:
+            return self._specs[prefix]
 
         if prefix in self._wrong:
             raise ConfigError(*self._wrong[prefix].args)
@@ -152,96 +146,93 @@ class Registry(cabc.Mapping[str, redis.Redis]):
         raise UnknownPrefixError(self._explain_unknown(prefix))
 
     def get_class(self, prefix: str) -> type[t.Any]:
-        """The class of a prefix's client, which is not made for it.
+        """The class of a prefix's client. It does not create the client.
 
         :param prefix: The prefix.
         :raises ConfigError: If its settings are wrong.
         :raises UnknownPrefixError: If the app has no such prefix.
         """
-        try:
-            # Not type(), as what stands for a client says so in its __class__.
+        if prefix in self._overrides:
+            # Not type(): a mock says in its __class__ what it stands in for.
             return self.clients[prefix].__class__
-        except KeyError:
-            return self.get_settings(prefix).client_class
+
+        return self.get_spec(prefix).client_class
 
     def find_client(self, prefix: str) -> redis.Redis | None:
-        """The client of a prefix, an override's included, or None if it has not been
-        made.
+        """The client of a prefix, or that of its override. None if it has not been
+        created.
 
         :param prefix: The prefix.
         """
-        return self.clients.get(prefix, self._made.get(prefix))
+        return self.clients.get(prefix, self._created.get(prefix))
 
-    def list_surely_redis(self) -> list[str]:
-        """The prefixes but those that may be another server's: found by their HOST
-        alone, and asked for by nobody.
+    def list_certain(self) -> list[str]:
+        """All prefixes but those that may belong to other software: nobody requested
+        them, and they have only a HOST.
         """
-        return [it for it in self if it not in self._guessed - self._claimed]
+        uncertain = self._guessed - self._claimed
+        return [prefix for prefix in self if prefix not in uncertain]
 
     @property
     def skipped(self) -> dict[str, str]:
-        """Why settings that look like those of a prefix are none."""
-        return {**self._skipped, **{it: str(why) for it, why in self._wrong.items()}}
+        """Why groups of settings that look like a prefix are none."""
+        wrong = {prefix: str(error) for prefix, error in self._wrong.items()}
+        return self._skipped | wrong
 
     @property
     def overridden(self) -> cabc.Collection[str]:
-        """The prefixes with another client in place of their own."""
+        """The prefixes whose client is replaced by another one."""
         return self._overrides.keys()
-
-    @property
-    def fake_servers(self) -> dict[str, t.Any]:
-        """The fake servers of the app, by name. Clients add to them."""
-        return self._fake_servers
 
     @contextlib.contextmanager
     def override(self, prefix: str, client: t.Any) -> cabc.Iterator[t.Any]:
-        """Put a client in the place of a prefix's own, for one ``with`` block.
+        """Replace the client of a prefix for one ``with`` block.
 
-        :param prefix: The prefix.
+        :param prefix: The prefix. The app must know it.
         :param client: What all threads of the app get instead.
-        :raises UnknownPrefixError: If the app has no such prefix.
         """
-        self.check_known(prefix)
-        mine = _Override(client)
+        own = _Override(client)
 
         with self._overriding:
-            self._overrides.setdefault(prefix, []).append(mine)
-            self._show_overrides()
+            self._overrides.setdefault(prefix, []).append(own)
+            self._apply_overrides()
 
         try:
             yield client
         finally:
             # Not the last one: blocks of two threads may end in any order.
             with self._overriding:
-                self._overrides[prefix].remove(mine)
+                self._overrides[prefix].remove(own)
 
                 if not self._overrides[prefix]:
                     del self._overrides[prefix]
 
-                self._show_overrides()
+                self._apply_overrides()
 
-    def _show_overrides(self) -> None:
-        # A dict of their own: a client that is made meanwhile does not undo them.
-        overrides = {it: found[-1].client for it, found in self._overrides.items()}
-        self.clients = overrides or self._made
+    def _apply_overrides(self) -> None:
+        # A separate dict: a client that is created meanwhile must not undo them.
+        overrides = {name: stack[-1].client for name, stack in self._overrides.items()}
+        self.clients = overrides or self._created
 
     def close(self) -> None:
-        """Disconnect and forget the clients made here, but for what they are doing."""
-        for prefix in list(self._made):
-            if "connection_pool" in self._settings[prefix].arguments:
+        """Disconnect and forget the clients, except for what they are doing now."""
+        for prefix in list(self._created):
+            spec = self._specs[prefix]
+
+            if "connection_pool" in spec.arguments:
                 continue
 
             # None if another thread closes at the same time.
-            if (client := self._made.pop(prefix, None)) is not None:
-                disconnect(client, in_use=False)
+            if (client := self._created.pop(prefix, None)) is not None:
+                spec.engine.disconnect(client, in_use=False)
 
     def check_known(self, prefix: str) -> None:
-        """Raise if the app has no such prefix; wrong settings show at first use.
+        """Raise if the app has no such prefix. Wrong settings are not an error here.
 
         :param prefix: The prefix.
         :raises UnknownPrefixError: If the app has no such prefix.
         """
-        if prefix not in self._settings and prefix not in self._wrong:
+        if prefix not in self._specs and prefix not in self._wrong:
             raise UnknownPrefixError(self._explain_unknown(prefix))
 
     def _explain_unknown(self, prefix: str) -> str:
@@ -260,16 +251,16 @@ class Registry(cabc.Mapping[str, redis.Redis]):
     def claim(
         self,
         prefix: str,
-        read: cabc.Callable[[], Settings],
+        read: cabc.Callable[[], Spec],
         options: cabc.Mapping[str, t.Any],
     ) -> None:
-        """Register a prefix for one :class:`.Redis`, or join it to a manager's.
+        """Register a prefix for one :class:`.Redis`, or share that of a manager.
 
         :param prefix: The prefix.
-        :param read: Reads its settings, if they have not been read before.
-        :param options: What ``read`` uses beside the settings.
-        :raises ValueError: If another ``Redis`` has the prefix, or its options come
-            too late.
+        :param read: Reads its settings, unless they were read before.
+        :param options: The options that ``read`` uses beside the settings.
+        :raises ValueError: If another ``Redis`` has the prefix, or the manager has read
+            it without the options.
         """
         if prefix in self._claimed:
             raise ValueError(
@@ -277,8 +268,8 @@ class Registry(cabc.Mapping[str, redis.Redis]):
                 " Call its 'init_app' once for each app, and import it elsewhere."
             )
 
-        if prefix not in self._settings:
-            self._settings[prefix] = read()
+        if prefix not in self._specs:
+            self._specs[prefix] = read()
             self._wrong.pop(prefix, None)
         elif options:
             raise ValueError(
@@ -289,21 +280,37 @@ class Registry(cabc.Mapping[str, redis.Redis]):
         self._claimed.add(prefix)
 
     def add_discovery(self, default: str, discovery: Discovery) -> None:
-        """Register what a manager found. Prefixes that are there already stay.
+        """Register what a manager found. Prefixes that are registered already stay.
 
         :param default: The default prefix.
         :param discovery: What was found.
         """
         self.default = default
-        self.managed = True
-        self._settings = self._settings | discovery.settings
+        self.is_managed = True
+        self._specs = self._specs | discovery.specs
         self._wrong = discovery.wrong
         self._skipped = discovery.skipped
         self._guessed = frozenset(discovery.guessed)
 
 
+class _Attempt:
+    """One thread's attempt to create a client."""
+
+    def __init__(self) -> None:
+        self.thread = threading.get_ident()
+        self.result: Future[redis.Redis] = Future()
+
+    def fail(self, error: BaseException) -> None:
+        """Share an error with the threads that wait for the client."""
+        if isinstance(error, Exception):
+            self.result.set_exception(error)
+        else:
+            # Only this thread was interrupted.
+            self.result.cancel()
+
+
 class _Override:
-    """One block's client, told from another block's by identity."""
+    """The client of one block. Blocks are compared by identity."""
 
     def __init__(self, client: t.Any) -> None:
         self.client = client
@@ -314,8 +321,8 @@ def find_registry(app: Flask) -> Registry | None:
 
     :param app: The app.
     """
-    found = app.extensions.get(_KEY)
-    return found if isinstance(found, Registry) else None
+    registry = app.extensions.get(_KEY)
+    return registry if isinstance(registry, Registry) else None
 
 
 def get_registry(app: Flask) -> Registry:
@@ -324,38 +331,38 @@ def get_registry(app: Flask) -> Registry:
     :param app: The app.
     :raises RuntimeError: If the app has none.
     """
-    found = app.extensions.get(_KEY)
+    registry = app.extensions.get(_KEY)
 
-    if isinstance(found, Registry):
-        return found
+    if isinstance(registry, Registry):
+        return registry
 
-    if found is None:
+    if registry is None:
         raise RuntimeError(
             f"The app {app.name!r} has no Redis registered. Call 'init_app' of a"
             " RedisManager or a Redis with this app."
         )
 
-    raise RuntimeError(_describe_other(app, found))
+    raise RuntimeError(_describe_other(app, registry))
 
 
-def make_registry(app: Flask) -> Registry:
-    """The registry of an app, which is made if the app has none.
+def get_or_create_registry(app: Flask) -> Registry:
+    """The registry of an app. It is created if the app has none.
 
     :param app: The app.
-    :raises RuntimeError: If another extension holds its place.
+    :raises RuntimeError: If another extension uses its key.
     """
-    found = app.extensions.setdefault(_KEY, Registry())
+    registry = app.extensions.setdefault(_KEY, Registry())
 
-    if isinstance(found, Registry):
-        return found
+    if isinstance(registry, Registry):
+        return registry
 
-    raise RuntimeError(_describe_other(app, found))
+    raise RuntimeError(_describe_other(app, registry))
 
 
-def _describe_other(app: Flask, found: object) -> str:
-    # type(), as another extension's object may answer for its client.
+def _describe_other(app: Flask, other: object) -> str:
+    # type(), because a proxy of another extension may answer for its client.
     return (
         f"'app.extensions[\"{_KEY}\"]' of the app {app.name!r} is held by another"
-        f" extension ({type(found).__module__}.{type(found).__qualname__}). Use one of"
+        f" extension ({type(other).__module__}.{type(other).__qualname__}). Use one of"
         " the two: Flask-And-Redis takes the same settings."
     )

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import inspect
 import typing as t
 
 import redis
 
-from flask_and_redis.retry import Bound
+from flask_and_redis.deadline.deadline import Deadline
 
 POOL = redis.ConnectionPool(port=6399)
 NOT_A_CLASS = 1
@@ -71,8 +70,8 @@ class Formats(redis.Redis):
         super().__init__(password=f"{password}", **kwargs)
 
 
-def bound_of(client: t.Any) -> Bound:
-    """The Bound object that handles the client's retries."""
-    bound = inspect.getclosurevars(client.execute_command).nonlocals["self"]
-    assert isinstance(bound, Bound)
-    return bound
+def deadline_of(client: t.Any) -> Deadline:
+    """The deadline of a client's commands."""
+    deadline = client._deadline
+    assert isinstance(deadline, Deadline)
+    return deadline

@@ -19,9 +19,9 @@ import redis
 from ephemeral_port_reserve import reserve
 from flask import Flask
 
-from flask_and_redis import info
 from flask_and_redis import Redis
 from flask_and_redis import RedisManager
+from flask_and_redis.operate import report
 
 from . import objects
 from .conftest import miss
@@ -454,23 +454,23 @@ def test_words_for_facts() -> None:
     not report are shown as a question mark or a dash.
     """
     durations = {
-        seconds: info._duration({"uptime_in_seconds": seconds})
+        seconds: report._duration({"uptime_in_seconds": seconds})
         for seconds in (5, 65, 3700, 90_000)
     }
     assert list(durations.values()) == ["5 s", "1 min", "1 h 1 min", "1 d 1 h"]
-    sizes = [info._size(2**exponent) for exponent in (3, 13, 23, 33)]
+    sizes = [report._size(2**exponent) for exponent in (3, 13, 23, 33)]
     assert sizes == ["8.0 B", "8.0 KiB", "8.0 MiB", "8.0 GiB"]
-    assert info._server({}) == "Redis ?"
+    assert report._server({}) == "Redis ?"
     valkey = {"redis_version": "7.2.4", "valkey_version": "8.1.0"}
-    assert info._server(valkey) == "Valkey 8.1.0"
-    assert info._clients({}) == "? connected"
-    assert info._clients({"connected_clients": 3, "blocked_clients": 1}) == (
+    assert report._server(valkey) == "Valkey 8.1.0"
+    assert report._clients({}) == "? connected"
+    assert report._clients({"connected_clients": 3, "blocked_clients": 1}) == (
         "3 connected, 1 blocked"
     )
     assert (
-        info._role({"role": "master", "connected_slaves": 1}) == "master of 1 replica"
+        report._role({"role": "master", "connected_slaves": 1}) == "master of 1 replica"
     )
-    assert info._hit_rate({}) == "-"
+    assert report._hit_rate({}) == "-"
 
 
 @pytest.mark.parametrize(
@@ -482,8 +482,8 @@ def test_old_servers_are_named(app: Flask, version: str, is_old: bool) -> None:
     """
     app.config["REDIS_URL"] = "redis://127.0.0.1"
     RedisManager(app)
-    settings = app.extensions["redis"].get_settings("REDIS")
-    warnings = list(info._warn(settings, {"redis_version": version}))
+    spec = app.extensions["redis"].get_spec("REDIS")
+    warnings = list(report._warn(spec, {"redis_version": version}))
     assert ["is older than 7.2" in warning for warning in warnings] == [True] * is_old
 
 
@@ -493,10 +493,11 @@ def test_nodes_without_addresses(app: Flask) -> None:
     """
     app.config["REDIS_URL"] = f"redis+cluster://127.0.0.1:{(port := reserve())}"
     RedisManager(app)
-    registry = app.extensions["redis"]
+    spec = app.extensions["redis"].get_spec("REDIS")
     nodes = {f":{port}": {"flags": "myself,master"}, ":0": {"flags": "slave,noaddr"}}
-    answers = info._ask_nodes(registry, registry.get_settings("REDIS"), nodes, 1)
-    assert list(answers) == [f"127.0.0.1:{port}"]
+    specs = spec.engine.node_specs(spec, nodes)
+    assert list(specs) == [f"127.0.0.1:{port}"]
+    assert specs[f"127.0.0.1:{port}"].address.nodes == (("127.0.0.1", port),)
 
 
 def test_cli(run: Run, native_client: None, server: Server) -> None:

@@ -15,12 +15,12 @@ import pytest
 import redis
 from flask import Flask
 
-from flask_and_redis import clients
 from flask_and_redis import current_redis
 from flask_and_redis import RedisManager
-from flask_and_redis.clients import pools_of
-from flask_and_redis.retry import Bound
+from flask_and_redis.deadline.deadline import Deadline
+from flask_and_redis.engines import connections
 
+from .objects import deadline_of
 from .servers import Server
 
 NAME = "concurrent"
@@ -124,7 +124,7 @@ def find_locks(client: t.Any) -> list[t.Any]:
     """The locks of a client, of its node manager, and of its servers' and sentinels'
     pools.
     """
-    pools = pools_of(client)
+    pools = deadline_of(client).engine.pools(client)
     manager = getattr(pools[0], "sentinel_manager", None)
     sentinels = [node.connection_pool for node in getattr(manager, "sentinels", [])]
     owners = [client, getattr(client, "nodes_manager", None), *pools, *sentinels]
@@ -194,7 +194,7 @@ def test_fork_while_locks_are_held(
 
         assert os.waitpid(pid, 0)[1] == 0
         # In this process, too, the client works once its locks are replaced.
-        clients._renew_locks()
+        connections._renew_locks()
         assert client.get("k") == b"v"
 
 
@@ -203,7 +203,7 @@ def test_1000_apps(server: Server) -> None:
     behind.
     """
     threads = threading.active_count()
-    kinds = (Flask, redis.Redis, redis.ConnectionPool, redis.Connection, Bound)
+    kinds = (Flask, redis.Redis, redis.ConnectionPool, redis.Connection, Deadline)
     manager = RedisManager()
 
     def count_objects() -> collections.Counter[str]:

@@ -4,6 +4,7 @@ unchanged.
 
 from __future__ import annotations
 
+import collections.abc as cabc
 import inspect
 import logging
 import sys
@@ -21,11 +22,11 @@ from redis.cluster import ClusterNode
 from flask_and_redis import ConfigError
 from flask_and_redis import RedisManager
 from flask_and_redis import UnknownPrefixError
-from flask_and_redis.config import _accepted
-from flask_and_redis.config import OLD_NAMES
-from flask_and_redis.config import read_settings
-from flask_and_redis.values import _describe
-from flask_and_redis.values import _types
+from flask_and_redis.engines import find_engine
+from flask_and_redis.settings.reader import OLD_NAMES
+from flask_and_redis.settings.reader import read_group
+from flask_and_redis.spec.values import describe
+from flask_and_redis.spec.values import types_of
 
 from .pages import literals
 from .pages import table
@@ -40,8 +41,16 @@ SETTINGS = {literals(row["setting"])[0]: row for row in ROWS}
 # Settings that are not arguments of a client.
 OURS = {"URL", "CLASS", "CONNECTION_POOL_CLASS"}
 
-STANDALONE = _accepted(redis.Redis, redis.BlockingConnectionPool)
-ACCEPTED = {**_accepted(redis.RedisCluster, None), **STANDALONE}
+
+def accepted(
+    client_class: type, pool_class: type | None = None
+) -> cabc.Mapping[str, inspect.Parameter]:
+    """The arguments that can be set with a client class."""
+    return find_engine(None, client_class).accepted(client_class, pool_class)
+
+
+STANDALONE = accepted(redis.Redis, redis.BlockingConnectionPool)
+ACCEPTED = {**accepted(redis.RedisCluster), **STANDALONE}
 
 # Arguments of a pool class that are not settings: the pool sets them itself.
 OF_POOL = {"queue_class", "cache_factory"}
@@ -109,7 +118,7 @@ def test_type_and_unit(name: str) -> None:
         pytest.skip("No argument of this redis-py.")
 
     documented = SETTINGS[name]["type and unit"]
-    described = _describe(_types(ACCEPTED[name.lower()]))
+    described = describe(types_of(ACCEPTED[name.lower()]))
     simple = {
         "true or false": "true or false",
         "a whole number": "whole number",
@@ -123,7 +132,7 @@ def test_type_and_unit(name: str) -> None:
     wrong = dict.fromkeys(base_of(name)) | base_of(name) | {name.lower(): "-1 x"}
 
     try:
-        read_settings("X", wrong, {})
+        read_group("X", wrong, {}, warnings.warn)
     except ConfigError as error:
         for unit in ("seconds", "bytes"):
             if unit in str(error):
@@ -135,8 +144,7 @@ def test_type_and_unit(name: str) -> None:
 def test_default(name: str) -> None:
     """The documented default is the value that the client gets."""
     documented = SETTINGS[name]["default"]
-    accepted = {**_accepted(redis.RedisCluster, None), **STANDALONE}
-    settings = read_settings("X", {"host": "localhost"} | base_of(name), {})
+    settings = read_group("X", {"host": "localhost"} | base_of(name), {}, warnings.warn)
 
     if name == "CLASS":
         assert documented == f"``{settings.client_class.__module__[:5]}.Redis``"
@@ -153,7 +161,7 @@ def test_default(name: str) -> None:
         assert documented == "``RETRY_DEADLINE``"
         assert app.extensions["redis"]["X"].connection_pool.timeout == 3
     elif name not in OURS and not documented.startswith("redis-py's"):
-        default = accepted[name.lower()].default
+        default = ACCEPTED[name.lower()].default
         value = settings.arguments.get(name.lower(), default)
 
         if name == "HOST":
@@ -217,7 +225,7 @@ def test_example(name: str, app: Flask, monkeypatch: pytest.MonkeyPatch) -> None
         for warning in caught
         if "not safe" not in str(warning.message)
     ] == []
-    settings = app.extensions["redis"].get_settings("X")
+    settings = app.extensions["redis"].get_spec("X")
     # Settings that do not become a client argument of the same name.
     reached = {
         "URL": settings.arguments.get("host"),
@@ -226,7 +234,7 @@ def test_example(name: str, app: Flask, monkeypatch: pytest.MonkeyPatch) -> None
         "RETRY_DEADLINE": settings.deadline != 5,
         "RETRY": settings.retries == 0,
         "SENTINEL_KWARGS": "password" in settings.sentinel_arguments,
-        "STARTUP_NODES": settings.nodes,
+        "STARTUP_NODES": settings.engine.describe_address(settings),
     }
     assert example == "None" or reached.get(name, name.lower() in settings.arguments)
 

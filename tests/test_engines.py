@@ -15,10 +15,10 @@ from flask import Flask
 from flask_and_redis import ConfigError
 from flask_and_redis import current_redis
 from flask_and_redis import RedisManager
-from flask_and_redis.values import parameters
+from flask_and_redis.spec.classes import parameters
 
 from .conftest import Starter
-from .objects import bound_of
+from .objects import deadline_of
 from .servers import Certificates
 from .servers import Cluster
 from .servers import KINDS
@@ -501,7 +501,7 @@ def test_three_hung_sentinels(sentinels: Sentinels) -> None:
     with pytest.raises(redis.sentinel.MasterNotFoundError):
         client.get("k")
 
-    assert bound_of(client).down
+    assert deadline_of(client).down
 
 
 def test_async_failover(sentinels: Sentinels) -> None:
@@ -566,7 +566,7 @@ def test_sentinel_settings(start: Starter) -> None:
     assert password not in str(info.value)
     assert sentinel_password not in str(info.value)
     # If the command had used up the deadline, the prefix would be down.
-    assert not bound_of(wrong).down
+    assert not deadline_of(wrong).down
 
     app, manager = manage(
         URL=url, SENTINEL_KWARGS={"password": f"not-{sentinel_password}"}
@@ -577,7 +577,7 @@ def test_sentinel_settings(start: Starter) -> None:
             with pytest.raises(redis.asyncio.sentinel.MasterNotFoundError):
                 await client.get("k")
 
-            assert not bound_of(client).down
+            assert not deadline_of(client).down
 
     with app.app_context():
         asyncio.run(fail())
@@ -653,14 +653,14 @@ def test_refused_certificate_at_once(
     assert client_of(**values).ping()
     values |= {k: v.format_map(vars(certificates)) for k, v in wrong.items()}
     client = client_of(**values)
-    bound = bound_of(client)
+    deadline = deadline_of(client)
 
     with pytest.raises(redis.ConnectionError):
         client.ping()
 
     # Retries would use up the deadline and mark the prefix down. On a busy machine, a
     # client without a certificate may see a lost connection, which is an outage.
-    assert not bound.down or "SSL_CERTFILE" in wrong
+    assert not deadline.down or "SSL_CERTFILE" in wrong
 
 
 def test_valkey_class(server: Server) -> None:

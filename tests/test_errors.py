@@ -17,7 +17,8 @@ from werkzeug.local import LocalProxy
 from flask_and_redis import ConfigError
 from flask_and_redis import Redis
 from flask_and_redis import RedisManager
-from flask_and_redis.values import parameters
+from flask_and_redis.spec.classes import parameters
+from flask_and_redis.spec.spec import Value
 
 from . import objects
 
@@ -284,6 +285,37 @@ class NoRedis:
     def execute_command(self, *args: t.Any) -> None: ...
 
 
+@pytest.mark.parametrize("scheme", ["redis", "redis+cluster", None])
+def test_cluster_class_of_valkey(scheme: str | None) -> None:
+    """valkey-py's cluster is refused, with the class to use instead."""
+    address = {"REDIS_URL": f"{scheme}://h"} if scheme else {"REDIS_HOST": "h"}
+    message = error({**address, "REDIS_CLASS": "valkey.ValkeyCluster"})
+    assert message.startswith("'REDIS_CLASS' must")
+    assert "redis.RedisCluster" in message
+
+
+def test_sentinel_kwargs_with_a_pool() -> None:
+    """A pool of the application has its own sentinels."""
+    sentinel_class: t.Any = redis.sentinel.Sentinel
+    pool_class: t.Any = redis.SentinelConnectionPool
+    pool = pool_class("mymaster", sentinel_class([("h", 1)]))
+    config = {"REDIS_CONNECTION_POOL": pool, "REDIS_SENTINEL_KWARGS": {"db": 1}}
+    assert error(config) == ("'REDIS_SENTINEL_KWARGS' needs a redis+sentinel:// URL.")
+
+
+@pytest.mark.parametrize(
+    "options", [{"socket_timeout": "x"}, {"nothing": 1}, {"port": "x"}]
+)
+def test_wrong_option_of_an_uncertain_prefix(options: dict[str, t.Any]) -> None:
+    """A wrong option is a mistake in the application's code. It stops start-up,
+    although a wrong setting of the same prefix would not.
+    """
+    # A URL would override the options of the address.
+    address = {"X_CLASS": "redis.Redis", "X_UNIX_SOCKET_PATH": "/tmp/redis.sock"}
+    message = error(address, lambda: RedisManager(**options))
+    assert message.startswith("The option ")
+
+
 def test_class_of_another_library(app: Flask) -> None:
     """A class gets only the arguments that its constructor accepts. This includes the
     default timeouts.
@@ -488,3 +520,10 @@ def test_missing_valkey(monkeypatch: pytest.MonkeyPatch) -> None:
         "'REDIS_CLASS' needs the package valkey, which is not installed:"
         " pip install valkey"
     )
+
+
+def test_value_shows_no_secret() -> None:
+    """The repr of a value that was read shows where it came from, not what it is."""
+    value = Value("'REDIS_PASSWORD'", "secret")
+    assert repr(value) == "<Value 'REDIS_PASSWORD'>"
+    assert repr({"password": value}) == "{'password': <Value 'REDIS_PASSWORD'>}"

@@ -25,7 +25,7 @@ from flask_and_redis import PoolStats
 from flask_and_redis import Redis
 from flask_and_redis import RedisManager
 from flask_and_redis import UnknownPrefixError
-from flask_and_redis.health import ask
+from flask_and_redis.operate.health import ask
 
 from . import objects
 from .conftest import Starter
@@ -483,6 +483,17 @@ class Poolless:
 
     def execute_command(self, *args: t.Any) -> str:
         return "PONG"
+
+
+def test_stats_of_an_override(app: Flask) -> None:
+    """The client of an override may be of another kind than the prefix's own."""
+    manager = make_manager(app, REDIS_URL="redis+cluster://h", X_URL="redis://h")
+    client = redis.Redis()
+
+    with app.app_context(), manager.override("REDIS", client):
+        with manager.override("X", object()):
+            unknown = PoolStats(True, None, None, None, None)
+            assert manager.stats() == {"REDIS": unknown, "X": unknown}
 
 
 def test_stats_of_other_pools(app: Flask, server: Server) -> None:

@@ -4,6 +4,7 @@ import pydoc
 import threading
 import typing as t
 
+import click
 import pytest
 import redis
 from flask import Flask
@@ -357,6 +358,33 @@ def test_cli_and_shell(app: Flask, manager: RedisManager) -> None:
         exec("from flask_and_redis import current_redis as r; n = r.incr('visits')")
         assert namespace["app"] is app
         assert current_redis.get("visits") == b"2"
+
+
+def test_commands_of_one_app(manager: RedisManager) -> None:
+    """Each app has its own command group: what one app adds is not in another."""
+    apps = [Flask("one"), Flask("other")]
+
+    for app in apps:
+        manager.init_app(app)
+
+    group = t.cast(click.Group, apps[0].cli.commands["redis"])
+
+    @group.command("warm")
+    def warm() -> None:
+        click.echo("warm")
+
+    @group.command("list")
+    def own_list() -> None:
+        click.echo("own")
+
+    outputs = [
+        [app.test_cli_runner().invoke(args=["redis", name]).output for app in apps]
+        for name in ("warm", "list")
+    ]
+    assert outputs[0][0] == "warm\n"
+    assert "No such command 'warm'" in outputs[0][1]
+    assert outputs[1][0] == "own\n"
+    assert outputs[1][1].startswith("This app has no Redis")
 
 
 def test_streamed_response(app: Flask, manager: RedisManager) -> None:

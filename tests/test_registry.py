@@ -277,7 +277,7 @@ import sys
 from flask import Flask
 import flask_and_redis
 def tell():
-    rarely_used = {"flask_and_redis.cli", "flask_and_redis.health"}
+    rarely_used = {"flask_and_redis.operate.cli", "flask_and_redis.operate.health"}
     print(sorted(rarely_used & set(sys.modules)))
 app = Flask("x")
 flask_and_redis.RedisManager(app)
@@ -291,9 +291,9 @@ tell()
     assert run(code) == [
         "[]",
         "PingResult PoolStats",
-        "['flask_and_redis.health']",
+        "['flask_and_redis.operate.health']",
         "0",
-        "['flask_and_redis.cli', 'flask_and_redis.health']",
+        "['flask_and_redis.operate.cli', 'flask_and_redis.operate.health']",
     ]
 
     with pytest.raises(AttributeError, match="'flask_and_redis' has no attribute 'X'"):

@@ -18,7 +18,7 @@ from flask_and_redis import current_redis
 from flask_and_redis import RedisManager
 
 from .cutter import Cutter
-from .objects import bound_of
+from .objects import deadline_of
 from .servers import Cluster
 from .servers import Server
 
@@ -159,11 +159,11 @@ def test_unwatched_is_replayed(cutter: Cutter) -> None:
 def test_empty_pipeline_tells_nothing(own_server: Server) -> None:
     """An empty pipeline sends nothing, so a prefix that is down stays down."""
     client = make(URL=own_server.url)
-    bound = bound_of(client)
-    bound.down = True
+    deadline = deadline_of(client)
+    deadline.down = True
     own_server.stop()
     assert client.pipeline().execute() == []
-    assert bound.down
+    assert deadline.down
 
 
 def test_lost_reply_is_asked_for_again(cutter: Cutter) -> None:
@@ -328,7 +328,7 @@ def test_cut_late_is_not_down(own_server: Server) -> None:
     the prefix is not down. Other commands are retried for the whole deadline.
     """
     client = make(URL=own_server.url, SOCKET_TIMEOUT=10, RETRY_DEADLINE=0.4)
-    bound = bound_of(client)
+    deadline = deadline_of(client)
 
     with ThreadPoolExecutor(1) as threads:
         blocked = threads.submit(client.blpop, "queue", 5)
@@ -338,33 +338,33 @@ def test_cut_late_is_not_down(own_server: Server) -> None:
         with pytest.raises(redis.ConnectionError):
             blocked.result()
 
-    assert not bound.down
+    assert not deadline.down
 
     with pytest.raises(redis.ConnectionError):
         client.get("k")
 
-    assert bound.down
+    assert deadline.down
 
 
 def test_answered_error_ends_down(server: Server) -> None:
     """If a server replies with an error, its prefix is no longer down."""
     client = make(URL=server.url)
-    bound = bound_of(client)
+    deadline = deadline_of(client)
     client.set("k", "v")
-    bound.down = True
+    deadline.down = True
 
     with pytest.raises(redis.ResponseError):
         client.lpush("k", 1)
 
-    assert not bound.down
+    assert not deadline.down
 
 
 def test_full_pool_while_down_asks_once(server: Server) -> None:
     """A command that waits for a free connection probes the server only once."""
     client = make(URL=server.url, MAX_CONNECTIONS=1, RETRY_DEADLINE=0.3)
-    bound = bound_of(client)
+    deadline = deadline_of(client)
     held = client.connection_pool.get_connection()
-    bound.down = True
+    deadline.down = True
 
     with server.admin() as admin:
 
@@ -384,7 +384,7 @@ def test_full_pool_while_down_asks_once(server: Server) -> None:
 def test_causes_in_a_circle(server: Server) -> None:
     """Errors that are each other's causes do not lead to an endless loop."""
     client = make(URL=server.url)
-    bound = bound_of(client)
+    deadline = deadline_of(client)
     errors: list[BaseException] = []
 
     for message in ("first", "second", "third"):
@@ -395,7 +395,7 @@ def test_causes_in_a_circle(server: Server) -> None:
 
     first, second, third = errors
     first.__cause__, second.__cause__, third.__cause__ = second, first, first
-    assert bound.is_transient(third)
+    assert deadline.engine.is_transient(third, deadline.spec)
 
 
 def test_commands_added_by_others(cutter: Cutter) -> None:
@@ -469,7 +469,7 @@ def test_hung_server_while_down(
     """While a hung server is down, each command probes it over a new connection. The
     probe is short, whatever SOCKET_TIMEOUT is.
     """
-    monkeypatch.setattr("flask_and_redis.clients.ANSWER_TIMEOUT", 0.1)
+    monkeypatch.setattr("flask_and_redis.engines.probes.ANSWER_TIMEOUT", 0.1)
     config: dict[str, t.Any] = {"URL": own_server.url, "SOCKET_TIMEOUT": 5}
 
     if engine == "valkey":
@@ -480,8 +480,8 @@ def test_hung_server_while_down(
         config = {"CONNECTION_POOL": redis.ConnectionPool.from_url(own_server.url)}
 
     client = make(**config)
-    bound = bound_of(client)
-    bound.down = True
+    deadline = deadline_of(client)
+    deadline.down = True
     own_server.pause()
     started = time.monotonic()
 
@@ -493,7 +493,7 @@ def test_hung_server_while_down(
     assert time.monotonic() - started < 5
     own_server.resume()
     assert client.get("k") is None
-    assert not bound.down
+    assert not deadline.down
     client.connection_pool.disconnect()
 
 
@@ -515,10 +515,10 @@ def test_down_and_no_right_to_ping(server: Server) -> None:
     admin = redis.Redis.from_url(server.url)
     admin.execute_command("ACL", "SETUSER", "getter", "on", "nopass", "~*", "+get")  # type: ignore[no-untyped-call]
     client = make(URL=server.url, USERNAME="getter", PASSWORD="any")
-    bound = bound_of(client)
-    bound.down = True
+    deadline = deadline_of(client)
+    deadline.down = True
     assert client.get("k") is None
-    assert not bound.down
+    assert not deadline.down
     admin.execute_command("ACL", "DELUSER", "getter")  # type: ignore[no-untyped-call]
     admin.close()
 
@@ -592,11 +592,18 @@ def test_retry_on_error(server: Server) -> None:
 
 
 def test_own_retry_object(server: Server) -> None:
-    """With redis-py's own Retry object, the client's methods are not replaced."""
-    client = make(URL=server.url, RETRY=Retry(NoBackoff(), 1))
-    assert "execute_command" not in vars(client)
-    assert "pipeline" not in vars(client)
+    """With redis-py's own Retry object, commands and pipelines have no deadline."""
+    retry = Retry(NoBackoff(), 1)
+    client = make(URL=server.url, RETRY=retry, CLASS=Kept, MAX_CONNECTIONS=1)
+    connection = client.connection_pool.get_connection()
+
+    # With a deadline this would be retried, and end with another message.
+    with pytest.raises(redis.ConnectionError, match="^Too many connections$"):
+        client.get("k")
+
+    assert client.tries == ["GET"]
     assert type(client.pipeline()) is redis.client.Pipeline
+    client.connection_pool.release(connection)
 
 
 @pytest.mark.parametrize("pool_class", [None, "redis.BlockingConnectionPool"])
@@ -730,25 +737,25 @@ def test_async_while_down(async_app: Flask, own_server: Server) -> None:
     """While a prefix is down, an asynchronous command also probes the server first."""
 
     async def use(client: t.Any) -> None:
-        bound = bound_of(client)
-        bound.down = True
+        deadline = deadline_of(client)
+        deadline.down = True
         own_server.stop()
 
         with pytest.raises(redis.ConnectionError):
             await client.get("k")
 
-        assert bound.down
+        assert deadline.down
         own_server.start()
         assert await client.pipeline().incr("k").execute() == [1]
-        assert not bound.down
+        assert not deadline.down
         await client.execute_command(
             "ACL", "SETUSER", "getter", "on", "nopass", "~*", "+get"
         )
         client.connection_pool.connection_kwargs.update(username="getter", password="x")
         await client.connection_pool.disconnect()
-        bound.down = True
+        deadline.down = True
         assert await client.get("k") == b"1"
-        assert not bound.down
+        assert not deadline.down
 
     run_async(async_app, use)
 
@@ -766,8 +773,8 @@ def test_async_shares_what_is_down(app: Flask, own_server: Server) -> None:
     run_async(app, use)
 
     with app.app_context():
-        bound = bound_of(current_redis.connection)
-        assert bound.down
+        deadline = deadline_of(current_redis.connection)
+        assert deadline.down
         own_server.start()
         assert current_redis.get("k") is None
-        assert not bound.down
+        assert not deadline.down

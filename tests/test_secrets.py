@@ -22,8 +22,8 @@ from hypothesis import strategies as st
 from flask_and_redis import ConfigError
 from flask_and_redis import current_redis
 from flask_and_redis import RedisManager
-from flask_and_redis.urls import SCHEMES
-from flask_and_redis.values import parameters
+from flask_and_redis.engines import ENGINES
+from flask_and_redis.spec.classes import parameters
 
 from . import objects
 from .conftest import Starter
@@ -54,7 +54,7 @@ queries = st.lists(st.tuples(options, texts).map("=".join), max_size=3).map("&".
 @st.composite
 def urls(draw: st.DrawFn) -> str:
     """A URL that may be valid, with the secret wherever a password is possible."""
-    scheme = draw(st.sampled_from([*SCHEMES, "http", "REDIS", SECRET]))
+    scheme = draw(st.sampled_from([*ENGINES, "http", "REDIS", SECRET]))
     login = draw(st.sampled_from(["", f"{SECRET}@", f":{SECRET}@", f"u:{SECRET}@"]))
     rest = draw(texts | st.sampled_from(["h", "h:1", "[::1]:2", "", SECRET]))
     path = draw(texts | st.sampled_from(["/0", "", "/", "/x", f"/{SECRET}"]))
@@ -133,9 +133,7 @@ def register(config: dict[str, t.Any]) -> str:
                         output.writelines(traceback.format_exception(error))
 
             output.write(repr(current_redis))
-            output.writelines(
-                repr(registry.get_settings(prefix)) for prefix in registry
-            )
+            output.writelines(repr(registry.get_spec(prefix)) for prefix in registry)
 
     return output.getvalue()
 

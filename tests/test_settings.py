@@ -18,6 +18,7 @@ from flask_and_redis import Redis
 from flask_and_redis import RedisManager
 
 from . import objects
+from .objects import deadline_of
 from .servers import Server
 
 
@@ -369,7 +370,7 @@ def test_pool_class_keeps_retries() -> None:
     client = make(REDIS_HOST="h", REDIS_CONNECTION_POOL_CLASS=redis.ConnectionPool)
     connection: t.Any = client.connection_pool.make_connection()
     assert connection.retry.get_retries() == 0
-    assert "execute_command" in vars(client)
+    assert deadline_of(client).seconds == 5
 
 
 def test_host_is_stripped_and_slash_is_no_database() -> None:
@@ -408,7 +409,7 @@ def test_load_balancing_strategy(app: Flask) -> None:
         app.config["REDIS_URL"] = "redis+cluster://h"
         app.config["REDIS_LOAD_BALANCING_STRATEGY"] = value
         RedisManager(app)
-        settings = app.extensions["redis"].get_settings("REDIS")
+        settings = app.extensions["redis"].get_spec("REDIS")
         assert settings.arguments["load_balancing_strategy"] is strategy
 
 
@@ -430,6 +431,20 @@ def test_connection_pool_makes_other_settings_useless() -> None:
         make(REDIS_CONNECTION_POOL=objects.POOL, REDIS_MAX_CONNECTIONS=3)
 
     assert log[0].filename == __file__
+
+
+def test_retry_has_an_effect_with_a_pool() -> None:
+    """RETRY and RETRY_DEADLINE are about commands, so that they may stand beside a pool
+    of the application.
+    """
+    config: dict[str, t.Any] = {"REDIS_RETRY": 0, "REDIS_RETRY_DEADLINE": 2}
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        client = make(REDIS_CONNECTION_POOL=objects.POOL, **config)
+
+    deadline = deadline_of(client)
+    assert (deadline.seconds, deadline.spec.retries) == (2, 0)
 
 
 @pytest.mark.parametrize(
@@ -529,6 +544,22 @@ def test_misspelt_setting(setting: str, nearest: str) -> None:
         f"'{setting}' is read by nothing. Did you mean '{nearest}'?"
     ]
     assert log[0].filename == __file__
+
+
+def test_misspelt_setting_of_redis(app: Flask) -> None:
+    """Redis warns like a manager, at the line that registers the prefix."""
+    app.config.update(CACHE_HOSTS="h", QUEUE_PASWORD="x")
+    queue = Redis(config_prefix="QUEUE")
+
+    with pytest.warns(UserWarning) as log:
+        Redis(app, "CACHE")
+        queue.init_app(app)
+
+    assert [str(warning.message) for warning in log] == [
+        "'CACHE_HOSTS' is read by nothing. Did you mean 'CACHE_HOST'?",
+        "'QUEUE_PASWORD' is read by nothing. Did you mean 'QUEUE_PASSWORD'?",
+    ]
+    assert {warning.filename for warning in log} == {__file__}
 
 
 def test_misspelt_setting_where_code_has_no_name(app: Flask) -> None:

@@ -1,9 +1,8 @@
-"""What a prefix's servers say of themselves, in words for a person."""
+"""What a prefix's servers say of themselves, for people."""
 
 from __future__ import annotations
 
 import collections.abc as cabc
-import dataclasses
 import re
 import typing as t
 from dataclasses import dataclass
@@ -11,18 +10,17 @@ from dataclasses import field
 
 import redis
 
-from .clients import find_address
-from .config import Settings
+from ..engines.base import Engine
+from ..engines.library import library_name
+from ..engines.operations import Info
+from ..registry import Registry
+from ..spec.spec import Spec
+from ..spec.url import join_address
 from .health import Answer
 from .health import ask
 from .health import check_timeout
 from .health import explain
 from .health import make_questions
-from .registry import Registry
-from .urls import join_address
-from .values import library_of
-
-Info = cabc.Mapping[str, t.Any]
 
 # The oldest Redis that redis-py supports, from version 6 on.
 OLDEST = (7, 2)
@@ -30,10 +28,12 @@ OLDEST = (7, 2)
 
 @dataclass
 class Report:
-    """What there is to tell of one prefix."""
+    """What is known about one prefix."""
 
     #: Rows of a table.
     facts: list[list[str]] = field(default_factory=list)
+    #: Whether the first of these rows is a header.
+    has_header: bool = False
     warnings: list[str] = field(default_factory=list)
     #: Each in one line, without secrets.
     errors: list[str] = field(default_factory=list)
@@ -42,94 +42,60 @@ class Report:
 def report(
     registry: Registry, prefixes: cabc.Iterable[str], timeout: float
 ) -> dict[str, Report]:
-    """Ask the servers of some prefixes what they are, all at once.
+    """Ask the servers of some prefixes what they are, all at the same time.
 
     :param registry: The app's registry.
     :param prefixes: The prefixes.
-    :param timeout: Seconds to wait for answers, and as long again for the nodes of each
-        cluster, which must be found first.
+    :param timeout: Seconds to wait for answers, and the same again for the nodes of
+        each cluster, which must be found first.
     :raises ConfigError: If the settings of a prefix are wrong.
     :raises UnknownPrefixError: If the app has no such prefix.
-    :raises ValueError: If the timeout is no number of seconds above 0.
+    :raises ValueError: If the timeout is not a number of seconds above 0.
     """
     check_timeout(timeout)
-    wanted = {it: registry.get_settings(it) for it in prefixes}
-    questions = {
-        prefix: make_questions(registry, settings, timeout, _ask)
-        for prefix, settings in wanted.items()
-        if not _is_fake(settings)
+    specs = {prefix: registry.get_spec(prefix) for prefix in prefixes}
+    answers = ask(
+        {
+            prefix: make_questions(registry, spec, timeout, _question(spec.engine))
+            for prefix, spec in specs.items()
+            if not spec.engine.in_process
+        },
+        timeout,
+    )
+    return {
+        prefix: _report(registry, spec, answers.get(prefix), timeout)
+        for prefix, spec in specs.items()
     }
-    answers = ask(questions, timeout)
-    reports: dict[str, Report] = {}
-
-    for prefix, settings in wanted.items():
-        answer = answers.get(prefix)
-
-        if answer is None:
-            said = "fakeredis, in each process of the app for itself: it has no INFO."
-            reports[prefix] = Report([["server", said]])
-        elif answer.value is None:
-            reports[prefix] = Report(errors=[explain(registry, prefix, answer.error)])
-        elif settings.is_cluster:
-            nodes = _ask_nodes(registry, settings, answer.value, timeout)
-            reports[prefix] = _report_cluster(registry, settings, nodes)
-        else:
-            facts = _list_facts(settings, answer.value)
-            reports[prefix] = Report(facts, list(_warn(settings, answer.value)))
-
-    return reports
 
 
-def _is_fake(settings: Settings) -> bool:
-    return settings.place.scheme == "fakeredis"
+def _question(engine: Engine) -> cabc.Callable[[Engine, t.Any], Info]:
+    def question(asked: Engine, client: t.Any) -> Info:
+        return engine.ask_info(client)
+
+    return question
 
 
-def _ask(settings: Settings, client: t.Any) -> Info:
-    """INFO of the one server, with its address if sentinels know it; of a cluster the
-    nodes, by their addresses.
-    """
-    if settings.is_cluster:
-        return t.cast(Info, client.execute_command("CLUSTER NODES"))
+def _report(
+    registry: Registry, spec: Spec, answer: Answer[Info] | None, timeout: float
+) -> Report:
+    if answer is None:
+        text = "fakeredis, in each process of the app for itself: it has no INFO."
+        return Report([["server", text]])
 
-    found = {}
+    if answer.value is None:
+        return Report(errors=[explain(registry, spec.prefix, answer.error)])
 
-    if settings.service:
-        found["address"] = join_address(*find_address(client))
+    nodes = spec.engine.node_specs(spec, answer.value)
 
-    return {**client.execute_command("INFO"), **found}
+    if nodes is not None:
+        return _report_nodes(registry, spec, nodes, timeout)
 
-
-def _ask_nodes(
-    registry: Registry, settings: Settings, nodes: Info, timeout: float
-) -> dict[str, Answer[Info]]:
-    """INFO of each node of a cluster, masters first."""
-    questions = {}
-
-    for address, node in sorted(nodes.items(), key=_masters_first):
-        host, _, port = address.rpartition(":")
-
-        if "noaddr" in node["flags"]:
-            continue
-
-        # One that has not been told its own address leaves it out.
-        here = (host or settings.nodes[0][0], int(port))
-        place = settings.place._replace(nodes=(here,))
-        questions[join_address(*here)] = make_questions(
-            registry, dataclasses.replace(settings, place=place), timeout, _ask_node
-        )
-
-    return ask(questions, timeout)
+    return Report(
+        _list_facts(spec, answer.value), warnings=list(_warn(spec, answer.value))
+    )
 
 
-def _ask_node(settings: Settings, client: t.Any) -> Info:
-    return t.cast(Info, client.execute_command("INFO"))
-
-
-def _masters_first(node: tuple[str, Info]) -> bool:
-    return "master" not in node[1]["flags"]
-
-
-_OF_NODES = [
+_NODE_HEADER = [
     "node",
     "role",
     "server",
@@ -142,21 +108,25 @@ _OF_NODES = [
 ]
 
 
-def _report_cluster(
-    registry: Registry, settings: Settings, nodes: cabc.Mapping[str, Answer[Info]]
+def _report_nodes(
+    registry: Registry, spec: Spec, nodes: cabc.Mapping[str, Spec], timeout: float
 ) -> Report:
     """A line for each node, and each warning once."""
-    found = Report([_OF_NODES])
+    questions = {
+        address: make_questions(registry, node, timeout, Engine.ask_info)
+        for address, node in nodes.items()
+    }
+    report = Report([_NODE_HEADER], has_header=True)
     warnings: dict[str, None] = {}
 
-    for address, answer in nodes.items():
+    for address, answer in ask(questions, timeout).items():
         if answer.value is None:
-            why = explain(registry, settings.prefix, answer.error)
-            found.errors.append(f"{address}: {why}")
+            why = explain(registry, spec.prefix, answer.error)
+            report.errors.append(f"{address}: {why}")
             continue
 
         info = answer.value
-        found.facts.append(
+        report.facts.append(
             [
                 address,
                 "replica" if info.get("role") == "slave" else "master",
@@ -169,24 +139,25 @@ def _report_cluster(
                 _hit_rate(info),
             ]
         )
-        warnings |= dict.fromkeys(_warn(settings, info))
+        warnings |= dict.fromkeys(_warn(spec, info))
 
-    found.warnings = list(warnings)
-    return found
+    report.warnings = list(warnings)
+    return report
 
 
-def _list_facts(settings: Settings, info: Info) -> list[list[str]]:
+def _list_facts(spec: Spec, info: Info) -> list[list[str]]:
     address = [["address", info["address"]]] if "address" in info else []
     limit = "" if info.get("maxmemory") else " without limit"
     policy = info.get("maxmemory_policy", "?")
     rate = f"{_hit_rate(info)} of {_reads(info)} reads" if _reads(info) else "no reads"
+    database = spec.engine.connection_arguments(spec)["db"] or 0
     return [
         *address,
         ["server", f"{_server(info)}, up {_duration(info)}"],
         ["role", _role(info)],
         ["memory", f"{_memory(info)}{limit}, policy {policy}"],
         ["clients", _clients(info)],
-        ["keys", _keys(info, settings.connection["db"] or 0)],
+        ["keys", _keys(info, database)],
         ["hit rate", rate],
     ]
 
@@ -237,28 +208,29 @@ def _size(count: float) -> str:
 
 
 def _clients(info: Info) -> str:
-    found = f"{info.get('connected_clients', '?')} connected"
+    text = f"{info.get('connected_clients', '?')} connected"
 
     if "maxclients" in info:
-        found += f" of at most {info['maxclients']}"
+        text += f" of at most {info['maxclients']}"
 
     if info.get("blocked_clients"):
-        found += f", {info['blocked_clients']} blocked"
+        text += f", {info['blocked_clients']} blocked"
 
-    return found
+    return text
 
 
 def _keys(info: Info, own: int) -> str:
-    """Of each database that has any, and of the prefix's own."""
+    """The keys of each database that has any, and of the prefix's own."""
     names = (name for name in info if re.fullmatch(r"db[0-9]+", name))
-    found = {int(name[2:]): info[name] for name in names}
+    databases = {int(name[2:]): info[name] for name in names}
     texts = []
 
-    for number in sorted({*found, own}):
-        keys, expires = (found.get(number, {}).get(it, 0) for it in ("keys", "expires"))
+    for number in sorted({*databases, own}):
+        counts = databases.get(number, {})
         mine = " (this one)" if number == own else ""
+        expires = counts.get("expires", 0)
         expiring = f", {expires} expiring" if expires else ""
-        texts.append(f"db{number}{mine}: {keys}{expiring}")
+        texts.append(f"db{number}{mine}: {counts.get('keys', 0)}{expiring}")
 
     return "; ".join(texts)
 
@@ -272,13 +244,13 @@ def _hit_rate(info: Info) -> str:
     return f"{rate:.1f} %" if _reads(info) else "-"
 
 
-def _warn(settings: Settings, info: Info) -> cabc.Iterator[str]:
+def _warn(spec: Spec, info: Info) -> cabc.Iterator[str]:
     policy, limit = info.get("maxmemory_policy"), info.get("maxmemory")
 
-    if "CACHE" in settings.prefix and (policy == "noeviction" or not limit):
+    if "CACHE" in spec.prefix and (policy == "noeviction" or not limit):
         why = f"its policy is {policy}" if limit else "its memory has no limit"
         yield (
-            f"{settings.prefix} looks like a cache, but its server evicts nothing, as"
+            f"{spec.prefix} looks like a cache, but its server evicts nothing, as"
             f" {why}: in the end it runs out of memory. Set its maxmemory, and its"
             " maxmemory-policy to allkeys-lru or the like."
         )
@@ -286,7 +258,7 @@ def _warn(settings: Settings, info: Info) -> cabc.Iterator[str]:
     version = re.match(r"(\d+)\.(\d+)", str(info.get("redis_version", "")))
     is_old = version is not None and tuple(map(int, version.groups())) < OLDEST
 
-    if is_old and library_of(settings.client_class) == "redis":
+    if is_old and library_name(spec.client_class) == "redis":
         yield (
             f"{_server(info)} is older than {'.'.join(map(str, OLDEST))}, the oldest"
             f" that redis-py {redis.__version__} supports."

@@ -1,0 +1,120 @@
+"""Client classes whose commands have a deadline."""
+
+from __future__ import annotations
+
+import collections.abc as cabc
+import contextlib
+import typing as t
+
+import redis
+import redis.asyncio
+
+from ..engines.operations import FakeServers
+from ..spec.classes import subclass
+from ..spec.spec import Spec
+from .deadline import Deadline
+from .pipelines import add_deadline
+from .pipelines import AsyncPipelineWithDeadline
+from .pipelines import PipelineWithDeadline
+
+
+class _WithPipelines:
+    #: None before the constructor has ended, and if redis-py's own Retry is used.
+    _deadline: Deadline | None = None
+    _pipeline_mixin: type[t.Any]
+
+    def pipeline(self, *args: t.Any, **kwargs: t.Any) -> t.Any:
+        pipeline = super().pipeline(*args, **kwargs)  # type: ignore[misc]
+
+        if self._deadline is not None:
+            add_deadline(pipeline, self, self._deadline, self._pipeline_mixin)
+
+        return pipeline
+
+
+class WithDeadline(_WithPipelines):
+    """Mixed into the class of a synchronous client."""
+
+    _pipeline_mixin = PipelineWithDeadline
+
+    def execute_command(self, *args: t.Any, **options: t.Any) -> t.Any:
+        execute = super().execute_command  # type: ignore[misc]
+
+        if self._deadline is None:
+            return execute(*args, **options)
+
+        return self._deadline.run(self, execute, *args, **options)
+
+
+class StaysOpen(WithDeadline):
+    """Mixed into the class of a client that cannot be used after ``close()``."""
+
+    def close(self) -> None:
+        """Do nothing. All threads share the client: when one of them leaves "with
+        current_redis as r:", the others still use it.
+        """
+
+
+class AsyncWithDeadline(_WithPipelines):
+    """Mixed into the class of an asynchronous client."""
+
+    _pipeline_mixin = AsyncPipelineWithDeadline
+
+    async def execute_command(self, *args: t.Any, **options: t.Any) -> t.Any:
+        execute = super().execute_command  # type: ignore[misc]
+
+        if self._deadline is None:
+            return await execute(*args, **options)
+
+        return await self._deadline.run_async(self, execute, *args, **options)
+
+
+def make_client(spec: Spec, deadline: Deadline, fake_servers: FakeServers) -> t.Any:
+    """Create the client of a prefix. Only that of a cluster opens connections.
+
+    :param spec: The prefix's spec.
+    :param deadline: The prefix's deadline.
+    :param fake_servers: The app's servers of fakeredis. Missing ones are added.
+    """
+    engine = spec.engine
+    mixin = StaysOpen if engine.closes_for_good else WithDeadline
+    client_class = subclass(mixin, spec.client_class)
+
+    if engine.connects_when_made:
+        client = deadline.run(None, engine.make, spec, client_class, fake_servers)
+    else:
+        client = engine.make(spec, client_class, fake_servers)
+
+    engine.adopt(spec, client)
+
+    if spec.deadline is not None:
+        client._deadline = deadline
+
+    return client
+
+
+@contextlib.asynccontextmanager
+async def open_async_client(
+    spec: Spec, deadline: Deadline, fake_servers: FakeServers
+) -> cabc.AsyncIterator[redis.asyncio.Redis]:
+    """An asynchronous client with the same settings. It is closed at the end of the
+    block.
+
+    :param spec: The prefix's spec.
+    :param deadline: The prefix's deadline.
+    :param fake_servers: The app's servers of fakeredis. Missing ones are added.
+    :raises ConfigError: If the settings have no meaning for asyncio.
+    """
+    engine = spec.engine
+    async_spec = engine.for_asyncio(spec)
+    client_class = subclass(AsyncWithDeadline, async_spec.client_class)
+    client = engine.make(async_spec, client_class, fake_servers)
+    engine.adopt_async(client)
+
+    if spec.deadline is not None:
+        client._deadline = deadline
+
+    try:
+        yield client
+    finally:
+        await engine.close_async(client)

@@ -1,0 +1,235 @@
+"""How long a command is retried, and whether its prefix is down.
+
+redis-py's own retries end after 0, 5, 60 or 600 seconds, depending on how the client
+was created. They stay with the old address of a server behind sentinels, and a cluster
+ignores them. This deadline is around the whole command instead.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import collections.abc as cabc
+import random
+import sys
+import time
+import typing as t
+
+from ..engines import internals
+from ..engines.library import library_of
+from ..spec.spec import Spec
+
+P = t.ParamSpec("P")
+R = t.TypeVar("R")
+
+#: Seconds between two attempts: the first pause, and the longest.
+FIRST_PAUSE = 0.02
+LONGEST_PAUSE = 0.5
+
+#: Seconds between two attempts to get a connection from a full pool.
+POOL_PAUSE = 0.01
+
+
+class Deadline:
+    """How long the commands of one prefix are retried.
+
+    :param spec: The prefix's spec.
+    """
+
+    def __init__(self, spec: Spec) -> None:
+        self.spec = spec
+        self.engine = spec.engine
+        #: Seconds from the start of a command to its last attempt.
+        self.seconds: float = spec.deadline or 0.0
+        #: Whether a command has used up its deadline, and none has succeeded since.
+        self.down: bool = False
+        #: What a server answers when it refuses a command.
+        self.answer: type[Exception] = library_of(
+            spec.client_class
+        ).errors.ResponseError
+
+    def run(
+        self,
+        client: t.Any,
+        attempt: cabc.Callable[P, R],
+        /,
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> R:
+        """Call a function until it succeeds, raises an error that a retry cannot fix,
+        or the deadline has passed.
+
+        :param client: The client that the function uses, or None if it creates it.
+        :param attempt: Runs a whole command once.
+        :param args: Its arguments.
+        :param kwargs: Its keyword arguments.
+        """
+        started = time.monotonic()
+        handled = sys.exc_info()[1]
+        attempts: Attempts | None = None
+
+        while True:
+            try:
+                if not self.down:
+                    return attempt(*args, **kwargs)
+
+                attempts = attempts or Attempts(self, client, started, handled)
+
+                if attempts.take_probe():
+                    self.engine.probe(client)
+
+                result = attempt(*args, **kwargs)
+                self.down = False
+                return result
+            except Exception as error:
+                attempts = attempts or Attempts(self, client, started, handled)
+
+                if (pause := attempts.pause_after(error)) is None:
+                    raise
+
+            time.sleep(pause)
+            attempts.prepare_next()
+
+    async def run_async(
+        self,
+        client: t.Any,
+        attempt: cabc.Callable[P, cabc.Awaitable[R]],
+        /,
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> R:
+        """The same for a coroutine function. See :meth:`run`."""
+        started = time.monotonic()
+        handled = sys.exc_info()[1]
+        attempts: Attempts | None = None
+
+        while True:
+            try:
+                if not self.down:
+                    return await attempt(*args, **kwargs)
+
+                attempts = attempts or Attempts(self, client, started, handled)
+
+                if attempts.take_probe():
+                    await self.engine.probe_async(client)
+
+                result = await attempt(*args, **kwargs)
+                self.down = False
+                return result
+            except Exception as error:
+                attempts = attempts or Attempts(self, client, started, handled)
+
+                if (pause := attempts.pause_after(error)) is None:
+                    raise
+
+            await asyncio.sleep(pause)
+            attempts.prepare_next()
+
+
+class Attempts:
+    """The attempts of one command that has failed, or whose prefix is down.
+
+    :param deadline: The prefix's deadline.
+    :param client: The client, or None if the command creates it.
+    :param started: When the command started, by :func:`time.monotonic`.
+    :param handled: The error that the caller was handling then.
+    """
+
+    def __init__(
+        self,
+        deadline: Deadline,
+        client: t.Any,
+        started: float,
+        handled: BaseException | None,
+    ) -> None:
+        self._deadline = deadline
+        self._spec = deadline.spec
+        self._engine = deadline.engine
+        self._client = client
+        self._handled = handled
+        self._ends = started + deadline.seconds
+        self._pause = FIRST_PAUSE
+        # Seconds of the deadline that were left when the server first failed.
+        self._most_left = 0.0
+        self._count = 0
+        self._sent = 0
+        # One probe per command. Otherwise, a command that waits for a connection would
+        # probe before each attempt.
+        self._may_probe = client is not None and self._engine.can_probe(client)
+
+    def take_probe(self) -> bool:
+        """Whether to probe the server before the next attempt."""
+        may_probe, self._may_probe = self._may_probe, False
+        return may_probe
+
+    def prepare_next(self) -> None:
+        """Prepare the client for the next attempt."""
+        if self._client is not None:
+            self._engine.before_retry(self._client)
+
+    def pause_after(self, error: Exception) -> float | None:
+        """How many seconds to wait before the next attempt, or None to give up.
+
+        :param error: What the last attempt raised.
+        """
+        self._count += 1
+
+        if internals.is_full_pool(error):
+            return self._pause_after_full_pool(error)
+
+        if not self._engine.is_transient(error, self._spec, self._handled):
+            if isinstance(error, self._deadline.answer):
+                self._deadline.down = False
+
+            return None
+
+        return None if self._is_sent_too_often(error) else self._next_pause(error)
+
+    def _pause_after_full_pool(self, error: Exception) -> float:
+        left = self._ends - time.monotonic()
+
+        if left > 0:
+            return min(POOL_PAUSE * random.uniform(0.5, 1), left)  # noqa: S311
+
+        limit = self._engine.max_connections(self._spec)
+        prefix = self._spec.prefix
+        raise type(error)(
+            f"All {limit} connections of the Redis {prefix!r} were in use for"
+            f" {self._deadline.seconds:g} seconds. Set '{prefix}_MAX_CONNECTIONS'"
+            " higher, up to the number of threads."
+        ) from None
+
+    def _is_sent_too_often(self, error: Exception) -> bool:
+        """Whether ``<P>_RETRY`` forbids another attempt."""
+        limit = self._spec.retries
+
+        if limit is None or not self._engine.may_have_been_sent(error):
+            return False
+
+        self._sent += 1
+        return self._sent > limit
+
+    def _next_pause(self, error: Exception) -> float | None:
+        deadline = self._deadline
+        left = self._ends - time.monotonic()
+        self._most_left = max(self._most_left, left)
+
+        if not deadline.down and left > 0:
+            pause = self._pause * random.uniform(0.5, 1)  # noqa: S311
+            self._pause = min(self._pause * 2, LONGEST_PAUSE)
+            return min(pause, left)
+
+        if self._has_failed_for_long(error):
+            deadline.down = True
+
+        # If a single attempt has taken the whole deadline, another one may reach the
+        # new server that sentinels have chosen meanwhile.
+        took_all = self._count == 1 and left > -deadline.seconds / 2
+        return 0 if self._may_probe and took_all else None
+
+    def _has_failed_for_long(self, error: Exception) -> bool:
+        """Whether the deadline passed because of the server, and not because the pool
+        was full or a blocking command was interrupted at its end.
+        """
+        return self._most_left >= self._deadline.seconds / 2 or self._engine.is_hang(
+            error, self._spec, self._handled
+        )

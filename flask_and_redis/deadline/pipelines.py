@@ -1,0 +1,157 @@
+"""Pipelines that are retried as a whole."""
+
+from __future__ import annotations
+
+import typing as t
+
+from ..engines import internals
+from ..spec.classes import subclass
+from .deadline import Deadline
+
+# The arguments and options of one command.
+_Command = tuple[tuple[t.Any, ...], dict[str, t.Any]]
+
+
+class _Records:
+    """Mixed into the class of a client's pipelines. Records their commands, because a
+    pipeline forgets them when its execution fails. It would then return nothing, and no
+    error.
+    """
+
+    _client: t.Any
+    _deadline: Deadline
+    _recorded: list[_Command]
+    #: Whether a command was sent at once, after WATCH. What follows depends on its
+    #: reply, so that the pipeline cannot be retried.
+    _is_immediate: bool
+
+    def execute_command(self, *args: t.Any, **options: t.Any) -> t.Any:
+        pipeline = t.cast(t.Any, self)
+
+        if not (queued := len(pipeline)):
+            self._recorded.clear()
+
+        result = super().execute_command(*args, **options)  # type: ignore[misc]
+
+        if len(pipeline) > queued:
+            self._recorded.append((args, options))
+        else:
+            self._is_immediate = True
+
+        return result
+
+    def reset(self) -> t.Any:
+        # Nothing is watched any more.
+        self._is_immediate = False
+        return super().reset()  # type: ignore[misc]
+
+    def _take_commands(self) -> list[_Command]:
+        """The commands to retry. It is empty if the pipeline must not be retried."""
+        # reset() may have dropped the first ones, and others may have been added
+        # without this class.
+        dropped = len(self._recorded) - len(t.cast(t.Any, self))
+        may_retry = not self._is_immediate and dropped >= 0
+        commands = self._recorded[dropped:] if may_retry else []
+        self._is_immediate = False
+        self._recorded = []
+        return commands
+
+    def _refill(self, commands: list[_Command], scripts: set[t.Any]) -> None:
+        """Queue commands again after a failure."""
+        for args, options in commands:
+            # Not on the node that a command with several keys was sent to.
+            options = {k: v for k, v in options.items() if k != "target_nodes"}
+            super().execute_command(*args, **options)  # type: ignore[misc]
+
+        if scripts:
+            internals.restore_scripts(self, scripts)
+
+
+class PipelineWithDeadline(_Records):
+    """Mixed into the class of a synchronous client's pipelines."""
+
+    def execute(self, *args: t.Any, **kwargs: t.Any) -> t.Any:
+        execute = super().execute  # type: ignore[misc]
+
+        if not (commands := self._take_commands()):
+            return execute(*args, **kwargs)
+
+        engine = self._deadline.engine
+        scripts = internals.copy_scripts(self)
+        is_first = True
+
+        def attempt() -> t.Any:
+            nonlocal is_first
+
+            try:
+                if not is_first:
+                    engine.before_pipeline_retry(self._client)
+                    self._refill(commands, scripts)
+
+                is_first = False
+                return execute(*args, **kwargs)
+            finally:
+                # redis-py forgets this if it gets no connection.
+                self.reset()
+
+        try:
+            return self._deadline.run(self._client, attempt)
+        finally:
+            self.reset()
+            engine.after_pipeline(self._client)
+
+
+class AsyncPipelineWithDeadline(_Records):
+    """Mixed into the class of an asynchronous client's pipelines."""
+
+    async def execute(self, *args: t.Any, **kwargs: t.Any) -> t.Any:
+        execute = super().execute  # type: ignore[misc]
+
+        if not (commands := self._take_commands()):
+            return await execute(*args, **kwargs)
+
+        engine = self._deadline.engine
+        scripts = internals.copy_scripts(self)
+        is_first = True
+
+        async def attempt() -> t.Any:
+            nonlocal is_first
+
+            try:
+                if not is_first:
+                    ready = engine.before_pipeline_retry(self._client)
+
+                    if ready is not None:
+                        await ready
+
+                    self._refill(commands, scripts)
+
+                is_first = False
+                return await execute(*args, **kwargs)
+            finally:
+                await self.reset()
+
+        try:
+            return await self._deadline.run_async(self._client, attempt)
+        finally:
+            await self.reset()
+            engine.after_pipeline(self._client)
+
+
+def add_deadline(
+    pipeline: t.Any, client: t.Any, deadline: Deadline, mixin: type[_Records]
+) -> None:
+    """Make a new pipeline retry its execution.
+
+    :param pipeline: The pipeline.
+    :param client: The client that it is of.
+    :param deadline: The client's deadline.
+    :param mixin: The class above for the client's kind.
+    """
+    # Its class is changed. Functions set on it would refer to it, so that a dropped
+    # pipeline would keep its connection until the next garbage collection.
+    internals.change_class(pipeline, subclass(mixin, type(pipeline)))
+    pipeline._client = client
+    pipeline._deadline = deadline
+    pipeline._recorded = []
+    pipeline._is_immediate = False

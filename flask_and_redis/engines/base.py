@@ -1,0 +1,385 @@
+"""What all engines share. An engine is a kind of server. It knows everything that
+depends on that kind, so no other module tests for a scheme or a client class.
+"""
+
+from __future__ import annotations
+
+import abc
+import collections.abc as cabc
+import inspect
+import typing as t
+
+import redis
+
+from ..exceptions import ConfigError
+from ..spec.classes import name_of
+from ..spec.classes import parameters
+from ..spec.spec import Address
+from ..spec.spec import Spec
+from ..spec.spec import Values
+from ..spec.url import Url
+from ..spec.values import mask_secrets
+from . import checks
+from . import connections
+from . import errors
+from . import internals
+from . import probes
+from .library import library_name
+from .library import library_of
+from .operations import FakeServers
+from .operations import Operations
+
+# With one of these set, redis-py takes retry=None for "retry once".
+_RETRY_ARGUMENTS = frozenset({"retry_on_error", "retry_on_timeout"})
+
+
+class Engine(Operations, abc.ABC):
+    """One kind of server. There is one object of each class, and it has no state."""
+
+    #: The schemes of its URLs.
+    schemes: tuple[str, ...]
+    #: Those of them that turn TLS on.
+    tls_schemes: tuple[str, ...] = ()
+    #: The port of a URL without one.
+    default_port: int = 6379
+    #: Seconds that connecting, and each reply, may take by default. redis-py before 8
+    #: has no timeouts.
+    timeout: float = 5.0
+    #: The counterparts of its client classes in asyncio.
+    async_classes: cabc.Mapping[str, str] = {
+        "redis.Redis": "redis.asyncio.Redis",
+        "valkey.Valkey": "valkey.asyncio.Valkey",
+    }
+    #: Whether creating a client opens connections.
+    connects_when_made: bool = False
+    #: Whether a client cannot be used after ``close()``.
+    closes_for_good: bool = False
+
+    # From settings to a spec
+
+    @property
+    def client_class(self) -> type[t.Any]:
+        """The class of its clients by default."""
+        return redis.Redis
+
+    def owns(self, client_class: type[t.Any], pool: object) -> bool:
+        """Whether a client class or a pool belongs to this engine, whatever the URL.
+
+        :param client_class: The class that the settings name.
+        :param pool: The pool that they name, or None.
+        """
+        return False
+
+    def read_url(
+        self, url: Url, accepted: cabc.Mapping[str, inspect.Parameter]
+    ) -> tuple[Address, Values]:
+        """Read what a URL says about the address and the client's arguments.
+
+        :param url: The URL. Its scheme is one of this engine's.
+        :param accepted: The arguments that the client takes.
+        :raises ConfigError: If a part is wrong. The message quotes no part.
+        """
+        values = url.read_login()
+
+        if url.scheme in self.tls_schemes:
+            values["ssl"] = url.value(True)
+
+        address, located, rest = self.read_address(url)
+        values |= located
+        values |= rest.read_database()
+        return address, values | rest.read_query(accepted, values)
+
+    @abc.abstractmethod
+    def read_address(self, url: Url) -> tuple[Address, Values, Url]:
+        """Read the part of a URL that depends on the engine.
+
+        :param url: The URL.
+        :return: The address, the client's arguments, and the URL without what was read
+            of its path and query.
+        """
+
+    def accepted(
+        self, client_class: type[t.Any], pool_class: type[t.Any] | None
+    ) -> cabc.Mapping[str, inspect.Parameter]:
+        """The arguments that can be set: the client's, those of its pool's class if a
+        setting names one, and this package's own.
+
+        :param client_class: The client class.
+        :param pool_class: The class of its pool, or None.
+        """
+        accepted = checks.client_settings(client_class)
+
+        if pool_class is None:
+            return accepted
+
+        of_pool = dict(parameters(pool_class))
+        of_pool.pop("connection_class", None)
+        return of_pool | accepted
+
+    def check_classes(
+        self,
+        prefix: str,
+        scheme: str,
+        client_class: type[t.Any],
+        pool_class: type[t.Any] | None,
+    ) -> None:
+        """Check that this engine can use the classes that settings name.
+
+        :param prefix: The prefix.
+        :param scheme: The scheme of its URL.
+        :param client_class: The client class.
+        :param pool_class: The class of its pool, or None.
+        :raises ConfigError: If it cannot.
+        """
+        if not issubclass(client_class, self.client_class):
+            raise ConfigError(
+                f"'{prefix}_CLASS' must be derived from {name_of(self.client_class)}"
+                f" for a {scheme}:// URL."
+            )
+
+        if pool_class is not None:
+            checks.check_pool_class(prefix, client_class, pool_class)
+
+    def check(self, spec: Spec, values: Values) -> None:
+        """Check settings that depend on each other or on the kind of server.
+
+        :param spec: The spec, with the arguments that were given and no defaults.
+        :param values: The values behind the arguments, for the labels in errors.
+        :raises ConfigError: If they contradict each other.
+        """
+        checks.check_tls(spec, values)
+
+    def complete(self, spec: Spec, values: Values) -> None:
+        """Add defaults to a spec, and remove what is not an argument of the client.
+
+        :param spec: The spec. It is changed in place.
+        :param values: See :meth:`check`.
+        :raises ConfigError: If a required setting is missing.
+        """
+        self.read_sentinel_kwargs(spec, values)
+
+        if "connection_pool" not in spec.arguments:
+            for name in self.timeouts_to_set(spec.client_class):
+                spec.arguments.setdefault(name, self.timeout)
+
+        checks.check_required(spec, creates_pool=self.creates_pool(spec))
+
+    def read_sentinel_kwargs(self, spec: Spec, values: Values) -> None:
+        """Handle ``<P>_SENTINEL_KWARGS``, which only makes sense with sentinels."""
+        if spec.arguments.pop("sentinel_kwargs", None) is not None:
+            raise values["sentinel_kwargs"].error("needs a redis+sentinel:// URL.")
+
+    def timeouts_to_set(self, client_class: type[t.Any]) -> list[str]:
+        """The timeouts that get :attr:`timeout` if no setting gives them."""
+        return checks.timeouts_without_default(client_class)
+
+    def for_asyncio(self, spec: Spec) -> Spec:
+        """The same settings for the counterpart of the client class in asyncio.
+
+        :param spec: The spec.
+        :raises ConfigError: If the settings have no meaning there.
+        """
+        return checks.convert_to_async(spec, self.async_classes)
+
+    def creates_pool(self, spec: Spec) -> bool:
+        """Whether a client is created with a pool of ours."""
+        return spec.pool_class is not None
+
+    # From a spec to a client
+
+    def make(
+        self, spec: Spec, client_class: type[t.Any], fake_servers: FakeServers
+    ) -> t.Any:
+        """Create a client, synchronous or asynchronous.
+
+        :param spec: The spec.
+        :param client_class: Its client class, or a class derived from that.
+        :param fake_servers: The app's servers of fakeredis. Missing ones are added.
+        """
+        arguments = self.prepare(spec)
+
+        if "connection_pool" in arguments:
+            return client_class(**arguments)
+
+        return self.make_client(spec, client_class, arguments, fake_servers)
+
+    @abc.abstractmethod
+    def make_client(
+        self,
+        spec: Spec,
+        client_class: type[t.Any],
+        arguments: dict[str, t.Any],
+        fake_servers: FakeServers,
+    ) -> t.Any:
+        """Create a client without a pool of the application. See :meth:`make`.
+
+        :param arguments: The arguments from :meth:`prepare`.
+        """
+
+    def prepare(self, spec: Spec) -> dict[str, t.Any]:
+        """The arguments of a client that retries nothing by itself."""
+        arguments = dict(spec.arguments)
+
+        if library_name(spec.client_class) == name_of(spec.client_class).split(".")[0]:
+            # A class of the application may format its arguments.
+            mask_secrets(arguments)
+
+        create_provider(arguments)
+
+        if spec.deadline is not None:
+            if "retry" in parameters(spec.client_class):
+                arguments["retry"] = self.no_retry(spec)
+
+            if spec.pool_class and "timeout" in parameters(spec.pool_class):
+                arguments.setdefault("timeout", spec.deadline)
+
+        return arguments
+
+    def no_retry(self, spec: Spec) -> t.Any:
+        """What the client class takes for "no retries"."""
+        # None saves an object for each client and connection.
+        if _RETRY_ARGUMENTS & spec.arguments.keys():
+            return library_of(spec.client_class).no_retry()
+
+        return None
+
+    def adopt(self, spec: Spec, client: t.Any) -> None:
+        """Prepare a new synchronous client for threads that share it, and for forks.
+
+        :param spec: The spec.
+        :param client: The client.
+        """
+        is_own = "connection_pool" not in spec.arguments
+
+        if (pool := getattr(client, "connection_pool", None)) is not None:
+            connections.mark_errors(pool, is_own=is_own)
+
+            if is_own:
+                mask_secrets(pool.connection_kwargs)
+                connections.own_pools(client, self.all_pools(client))
+                connections.skip_listeners(pool)
+
+        connections.renew_locks_after_fork(client, self.lock_owners)
+
+    def adopt_async(self, client: t.Any) -> None:
+        """Prepare a new asynchronous client.
+
+        :param client: The client.
+        """
+        connections.mark_errors(client.connection_pool, is_own=True)
+
+    def pools(self, client: t.Any) -> list[t.Any]:
+        """The pools of connections to the servers. It is empty if the client's class
+        has no pool.
+
+        :param client: The client.
+        """
+        pool = getattr(client, "connection_pool", None)
+        return [] if pool is None else [pool]
+
+    def all_pools(self, client: t.Any) -> list[t.Any]:
+        """All pools of a client, including those of connections to sentinels."""
+        return self.pools(client)
+
+    def lock_owners(self, client: t.Any) -> list[object]:
+        """The objects beside the client that have locks which its threads share."""
+        return self.all_pools(client)
+
+    def disconnect(self, client: t.Any, *, in_use: bool) -> None:
+        """Disconnect all pools of a client. It connects again when it is used.
+
+        :param client: The client.
+        :param in_use: Whether to disconnect connections that other threads are using.
+        """
+        for pool in self.all_pools(client):
+            if in_use:
+                pool.disconnect()
+            else:
+                internals.disconnect_idle(pool)
+
+    async def close_async(self, client: t.Any) -> None:
+        """Close an asynchronous client and its connections.
+
+        :param client: The client.
+        """
+        await client.aclose()
+
+        for pool in self.all_pools(client):
+            await pool.disconnect()
+
+    def max_connections(self, spec: Spec) -> int:
+        """How many connections a prefix may have.
+
+        :param spec: The spec.
+        """
+        if (pool := spec.arguments.get("connection_pool")) is not None:
+            return int(pool.max_connections)
+
+        default = parameters(spec.pool_class or redis.ConnectionPool)["max_connections"]
+        return int(spec.arguments.get("max_connections") or default.default or 100)
+
+    # Around commands
+
+    def is_transient(
+        self, error: BaseException, spec: Spec, handled: BaseException | None = None
+    ) -> bool:
+        """Whether a retry may succeed.
+
+        :param error: What an attempt raised.
+        :param spec: The spec.
+        :param handled: The error that the caller was handling when the command
+            started. It says nothing about the attempt.
+        """
+        return errors.is_transient(error, spec, handled)
+
+    def may_have_been_sent(self, error: BaseException) -> bool:
+        """Whether the server may have received the command.
+
+        :param error: What an attempt raised.
+        """
+        return not connections.is_unsent(error)
+
+    def is_hang(
+        self, error: BaseException, spec: Spec, handled: BaseException | None = None
+    ) -> bool:
+        """Whether the server did not answer in time. See :meth:`is_transient`."""
+        return errors.has_timed_out(error, spec, handled)
+
+    def can_probe(self, client: t.Any) -> bool:
+        """Whether :meth:`probe` can tell that the server answers.
+
+        :param client: The client, or None before it is created.
+        """
+        return hasattr(client, "connection_pool")
+
+    def probe(self, client: t.Any) -> None:
+        """Raise unless the server answers, on a separate connection.
+
+        :param client: The client.
+        """
+        probes.ping(client.connection_pool, library_of(type(client)))
+
+    async def probe_async(self, client: t.Any) -> None:
+        """Raise unless the server of an asynchronous client answers."""
+        await probes.ping_async(client.connection_pool, library_of(type(client)))
+
+    def before_retry(self, client: t.Any) -> None:
+        """Prepare a client for the next attempt."""
+
+    def before_pipeline_retry(self, client: t.Any) -> t.Any:
+        """Prepare a client for the next attempt of a pipeline.
+
+        :return: None or, if the client is asynchronous, maybe an awaitable.
+        """
+
+    def after_pipeline(self, client: t.Any) -> None:
+        """Clean up after a pipeline that may have failed."""
+
+
+def create_provider(arguments: dict[str, t.Any]) -> None:
+    """Create the credential provider where settings name its class.
+
+    :param arguments: Arguments of a client. They are changed in place.
+    """
+    if isinstance(provider := arguments.get("credential_provider"), type):
+        arguments["credential_provider"] = provider()

@@ -1,0 +1,169 @@
+"""Checks and defaults of settings that several engines share."""
+
+from __future__ import annotations
+
+import collections.abc as cabc
+import dataclasses
+import inspect
+import typing as t
+
+import redis
+from werkzeug.utils import import_string
+
+from ..exceptions import ConfigError
+from ..spec.classes import name_of
+from ..spec.classes import once_per_class
+from ..spec.classes import parameters
+from ..spec.classes import required_parameters
+from ..spec.spec import Spec
+from ..spec.spec import Values
+from .library import get_library
+from .library import library_name
+
+_KEYWORD = inspect.Parameter.KEYWORD_ONLY
+
+#: Settings of this package, which are not arguments of the client.
+OWN_SETTINGS = {
+    "retry": inspect.Parameter("retry", _KEYWORD),
+    "retry_deadline": inspect.Parameter("retry_deadline", _KEYWORD, annotation=float),
+    "sentinel_kwargs": inspect.Parameter(
+        "sentinel_kwargs", _KEYWORD, annotation=cabc.Mapping
+    ),
+}
+
+_TIMEOUTS = ("socket_timeout", "socket_connect_timeout")
+
+
+@once_per_class
+def client_settings(client_class: type[t.Any]) -> dict[str, inspect.Parameter]:
+    """The arguments of a client class, and :data:`OWN_SETTINGS`.
+
+    :param client_class: The client class.
+    """
+    return {**parameters(client_class), **OWN_SETTINGS}
+
+
+@once_per_class
+def timeouts_without_default(client_class: type[t.Any]) -> list[str]:
+    """The timeouts that a class takes and for which it has no default of its own.
+
+    :param client_class: A client class, but not that of a cluster.
+    """
+    accepted = parameters(client_class)
+    libraries = [
+        parameters(base)
+        for base in client_class.__mro__
+        if name_of(base) in ("redis.Redis", "valkey.Valkey")
+    ]
+    return [
+        name
+        for name in _TIMEOUTS
+        if name in accepted
+        and any(library.get(name) == accepted[name] for library in libraries)
+    ]
+
+
+def check_tls(spec: Spec, values: Values) -> None:
+    """Check that settings of TLS have an effect. redis-py would silently use plain
+    text.
+
+    :param spec: The spec.
+    :param values: The values behind its arguments.
+    :raises ConfigError: If nothing turns TLS on, or a socket is used.
+    """
+    tls = [value for name, value in values.items() if name.startswith("ssl_")]
+    is_on = spec.arguments.get("ssl")
+
+    if "unix_socket_path" in spec.arguments and (tls or is_on):
+        raise (tls or [values["ssl"]])[0].error(
+            "cannot be used with a socket: TLS needs a host."
+        )
+
+    if tls and not is_on:
+        raise tls[0].error(
+            "needs TLS, and nothing asks for it: use a rediss:// URL, or set"
+            f" '{spec.prefix}_SSL' to true."
+        )
+
+
+def check_pool_class(
+    prefix: str, client_class: type[t.Any], pool_class: type[t.Any]
+) -> None:
+    """Check the class of a pool that connects to one address.
+
+    :param prefix: The prefix.
+    :param client_class: The client class, from whose library the pool must be.
+    :param pool_class: The class that ``<P>_CONNECTION_POOL_CLASS`` names.
+    :raises ConfigError: If it is a class of something else.
+    """
+    expected = get_library(library_name(client_class) or "redis").pool_class
+    asks_sentinels = issubclass(pool_class, redis.SentinelConnectionPool)
+
+    if asks_sentinels or not issubclass(pool_class, expected):
+        raise wrong_pool_class(prefix, expected)
+
+
+def wrong_pool_class(prefix: str, expected: type[t.Any]) -> ConfigError:
+    """The error about a pool class that an engine cannot use."""
+    return ConfigError(
+        f"'{prefix}_CONNECTION_POOL_CLASS' must be a class derived from"
+        f" {name_of(expected)}."
+    )
+
+
+def check_required(spec: Spec, *, creates_pool: bool) -> None:
+    """Raise for what would be a ``TypeError`` when the client is created.
+
+    :param spec: The spec.
+    :param creates_pool: Whether the client is created with a pool of ours.
+    :raises ConfigError: If an argument is missing, or the class takes no pool.
+    """
+    for name in required_parameters(spec.client_class):
+        if name not in spec.arguments:
+            raise ConfigError(
+                f"'{spec.prefix}_{name.upper()}' must be set:"
+                f" {name_of(spec.client_class)} needs the argument {name!r}."
+            )
+
+    if creates_pool and "connection_pool" not in parameters(spec.client_class):
+        raise ConfigError(
+            f"'{spec.prefix}_CLASS' must be a class that takes 'connection_pool' for"
+            f" these settings, and {name_of(spec.client_class)} does not."
+        )
+
+
+def convert_to_async(spec: Spec, classes: cabc.Mapping[str, str]) -> Spec:
+    """The same settings for the counterpart of the client class in asyncio.
+
+    :param spec: The spec.
+    :param classes: The dotted paths of these counterparts, by client class.
+    :raises ConfigError: If there is none, or it does not take an argument.
+    """
+    path = classes.get(name_of(spec.client_class))
+
+    if path is None:
+        raise ConfigError(
+            f"'{spec.prefix}_CLASS' must be a class of redis-py or valkey-py for"
+            f" get_async: {name_of(spec.client_class)} has no asynchronous twin."
+        )
+
+    cls: type[t.Any] = import_string(path)
+    accepted = parameters(cls)
+    # redis-py's own Retry object is of the synchronous kind.
+    arguments = {k: v for k, v in spec.arguments.items() if k != "retry"}
+
+    if spec.pool_class is not None:
+        # The pool lives as long as the client, so its class makes no difference.
+        of_client = parameters(spec.client_class)
+        arguments = {k: v for k, v in arguments.items() if k in of_client}
+
+    for name in arguments:
+        if name not in accepted or name == "connection_pool":
+            raise ConfigError(
+                f"'{spec.prefix}_{name.upper()}' cannot be used with get_async:"
+                f" {cls.__module__}.{cls.__qualname__} has no such argument."
+            )
+
+    return dataclasses.replace(
+        spec, client_class=cls, arguments=arguments, pool_class=None
+    )

@@ -1,0 +1,260 @@
+"""A Redis or Valkey Cluster."""
+
+from __future__ import annotations
+
+import collections.abc as cabc
+import dataclasses
+import inspect
+import typing as t
+
+import redis
+
+from ..exceptions import ConfigError
+from ..spec.classes import once_per_class
+from ..spec.classes import parameters
+from ..spec.spec import Address
+from ..spec.spec import Spec
+from ..spec.spec import Values
+from ..spec.url import join_address
+from ..spec.url import Url
+from . import internals
+from . import probes
+from .base import Engine
+from .checks import client_settings
+from .library import library_of
+from .operations import FakeServers
+from .operations import Info
+from .standalone import STANDALONE
+
+SLOTS = 16384
+
+
+class Cluster(Engine):
+    """Nodes that share the keys among them. The client finds them from any one."""
+
+    schemes = ("redis+cluster", "rediss+cluster")
+    tls_schemes = ("rediss+cluster",)
+    # One attempt may visit several nodes.
+    timeout = 1.0
+    async_classes = {"redis.RedisCluster": "redis.asyncio.RedisCluster"}
+    connects_when_made = True
+    closes_for_good = True
+
+    # From settings to a spec
+
+    @property
+    def client_class(self) -> type[t.Any]:
+        return redis.RedisCluster
+
+    def owns(self, client_class: type[t.Any], pool: object) -> bool:
+        return issubclass(client_class, self.client_class)
+
+    def read_address(self, url: Url) -> tuple[Address, Values, Url]:
+        return Address(url.scheme, url.read_nodes(self.default_port)), {}, url
+
+    def accepted(
+        self, client_class: type[t.Any], pool_class: type[t.Any] | None
+    ) -> cabc.Mapping[str, inspect.Parameter]:
+        return _accepted(client_class)
+
+    def check_classes(
+        self,
+        prefix: str,
+        scheme: str,
+        client_class: type[t.Any],
+        pool_class: type[t.Any] | None,
+    ) -> None:
+        super().check_classes(prefix, scheme, client_class, None)
+
+        if pool_class is not None:
+            raise ConfigError(
+                f"'{prefix}_CONNECTION_POOL_CLASS' cannot be used: a cluster makes a"
+                " pool for each of its nodes."
+            )
+
+    def check(self, spec: Spec, values: Values) -> None:
+        super().check(spec, values)
+
+        for name in ("db", "unix_socket_path"):
+            if spec.arguments.get(name):
+                raise values[name].error(
+                    "cannot be used: a cluster has database 0 alone, and no socket."
+                )
+
+    def complete(self, spec: Spec, values: Values) -> None:
+        spec.arguments.pop("db", None)
+        super().complete(spec, values)
+
+    def timeouts_to_set(self, client_class: type[t.Any]) -> list[str]:
+        # redis-py's own class does not name them. One that does has its own defaults.
+        accepted = parameters(client_class)
+        names = ("socket_timeout", "socket_connect_timeout")
+        return [name for name in names if name not in accepted]
+
+    # From a spec to a client
+
+    def make_client(
+        self,
+        spec: Spec,
+        client_class: type[t.Any],
+        arguments: dict[str, t.Any],
+        fake_servers: FakeServers,
+    ) -> t.Any:
+        if spec.address.nodes:
+            # New objects each time, because the client changes them.
+            node_class = library_of(client_class).cluster.ClusterNode
+            arguments["startup_nodes"] = [
+                node_class(host, port) for host, port in spec.address.nodes
+            ]
+
+        return client_class(**arguments)
+
+    def no_retry(self, spec: Spec) -> t.Any:
+        # To a cluster's client None means several retries.
+        return library_of(spec.client_class).no_retry()
+
+    def pools(self, client: t.Any) -> list[t.Any]:
+        # A node has no client before its first use.
+        clients = [node.redis_connection for node in client.get_nodes()]
+        return [each.connection_pool for each in clients if each is not None]
+
+    def lock_owners(self, client: t.Any) -> list[object]:
+        return [*internals.cluster_locks(client), *self.all_pools(client)]
+
+    def adopt_async(self, client: t.Any) -> None:
+        # Its nodes have no pools yet.
+        pass
+
+    async def close_async(self, client: t.Any) -> None:
+        # This closes the nodes as well.
+        await client.aclose()
+
+    # Around commands
+
+    def is_transient(
+        self, error: BaseException, spec: Spec, handled: BaseException | None = None
+    ) -> bool:
+        if isinstance(error, redis.exceptions.RedisClusterException):
+            # One class for three problems. Only the caller can fix the third, keys in
+            # different slots.
+            cause = error.__cause__
+            return internals.is_uncovered(error) or (
+                cause is not None and self.is_transient(cause, spec, handled)
+            )
+
+        return _is_redirection(error) or super().is_transient(error, spec, handled)
+
+    def may_have_been_sent(self, error: BaseException) -> bool:
+        # Of other errors one cannot tell: another node may have received the command.
+        return not _is_redirection(error)
+
+    def can_probe(self, client: t.Any) -> bool:
+        # Other nodes may answer.
+        return False
+
+    def before_retry(self, client: t.Any) -> None:
+        client.replace_default_node()
+
+    def before_pipeline_retry(self, client: t.Any) -> t.Any:
+        return internals.refresh_slots(client)
+
+    def after_pipeline(self, client: t.Any) -> None:
+        internals.forget_redirection(client)
+
+    # For operators
+
+    def nodes(self, spec: Spec) -> tuple[tuple[str, int], ...]:
+        """Host and port of each start-up node.
+
+        :param spec: The spec.
+        """
+        given = spec.arguments.get("startup_nodes") or ()
+        connection = self.connection_arguments(spec)
+        return (
+            spec.address.nodes
+            or tuple((node.host, int(node.port)) for node in given)
+            or ((connection["host"], connection["port"]),)
+        )
+
+    def probe_specs(self, spec: Spec, timeout: float) -> list[Spec]:
+        """One spec for each start-up node, so that none delays the others."""
+        probe = probes.probe_spec(spec, redis.Redis, timeout)
+        return [
+            dataclasses.replace(
+                probe,
+                engine=STANDALONE,
+                address=Address(),
+                arguments={**probe.arguments, "host": host, "port": port},
+            )
+            for host, port in self.nodes(spec)
+        ]
+
+    def check_health(self, client: t.Any) -> None:
+        info = client.execute_command("CLUSTER INFO")
+        state, served = info["cluster_state"], int(info["cluster_slots_ok"])
+
+        if state != "ok" or served != SLOTS:
+            raise redis.RedisError(
+                f"The cluster's state is {state!r}: {served} of {SLOTS} slots are"
+                " served."
+            )
+
+    def ask_info(self, client: t.Any) -> Info:
+        nodes: Info = client.execute_command("CLUSTER NODES")
+        return nodes
+
+    def node_specs(self, spec: Spec, info: Info) -> dict[str, Spec]:
+        """A spec for each node, by its address, masters first."""
+        specs = {}
+
+        for address, node in sorted(info.items(), key=_masters_first):
+            host, _, port = address.rpartition(":")
+
+            if "noaddr" not in node["flags"]:
+                # A node that does not know its own address leaves the host out.
+                found = (host or self.nodes(spec)[0][0], int(port))
+                here = spec.address._replace(nodes=(found,))
+                specs[join_address(*found)] = dataclasses.replace(spec, address=here)
+
+        return specs
+
+    def name(self, spec: Spec) -> str:
+        return spec.address.scheme if spec.address.nodes else self.schemes[0]
+
+    def describe_address(self, spec: Spec) -> str:
+        return ", ".join(join_address(host, port) for host, port in self.nodes(spec))
+
+    def has_fixed_address(self, spec: Spec) -> bool:
+        return False
+
+    def native_arguments(self, spec: Spec) -> list[str]:
+        # Follow redirections to the node that has the key.
+        return ["-c"]
+
+
+@once_per_class
+def _accepted(client_class: type[t.Any]) -> dict[str, inspect.Parameter]:
+    accepted = dict(client_settings(client_class))
+    of_nodes = parameters(redis.Redis).items()
+    accepted |= {
+        name: parameter
+        for name, parameter in of_nodes
+        if name in internals.CLUSTER_ARGUMENTS
+    }
+
+    for name in ("url", "connection_pool"):
+        accepted.pop(name)
+
+    return accepted
+
+
+def _is_redirection(error: BaseException) -> bool:
+    """Whether a node did nothing because it does not have the slot."""
+    return isinstance(error, redis.exceptions.AskError)
+
+
+def _masters_first(node: tuple[str, cabc.Mapping[str, t.Any]]) -> bool:
+    return "master" not in node[1]["flags"]
+
+
+CLUSTER = Cluster()

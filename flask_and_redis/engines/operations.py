@@ -1,0 +1,148 @@
+"""The part of an engine that operators use: health checks, reports, and the commands of
+``flask redis``.
+"""
+
+from __future__ import annotations
+
+import collections.abc as cabc
+import contextlib
+import typing as t
+
+from ..spec.classes import parameters
+from ..spec.spec import Spec
+from ..spec.url import join_address
+from . import probes
+
+#: The servers of fakeredis of one app, by name.
+FakeServers = dict[str, t.Any]
+
+#: What a server says of itself.
+Info = cabc.Mapping[str, t.Any]
+
+
+class Operations:
+    """Base class of :class:`.Engine`."""
+
+    #: Whether the data are in this process, so that there is no server to ask.
+    in_process: bool = False
+
+    if t.TYPE_CHECKING:
+
+        def make(
+            self, spec: Spec, client_class: type[t.Any], fake_servers: FakeServers
+        ) -> t.Any: ...
+
+        def disconnect(self, client: t.Any, *, in_use: bool) -> None: ...
+
+    def probe_specs(self, spec: Spec, timeout: float) -> list[Spec]:
+        """Specs for short-lived clients that try once. If there are several, the first
+        answer counts.
+
+        :param spec: The spec.
+        :param timeout: Seconds that connecting, and each reply, may take.
+        """
+        return [probes.probe_spec(spec, spec.client_class, timeout)]
+
+    @contextlib.contextmanager
+    def open_probe(self, spec: Spec, fake_servers: FakeServers) -> cabc.Iterator[t.Any]:
+        """A short-lived client, which is disconnected at the end of the block.
+
+        :param spec: A spec from :meth:`probe_specs`.
+        :param fake_servers: See :meth:`make`.
+        """
+        client = self.make(spec, spec.client_class, fake_servers)
+
+        try:
+            yield client
+        finally:
+            self.disconnect(client, in_use=True)
+
+    def check_health(self, client: t.Any) -> None:
+        """Raise unless the server is healthy.
+
+        :param client: A client from :meth:`open_probe`.
+        """
+        client.execute_command("PING")
+
+    def ask_info(self, client: t.Any) -> Info:
+        """What a server says of itself. For a server with nodes, it is a description of
+        each node by address.
+
+        :param client: A client from :meth:`open_probe`.
+        """
+        info: Info = client.execute_command("INFO")
+        return info
+
+    def node_specs(self, spec: Spec, info: Info) -> dict[str, Spec] | None:
+        """A spec for each node, by its address. None if the server has no nodes.
+
+        :param spec: The spec.
+        :param info: What :meth:`ask_info` returned.
+        """
+        return None
+
+    def error_text(self, error: BaseException) -> str:
+        """The message of an error of the client library, without secrets that the
+        library or a server put into it.
+
+        :param error: The error.
+        """
+        # A server that does not know AUTH repeats what it received.
+        return str(error).partition(", with args beginning")[0]
+
+    def name(self, spec: Spec) -> str:
+        """The kind of server in a word: a scheme."""
+        return spec.address.scheme
+
+    def describe_address(self, spec: Spec) -> str:
+        """Where the server is, for people."""
+        connection = self.connection_arguments(spec)
+        return join_address(connection["host"], connection["port"])
+
+    def connection_arguments(self, spec: Spec) -> dict[str, t.Any]:
+        """The arguments of a connection, with the defaults of the address.
+
+        :param spec: The spec.
+        """
+        arguments: dict[str, t.Any] = {"host": "localhost", "port": 6379, "db": 0}
+        pool = spec.arguments.get("connection_pool")
+
+        if pool is None:
+            accepted = parameters(spec.client_class)
+            defaults = {
+                name: accepted[name].default or value
+                for name, value in arguments.items()
+                if name in accepted
+            }
+            return arguments | defaults | spec.arguments
+
+        kwargs = dict(pool.connection_kwargs)
+        kwargs["unix_socket_path"] = kwargs.pop("path", None)
+        names = {cls.__name__ for cls in pool.connection_class.__mro__}
+        kwargs["ssl"] = "SSLConnection" in names
+        return arguments | kwargs
+
+    def has_fixed_address(self, spec: Spec) -> bool:
+        """Whether the settings say where the server is. Otherwise it must be asked."""
+        return True
+
+    def ask_address(self, client: t.Any) -> tuple[str, int]:
+        """Host and port of the server that a client talks to.
+
+        :param client: A client from :meth:`open_probe`.
+        """
+        connection = client.connection_pool.get_connection()
+
+        try:
+            return connection.host, int(connection.port)
+        finally:
+            client.connection_pool.release(connection)
+
+    def native_clients(self, spec: Spec) -> list[str]:
+        """Names of command line clients, the most suitable first."""
+        return ["redis-cli", "valkey-cli"]
+
+    def native_arguments(self, spec: Spec) -> list[str]:
+        """Arguments of the command line client beside address and credentials."""
+        database = self.connection_arguments(spec)["db"]
+        return ["-n", str(database)] if database else []

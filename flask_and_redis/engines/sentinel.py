@@ -1,0 +1,280 @@
+"""A server that sentinels know."""
+
+from __future__ import annotations
+
+import dataclasses
+import typing as t
+
+import redis
+
+from ..exceptions import ConfigError
+from ..spec.classes import did_you_mean
+from ..spec.classes import is_unset
+from ..spec.classes import parameters
+from ..spec.classes import subclass
+from ..spec.spec import ADDRESS
+from ..spec.spec import Address
+from ..spec.spec import Spec
+from ..spec.spec import Value
+from ..spec.spec import Values
+from ..spec.url import join_address
+from ..spec.url import Url
+from ..spec.values import convert
+from ..spec.values import mask_secrets
+from . import checks
+from . import errors
+from . import internals
+from . import probes
+from .base import create_provider
+from .base import Engine
+from .library import get_library
+from .library import library_of
+from .operations import FakeServers
+from .operations import Info
+from .standalone import split_arguments
+
+# Seconds that connecting to a sentinel, and each of its replies, may take. One attempt
+# may visit several sentinels.
+_TIMEOUT = 1.0
+
+
+class Sentinel(Engine):
+    """The master or a replica of a service that sentinels watch."""
+
+    schemes = ("redis+sentinel", "rediss+sentinel")
+    tls_schemes = ("rediss+sentinel",)
+    default_port = 26379
+
+    # From settings to a spec
+
+    def owns(self, client_class: type[t.Any], pool: object) -> bool:
+        of_redis_py = issubclass(client_class, self.client_class)
+        return of_redis_py and isinstance(pool, redis.SentinelConnectionPool)
+
+    def read_address(self, url: Url) -> tuple[Address, Values, Url]:
+        """Read ``hosts/service[/database]`` and ``role`` in the query."""
+        nodes = url.read_nodes(self.default_port)
+        service, _, database = url.path.removeprefix("/").partition("/")
+
+        if not service:
+            raise url.error(
+                "must name the service that the sentinels watch, as in"
+                " redis+sentinel://host:26379/mymaster/0.",
+                escape=False,
+            )
+
+        options = url.query.split("&")
+        roles = [option for option in options if option.startswith("role=")]
+
+        if roles and roles not in (["role=master"], ["role=replica"]):
+            raise ConfigError(
+                f"'role' in the query of {url.label} must be master or replica."
+            )
+
+        address = Address(
+            url.scheme, nodes, url.unquote(service), roles == ["role=replica"]
+        )
+        query = "&".join(option for option in options if option not in roles)
+        return address, {}, dataclasses.replace(url, path=f"/{database}", query=query)
+
+    def check_classes(
+        self,
+        prefix: str,
+        scheme: str,
+        client_class: type[t.Any],
+        pool_class: type[t.Any] | None,
+    ) -> None:
+        super().check_classes(prefix, scheme, client_class, None)
+        expected = redis.SentinelConnectionPool
+
+        if pool_class is not None and not issubclass(pool_class, expected):
+            raise checks.wrong_pool_class(prefix, expected)
+
+    def read_sentinel_kwargs(self, spec: Spec, values: Values) -> None:
+        given = spec.arguments.pop("sentinel_kwargs", None)
+        value = values.get("sentinel_kwargs", Value("", {}))
+
+        if spec.address.nodes:
+            spec.sentinel_arguments = _read_sentinel_kwargs(value, spec.arguments)
+        elif given is not None:
+            raise value.error("needs a redis+sentinel:// URL.")
+
+    def creates_pool(self, spec: Spec) -> bool:
+        return True
+
+    # From a spec to a client
+
+    def make_client(
+        self,
+        spec: Spec,
+        client_class: type[t.Any],
+        arguments: dict[str, t.Any],
+        fake_servers: FakeServers,
+    ) -> t.Any:
+        library = library_of(client_class)
+        pool_class = spec.pool_class or library.sentinel.SentinelConnectionPool
+        tls = arguments.pop("ssl", False)
+        # The asynchronous classes name the same arguments.
+        for_pool, for_client = split_arguments(
+            arguments,
+            pool_class,
+            redis.ConnectionPool,
+            get_library("redis").connection_class(tls=tls),
+        )
+        pool = pool_class(
+            spec.address.service,
+            _make_sentinels(spec, client_class),
+            is_master=not spec.address.replica,
+            ssl=tls,
+            **for_pool,
+        )
+        return client_class(connection_pool=pool, **for_client)
+
+    def all_pools(self, client: t.Any) -> list[t.Any]:
+        pool = client.connection_pool
+        # A copy of the application's pool has no sentinels of its own.
+        manager = getattr(pool, "sentinel_manager", None)
+        sentinels = [] if manager is None else manager.sentinels
+        return [pool, *(each.connection_pool for each in sentinels)]
+
+    # Around commands
+
+    def is_transient(
+        self, error: BaseException, spec: Spec, handled: BaseException | None = None
+    ) -> bool:
+        if _is_no_master(error) and internals.is_refused_by_sentinel(error):
+            return False
+
+        return super().is_transient(error, spec, handled)
+
+    def is_hang(
+        self, error: BaseException, spec: Spec, handled: BaseException | None = None
+    ) -> bool:
+        # Only the text of the sentinels' own errors is left.
+        chain = errors.causes(error, handled)
+        return any(map(_is_no_master, chain)) or super().is_hang(error, spec, handled)
+
+    # For operators
+
+    def probe_specs(self, spec: Spec, timeout: float) -> list[Spec]:
+        """One spec for each sentinel, so that none delays the others."""
+        probe = probes.probe_spec(spec, spec.client_class, timeout)
+
+        if not spec.address.nodes:
+            # The pool of the application has its own sentinels.
+            return [probe]
+
+        sentinel_arguments = {
+            **spec.sentinel_arguments,
+            "socket_timeout": timeout,
+            "socket_connect_timeout": timeout,
+        }
+        return [
+            dataclasses.replace(
+                probe,
+                address=spec.address._replace(nodes=(node,)),
+                sentinel_arguments=sentinel_arguments,
+            )
+            for node in spec.address.nodes
+        ]
+
+    def ask_info(self, client: t.Any) -> Info:
+        address = join_address(*self.ask_address(client))
+        return {**super().ask_info(client), "address": address}
+
+    def error_text(self, error: BaseException) -> str:
+        # redis-py shows all arguments of the application's own sentinels.
+        return super().error_text(error).partition(" : <")[0]
+
+    def name(self, spec: Spec) -> str:
+        return spec.address.scheme if spec.address.nodes else self.schemes[0]
+
+    def describe_address(self, spec: Spec) -> str:
+        nodes = ", ".join(join_address(host, port) for host, port in spec.address.nodes)
+        where = f"at {nodes}" if nodes else "behind sentinels"
+        kind = "replicas of " if spec.address.replica else ""
+        pool = spec.arguments.get("connection_pool")
+        service = spec.address.service or getattr(pool, "service_name", "")
+        return f"{kind}{service} {where}"
+
+    def has_fixed_address(self, spec: Spec) -> bool:
+        return False
+
+
+class _SafeRepr:
+    """Mixed into the class of clients that talk to sentinels. redis-py puts their
+    ``repr`` into errors, with all arguments of their connections.
+    """
+
+    def __repr__(self) -> str:
+        return "a sentinel"
+
+
+def _make_sentinels(spec: Spec, client_class: type[t.Any]) -> t.Any:
+    """redis-py's object that asks the sentinels of a spec."""
+    library = library_of(client_class)
+    arguments = {"retry": library.no_retry(), **spec.sentinel_arguments}
+    mask_secrets(arguments)
+    create_provider(arguments)
+    manager = library.sentinel.Sentinel([], sentinel_kwargs=arguments)
+    sentinel_class = subclass(_SafeRepr, library.client_class)
+    manager.sentinels = [
+        sentinel_class(host=host, port=port, **arguments)
+        for host, port in spec.address.nodes
+    ]
+    return manager
+
+
+def _is_no_master(error: BaseException) -> bool:
+    """Whether no sentinel named a server."""
+    classes = tuple(
+        get_library("redis", is_async).sentinel.MasterNotFoundError
+        for is_async in (False, True)
+    )
+    return isinstance(error, classes)
+
+
+def _read_sentinel_kwargs(
+    value: Value, arguments: dict[str, t.Any]
+) -> dict[str, t.Any]:
+    """The arguments of the sentinels' clients. TLS is that of the servers. Credentials
+    are not.
+    """
+    accepted = parameters(redis.Redis)
+    own: dict[str, t.Any] = {
+        "socket_timeout": _TIMEOUT,
+        "socket_connect_timeout": _TIMEOUT,
+    }
+    own |= {k: v for k, v in arguments.items() if _is_tls(k)}
+
+    for name, given in value.value.items():
+        # A retry asks the next sentinel, so that "retry" would have no effect.
+        if name not in accepted or name in (*ADDRESS, "connection_pool", "retry"):
+            raise value.error(
+                "must have arguments of redis.Redis as its keys, and none of the"
+                f" address or of retries.{did_you_mean(str(name), accepted)}"
+            )
+
+        if not is_unset(given):
+            each = value._replace(label=f"{name!r} in {value.label}", value=given)
+            own[name] = convert(accepted[name], each)
+
+    if own.get("ssl"):
+        return own
+
+    for name in value.value:
+        if name.startswith("ssl_"):
+            raise value._replace(label=f"{name!r} in {value.label}").error(
+                "needs TLS, and nothing asks for it: use a rediss+sentinel:// URL, or"
+                f" add 'ssl': True to {value.label}."
+            )
+
+    # Without TLS, while the servers have it.
+    return {k: v for k, v in own.items() if not _is_tls(k)}
+
+
+def _is_tls(name: str) -> bool:
+    return name.partition("_")[0] == "ssl"
+
+
+SENTINEL = Sentinel()

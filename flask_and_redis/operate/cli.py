@@ -1,0 +1,266 @@
+"""The commands of ``flask redis``."""
+
+from __future__ import annotations
+
+import collections.abc as cabc
+import dataclasses
+import json
+import os
+import sys
+import typing as t
+
+import click
+from flask import current_app
+from flask.cli import with_appcontext
+
+from ..exceptions import ConfigError
+from ..exceptions import UnknownPrefixError
+from ..registry import get_registry
+from ..registry import Registry
+from ..spec.classes import name_of
+from . import health
+from . import report
+from .native import find_arguments
+from .native import find_program
+from .text import print_table
+from .text import wrap
+from .text import wrap_error
+
+_json = click.option("--json", "as_json", is_flag=True, help="Print JSON, for scripts.")
+_prefixes = click.argument("prefixes", nargs=-1, metavar="[PREFIX]...")
+_timeout = click.option(
+    "--timeout",
+    type=click.FloatRange(0, 3600, min_open=True),
+    default=1.0,
+    metavar="SECONDS",
+    help="How long to wait for answers.  [default: 1.0]",
+)
+
+
+@click.command("list")
+@click.option(
+    "--all",
+    "with_skipped",
+    is_flag=True,
+    help="Add what was passed over, and why.",
+)
+@_json
+@with_appcontext
+def list_command(with_skipped: bool, as_json: bool) -> None:
+    """List every Redis of the app, by its settings. No connection is opened, and no
+    password is shown.
+
+    \b
+    Examples:
+      flask redis list
+      flask redis list --all
+    """
+    registry = get_registry(current_app)
+    rows = {prefix: _describe(registry, prefix) for prefix in registry}
+    skipped = registry.skipped
+
+    if as_json:
+        if with_skipped:
+            rows |= {prefix: {"skipped": reason} for prefix, reason in skipped.items()}
+
+        click.echo(json.dumps(rows, indent=2))
+        return
+
+    if rows:
+        _print_list(rows)
+    else:
+        click.echo("This app has no Redis: set 'REDIS_URL', for example.")
+
+    if with_skipped and skipped:
+        click.echo("\nPassed over:")
+        print_table([[prefix, reason] for prefix, reason in skipped.items()])
+    elif skipped:
+        click.echo(f"\nPassed over: {len(skipped)}. See 'flask redis list --all'.")
+
+
+def _describe(registry: Registry, prefix: str) -> dict[str, t.Any]:
+    spec = registry.get_spec(prefix)
+    connection = spec.engine.connection_arguments(spec)
+    return {
+        "engine": spec.engine.name(spec),
+        "address": spec.engine.describe_address(spec),
+        "database": connection["db"] or 0,
+        "class": name_of(spec.client_class),
+        "tls": bool(connection.get("ssl")),
+        "deadline": spec.deadline,
+        "default": prefix == registry.default,
+    }
+
+
+def _print_list(rows: cabc.Mapping[str, cabc.Mapping[str, t.Any]]) -> None:
+    header = ["PREFIX", "ENGINE", "ADDRESS", "DB", "CLASS", "TLS", "DEADLINE"]
+    cells = [
+        [
+            f"{prefix} *" if row["default"] else prefix,
+            row["engine"],
+            row["address"],
+            str(row["database"]),
+            row["class"],
+            "yes" if row["tls"] else "no",
+            "redis-py's" if row["deadline"] is None else f"{row['deadline']:g} s",
+        ]
+        for prefix, row in rows.items()
+    ]
+    print_table([header, *cells])
+    click.echo("\n* the default")
+
+
+@click.command("ping")
+@_prefixes
+@_timeout
+@_json
+@click.pass_context
+@with_appcontext
+def ping_command(
+    context: click.Context, prefixes: tuple[str, ...], timeout: float, as_json: bool
+) -> None:
+    """Ask servers whether they answer, all at once. Without PREFIX all of the app's.
+    The exit status is 1 if any does not.
+
+    \b
+    Examples:
+      flask redis ping
+      flask redis ping CACHE SESSIONS --timeout 0.5
+    """
+    registry = get_registry(current_app)
+
+    try:
+        results = health.ping(registry, prefixes, timeout)
+    except (UnknownPrefixError, ValueError) as error:
+        raise _usage_error(error) from None
+
+    if as_json:
+        fields = {name: dataclasses.asdict(each) for name, each in results.items()}
+        click.echo(json.dumps(fields, indent=2))
+    else:
+        print_table(
+            [
+                [prefix, "ok", f"{result.ms:.1f} ms"]
+                if result.ok
+                else [prefix, "failed", result.error or ""]
+                for prefix, result in results.items()
+            ],
+            ["green" if result.ok else "red" for result in results.values()],
+        )
+
+    if not prefixes:
+        _tell_left_out(registry)
+
+    if not all(result.ok for result in results.values()):
+        context.exit(1)
+
+
+def _tell_left_out(registry: Registry) -> None:
+    for prefix in registry:
+        if prefix not in registry.list_certain():
+            click.echo(
+                f"{prefix} was left out: nothing but '{prefix}_HOST' speaks for Redis."
+                f" Name {prefix} to include it.",
+                err=True,
+            )
+
+
+@click.command("info")
+@_prefixes
+@_timeout
+@click.pass_context
+@with_appcontext
+def info_command(
+    context: click.Context, prefixes: tuple[str, ...], timeout: float
+) -> None:
+    """Show what kind of server each Redis is, its version, role, up-time, memory,
+    clients, keys and hit rate, and warn of what is likely to be wrong. Without PREFIX
+    all of the app's. The exit status is 1 if any does not answer.
+
+    \b
+    Examples:
+      flask redis info
+      flask redis info CACHE
+    """
+    registry = get_registry(current_app)
+    wanted = dict.fromkeys(prefixes or registry.list_certain())
+
+    try:
+        reports = report.report(registry, wanted, timeout)
+    except (UnknownPrefixError, ValueError) as error:
+        raise _usage_error(error) from None
+
+    for number, (prefix, each) in enumerate(reports.items()):
+        spec = registry.get_spec(prefix)
+        engine = spec.engine
+        title = f"{prefix}  {engine.name(spec)}  {engine.describe_address(spec)}"
+        click.echo("\n" * bool(number) + wrap(title))
+        _print_report(each)
+
+    if not prefixes:
+        _tell_left_out(registry)
+
+    if any(each.errors for each in reports.values()):
+        context.exit(1)
+
+
+def _print_report(each: report.Report) -> None:
+    notes = [["warning", text] for text in each.warnings]
+    notes += [["error", text] for text in each.errors]
+    colors = ["yellow"] * len(each.warnings) + ["red"] * len(each.errors)
+
+    if each.has_header:
+        print_table(each.facts, indent=2)
+        print_table(notes, colors, indent=2)
+    else:
+        plain = [None] * len(each.facts)
+        print_table([*each.facts, *notes], [*plain, *colors], indent=2)
+
+
+def _usage_error(error: Exception) -> click.UsageError:
+    return click.UsageError(wrap_error(str(error)))
+
+
+_AFTER = f"{__name__}.after"
+
+
+class _WithArguments(click.Command):
+    """A command that does not parse the arguments after ``--``."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        at = args.index("--") if "--" in args else len(args)
+        ctx.meta[_AFTER] = args[at + 1 :]
+        return super().parse_args(ctx, args[:at])
+
+
+@click.command("cli", cls=_WithArguments)
+@click.argument("prefix", required=False, metavar="[PREFIX] [-- ARGS...]")
+@click.pass_context
+@with_appcontext
+def cli_command(context: click.Context, prefix: str | None) -> None:
+    """Open redis-cli, or valkey-cli, on a Redis of the app, by default on the default
+    one. With ARGS it runs one command, and its exit status is the client's.
+
+    The password is handed over in the environment, never on the command line.
+
+    \b
+    Examples:
+      flask redis cli
+      flask redis cli CACHE -- GET user:1
+      flask redis cli CACHE -- --scan --pattern 'user:*'
+    """
+    registry = get_registry(current_app)
+
+    try:
+        spec = registry.get_spec(prefix or registry.default)
+    except (UnknownPrefixError, ConfigError) as error:
+        raise _usage_error(error) from None
+
+    program = find_program(spec)
+    arguments, environment = find_arguments(registry, spec)
+    sys.stdout.flush()
+    os.execve(program, [program, *arguments, *context.meta[_AFTER]], environment)  # noqa: S606
+
+
+#: The commands of the group.
+COMMANDS = (list_command, ping_command, info_command, cli_command)

@@ -1,0 +1,294 @@
+"""Whether an app's servers answer, and how full its pools are."""
+
+from __future__ import annotations
+
+import collections.abc as cabc
+import contextvars
+import functools
+import queue
+import threading
+import time
+import typing as t
+from dataclasses import dataclass
+
+from ..engines import internals
+from ..engines.base import Engine
+from ..engines.library import library_name
+from ..exceptions import ConfigError
+from ..registry import Registry
+from ..spec.spec import Spec
+from ..spec.values import Secret
+
+R = t.TypeVar("R")
+
+
+@dataclass(frozen=True)
+class PingResult:
+    """The result of one prefix's ping. :func:`flask.jsonify` accepts it.
+
+    :param ok: Whether its server answered. For a cluster, whether it says that all of
+        its slots are served.
+    :param ms: Milliseconds until the answer, including connecting, or None.
+    :param error: Why there was no answer, in one line without user name or password, or
+        None.
+
+    .. versionadded:: 2.0
+    """
+
+    ok: bool
+    ms: float | None
+    error: str | None
+
+
+@dataclass(frozen=True)
+class PoolStats:
+    """How full the pool of one prefix is, in this process. For a cluster, these are the
+    pools of all nodes together. :func:`flask.jsonify` accepts it.
+
+    :param created: Whether the prefix's client has been created by its first use.
+    :param connections: How many connections there are. This and the next two are None
+        if the pool is of a class that does not tell.
+    :param in_use: How many of them are in use.
+    :param idle: How many of them are connected and not in use.
+    :param maximum: How many there may be. None without a limit, and before there is a
+        pool.
+
+    .. versionadded:: 2.0
+    """
+
+    created: bool
+    connections: int | None
+    in_use: int | None
+    idle: int | None
+    maximum: int | None
+
+
+def ping(
+    registry: Registry, prefixes: cabc.Collection[str], timeout: float
+) -> dict[str, PingResult]:
+    """Ask the servers of some prefixes whether they answer, all at the same time.
+
+    :param registry: The app's registry.
+    :param prefixes: The prefixes. The default is all that are certain.
+    :param timeout: Seconds after which this returns at the latest.
+    :raises UnknownPrefixError: If the app has no such prefix.
+    :raises ValueError: If the timeout is not a number of seconds above 0.
+    """
+    check_timeout(timeout)
+    wanted = dict.fromkeys(prefixes or registry.list_certain())
+
+    for prefix in wanted:
+        registry.check_known(prefix)
+
+    questions = {prefix: _make_pings(registry, prefix, timeout) for prefix in wanted}
+    answers = ask(questions, timeout).items()
+    return {prefix: _read_ping(registry, prefix, answer) for prefix, answer in answers}
+
+
+def _make_pings(
+    registry: Registry, prefix: str, timeout: float
+) -> list[cabc.Callable[[], object]]:
+    if prefix in registry.overridden:
+        # Looked up when it is asked: the override may end, or know no ping.
+        return [lambda: registry[prefix].ping()]
+
+    try:
+        spec = registry.get_spec(prefix)
+    except ConfigError as error:
+        return [functools.partial(_raise, error)]
+
+    def check(engine: Engine, client: t.Any) -> None:
+        spec.engine.check_health(client)
+
+    return make_questions(registry, spec, timeout, check)
+
+
+def _raise(error: ConfigError) -> t.NoReturn:
+    raise error
+
+
+def _read_ping(registry: Registry, prefix: str, answer: Answer[object]) -> PingResult:
+    if answer.error is None:
+        return PingResult(True, round(answer.seconds * 1000, 3), None)
+
+    return PingResult(False, None, explain(registry, prefix, answer.error))
+
+
+@dataclass(eq=False, repr=False)
+class Answer(t.Generic[R]):
+    """The answer to a question: a value or an error."""
+
+    seconds: float
+    value: R | None = None
+    error: BaseException | None = None
+
+
+def make_questions(
+    registry: Registry,
+    spec: Spec,
+    timeout: float,
+    question: cabc.Callable[[Engine, t.Any], R],
+) -> list[cabc.Callable[[], R]]:
+    """Functions for :func:`ask`. Each asks one server of a prefix the same question, on
+    a short-lived connection.
+
+    :param registry: The app's registry.
+    :param spec: The prefix's spec.
+    :param timeout: Seconds that connecting, and each reply, may take.
+    :param question: Asks a client. It also gets the client's engine, which for a node
+        of a cluster is that of a single server.
+    """
+
+    def put(probe: Spec) -> R:
+        with probe.engine.open_probe(probe, registry.fake_servers) as client:
+            return question(probe.engine, client)
+
+    return [
+        functools.partial(put, probe)
+        for probe in spec.engine.probe_specs(spec, timeout)
+    ]
+
+
+def ask(
+    questions: cabc.Mapping[str, cabc.Sequence[cabc.Callable[[], R]]], timeout: float
+) -> dict[str, Answer[R]]:
+    """Ask all questions at the same time. Return when each has an answer, or the
+    timeout has passed.
+
+    :param questions: For each name some functions. The first success is the answer.
+    :param timeout: Seconds.
+    """
+    ends = time.monotonic() + timeout
+    replies: queue.SimpleQueue[tuple[str, Answer[R]]] = queue.SimpleQueue()
+
+    def run(name: str, function: cabc.Callable[[], R]) -> None:
+        answer: Answer[R] = Answer(0)
+        started = time.monotonic()
+
+        try:
+            answer.value = function()
+        except BaseException as error:
+            answer.error = error
+
+        answer.seconds = time.monotonic() - started
+        replies.put((name, answer))
+
+    for name, functions in questions.items():
+        for function in functions:
+            # A copy of the context: a credential provider may need the current app. A
+            # daemon thread: one that hangs, for example while a name is resolved, must
+            # not delay the end of the process.
+            run_in_context = contextvars.copy_context().run
+            arguments = (run, name, function)
+            threading.Thread(target=run_in_context, args=arguments, daemon=True).start()
+
+    return _collect(questions, replies, ends, timeout)
+
+
+def _collect(
+    questions: cabc.Mapping[str, cabc.Sequence[object]],
+    replies: queue.SimpleQueue[tuple[str, Answer[R]]],
+    ends: float,
+    timeout: float,
+) -> dict[str, Answer[R]]:
+    silence = TimeoutError(f"No answer within {timeout:g} s.")
+    answers = {name: Answer[R](timeout, error=silence) for name in questions}
+    pending = {name: len(functions) for name, functions in questions.items()}
+
+    while any(pending.values()):
+        try:
+            name, answer = replies.get(timeout=max(ends - time.monotonic(), 0))
+        except queue.Empty:
+            break
+
+        pending[name] = max(pending[name] - 1, 0)
+
+        if answer.error is None:
+            pending[name] = 0
+
+        if answers[name].error is silence or (answers[name].error and not answer.error):
+            answers[name] = answer
+
+    return answers
+
+
+def explain(registry: Registry, prefix: str, error: BaseException | None) -> str:
+    """What went wrong with a server, in one line without secrets.
+
+    :param registry: The app's registry.
+    :param prefix: The prefix.
+    :param error: The error.
+    """
+    try:
+        spec = registry.get_spec(prefix)
+    except ConfigError as wrong:
+        return str(wrong)
+
+    arguments = spec.engine.connection_arguments(spec)
+    text = ""
+
+    if type(error).__name__ == "AuthenticationError" and not any(
+        arguments.get(name) is not None for name in ("password", "credential_provider")
+    ):
+        # Redis 7 would write about HELLO, which the application did not send.
+        return f"The server asks for a password: set '{prefix}_PASSWORD'."
+
+    # Any other error, such as one of a credential provider, may quote anything.
+    if error is not None and (
+        library_name(type(error)) or isinstance(error, (ConfigError, OSError))
+    ):
+        text = spec.engine.error_text(error)
+
+    for value in (*arguments.values(), *spec.sentinel_arguments.values()):
+        if isinstance(value, Secret) and value:
+            text = text.replace(value, "***")
+
+    # A server's text may contain control characters of the terminal.
+    words = "".join(char if char.isprintable() else " " for char in text).split()
+    return " ".join(words) or type(error).__name__
+
+
+def check_timeout(timeout: float) -> None:
+    """Raise if a timeout is not valid.
+
+    :param timeout: Seconds.
+    :raises ValueError: If it is not a number above 0, or too large for the system.
+    """
+    if not 0 < timeout <= threading.TIMEOUT_MAX:
+        raise ValueError("The timeout must be a number of seconds above 0.")
+
+
+def stats(registry: Registry) -> dict[str, PoolStats]:
+    """How full the pool of each prefix is. It creates no client.
+
+    :param registry: The app's registry.
+    """
+    return {prefix: _count(registry, prefix) for prefix in registry}
+
+
+# The limit of a pool that was given none, in redis-py before 8 and in valkey-py.
+_NO_LIMIT = 2**31
+
+
+def _count(registry: Registry, prefix: str) -> PoolStats:
+    client = registry.find_client(prefix)
+
+    if client is None:
+        return PoolStats(False, 0, 0, 0, None)
+
+    try:
+        pools = registry.get_spec(prefix).engine.pools(client)
+    except AttributeError:
+        # The client of an override may be of any class.
+        pools = []
+
+    counts = [internals.count_connections(pool) for pool in pools]
+    known = [count for count in counts if count is not None]
+
+    if not known or len(known) < len(counts):
+        return PoolStats(True, None, None, None, None)
+
+    in_use, idle = (sum(column) for column in zip(*known, strict=True))
+    limits = [getattr(pool, "max_connections", _NO_LIMIT) for pool in pools]
+    maximum = sum(limits) if max(limits) < _NO_LIMIT else None
+    return PoolStats(True, in_use + idle, in_use, idle, maximum)

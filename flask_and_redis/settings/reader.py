@@ -1,0 +1,257 @@
+"""One group of settings, to a spec."""
+
+from __future__ import annotations
+
+import collections.abc as cabc
+import inspect
+import typing as t
+
+import redis
+
+from ..engines import check_scheme
+from ..engines import find_engine
+from ..engines.base import Engine
+from ..engines.library import library_name
+from ..exceptions import ConfigError
+from ..spec.classes import did_you_mean
+from ..spec.classes import find_class
+from ..spec.classes import is_unset
+from ..spec.classes import name_of
+from ..spec.classes import parameters
+from ..spec.spec import ADDRESS
+from ..spec.spec import Address
+from ..spec.spec import RETRY_DEADLINE
+from ..spec.spec import Spec
+from ..spec.spec import Value
+from ..spec.spec import Values
+from ..spec.url import read_host
+from ..spec.url import scheme_of
+from ..spec.url import split_url
+from ..spec.values import convert
+
+#: The names that version 1 had for arguments of the client.
+OLD_NAMES = {"charset": "encoding", "errors": "encoding_errors", "user": "username"}
+
+#: Settings that choose classes. They are not arguments of the client.
+CLASS_SETTINGS = ("class", "connection_pool_class")
+
+_HAZARDS = {
+    "single_connection_client": "replies cross after a fork",
+    "cache_config": "threads wait for each other, and a fork reads stale values",
+    "cache": "threads wait for each other, and a fork reads stale values",
+}
+
+
+class Kind(t.NamedTuple):
+    """The engine and the classes that the settings of a prefix choose."""
+
+    engine: Engine
+    client_class: type[t.Any]
+    pool_class: type[t.Any] | None
+
+    @property
+    def accepted(self) -> cabc.Mapping[str, inspect.Parameter]:
+        """The arguments that can be set."""
+        return self.engine.accepted(self.client_class, self.pool_class)
+
+
+def read_kind(
+    prefix: str, url: object, client_class: object, pool_class: object
+) -> Kind:
+    """Find the engine and the classes of a prefix.
+
+    :param prefix: The prefix.
+    :param url: The setting ``URL``, or None.
+    :param client_class: The setting ``CLASS``, or None.
+    :param pool_class: The setting ``CONNECTION_POOL_CLASS``, or None.
+    :raises ConfigError: If the engine cannot use a class, or one cannot be imported.
+    """
+    own_class = find_class(f"'{prefix}_CLASS'", client_class)
+    pool = find_class(f"'{prefix}_CONNECTION_POOL_CLASS'", pool_class)
+    engine = find_engine(url, own_class or redis.Redis)
+    cls = own_class or engine.client_class
+    engine.check_classes(prefix, scheme_of(url), cls, pool)
+    return Kind(engine, cls, pool)
+
+
+def read_group(
+    prefix: str,
+    group: cabc.Mapping[str, t.Any],
+    options: cabc.Mapping[str, t.Any],
+    warn: cabc.Callable[[str], None],
+) -> Spec:
+    """Read the settings of one prefix.
+
+    :param prefix: The prefix.
+    :param group: Its settings, by names without the prefix in lower case.
+    :param options: Client arguments that settings override.
+    :param warn: Is called with each warning.
+    :raises ConfigError: If a setting is wrong.
+    """
+    url = group.get("url")
+    kind = read_kind(prefix, url, *map(group.get, CLASS_SETTINGS))
+    accepted = kind.accepted
+    values = _read_options(options, kind) | _read_settings(prefix, group, accepted)
+    address = Address()
+
+    if url is not None:
+        address, values = _read_url(prefix, url, kind, values)
+    elif "unix_socket_path" not in values and "host" in values:
+        values |= read_host(values["host"])
+
+    spec = Spec(
+        prefix,
+        kind.engine,
+        kind.client_class,
+        pool_class=kind.pool_class,
+        address=address,
+    )
+
+    for name, value in values.items():
+        if value.value is not None:
+            _check_accepted(name, value, kind)
+            spec.arguments[name] = convert(accepted[name], value)
+
+    pool = spec.arguments.get("connection_pool")
+    spec.engine = find_engine(url, spec.client_class, pool)
+    spec.engine.check(spec, values)
+    _check_together(spec, values)
+    _warn_about(spec, values, warn)
+    _read_retries(spec)
+    spec.engine.complete(spec, values)
+    return spec
+
+
+def _read_options(options: cabc.Mapping[str, t.Any], kind: Kind) -> Values:
+    values: Values = {}
+
+    for name, value in options.items():
+        label = f"The option {name!r} of RedisManager or Redis"
+        each = Value(label, value, "option")
+
+        if name not in kind.accepted:
+            raise each.error(
+                f"is no argument of {name_of(kind.client_class)}."
+                f"{did_you_mean(name, kind.accepted)}"
+            )
+
+        if not is_unset(value):
+            values[name] = each
+
+    return values
+
+
+def _read_settings(
+    prefix: str, group: cabc.Mapping[str, t.Any], accepted: cabc.Container[str]
+) -> Values:
+    values: Values = {}
+
+    for name, value in group.items():
+        if name == "url" or name in CLASS_SETTINGS:
+            continue
+
+        argument = name
+
+        if name not in accepted and name in OLD_NAMES:
+            argument = OLD_NAMES[name]
+
+            if argument in group:
+                raise ConfigError(
+                    f"'{prefix}_{name.upper()}' and '{prefix}_{argument.upper()}' are"
+                    " two names for one thing: set one of them."
+                )
+
+        values[argument] = Value(f"'{prefix}_{name.upper()}'", value)
+
+    return values
+
+
+def _read_url(
+    prefix: str, url: object, kind: Kind, values: Values
+) -> tuple[Address, Values]:
+    """The address, and what a URL says over what settings and options say."""
+    label = f"'{prefix}_URL'"
+
+    if "connection_pool" in values:
+        raise ConfigError(
+            f"{label} and {values['connection_pool'].label} both say where the server"
+            " is: set one of them."
+        )
+
+    check_scheme(label, url)
+    parts = split_url(label, str(url))
+    address, from_url = kind.engine.read_url(parts, kind.accepted)
+    others = {name: value for name, value in values.items() if name not in ADDRESS}
+    return address, others | from_url
+
+
+def _check_accepted(name: str, value: Value, kind: Kind) -> None:
+    if name not in kind.accepted:
+        raise value.error(
+            f"needs a client class that takes {name!r}, and"
+            f" {name_of(kind.client_class)} does not."
+        )
+
+
+def _check_together(spec: Spec, values: Values) -> None:
+    """Check settings that contradict each other with every engine."""
+    arguments = spec.arguments
+
+    if "credential_provider" in arguments:
+        for name in ("username", "password"):
+            if name in arguments:
+                raise ConfigError(
+                    f"{values[name].label} and {values['credential_provider'].label}"
+                    " both say who logs in: set one of them."
+                )
+
+    if "cache" in arguments or "cache_config" in arguments:
+        default = parameters(redis.Redis)["protocol"].default
+
+        if arguments.get("protocol", default) not in (None, 3):
+            raise ConfigError(
+                f"'{spec.prefix}_PROTOCOL' must be 3, as client-side caching needs it."
+            )
+
+    if "retry_deadline" in arguments and not isinstance(arguments.get("retry", 0), int):
+        raise ConfigError(
+            f"{values['retry'].label} and {values['retry_deadline'].label} both say how"
+            " long to try again: set one of them."
+        )
+
+    if (pool := arguments.get("connection_pool")) is not None:
+        if library_name(pool.__class__) != library_name(spec.client_class):
+            raise values["connection_pool"].error(
+                f"must be a pool of the same library as {name_of(spec.client_class)}."
+            )
+
+
+def _warn_about(spec: Spec, values: Values, warn: cabc.Callable[[str], None]) -> None:
+    """Warn of settings that have no effect, or a dangerous one."""
+    if "connection_pool" in spec.arguments:
+        of_pool = {*parameters(redis.SSLConnection), *ADDRESS, "ssl", "max_connections"}
+        pool = values["connection_pool"].label
+
+        for name, value in values.items():
+            # RETRY has an effect: it is about commands.
+            if name in of_pool and name != "retry":
+                warn(
+                    f"{value.label} is without effect: {pool} was made with settings"
+                    " of its own."
+                )
+
+    for name, hazard in _HAZARDS.items():
+        if spec.arguments.get(name):
+            warn(f"{values[name].label} is not safe in a web application: {hazard}.")
+
+
+def _read_retries(spec: Spec) -> None:
+    """Take the settings of the deadline out of the client's arguments."""
+    spec.deadline = spec.arguments.pop("retry_deadline", RETRY_DEADLINE)
+    retry = spec.arguments.get("retry")
+
+    if isinstance(retry, int):
+        spec.retries = spec.arguments.pop("retry")
+    elif retry is not None:
+        # redis-py's own Retry object.
+        spec.deadline = None

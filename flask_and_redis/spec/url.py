@@ -1,0 +1,299 @@
+"""The syntax of URLs and host names. What they mean is the engines' business."""
+
+from __future__ import annotations
+
+import collections.abc as cabc
+import contextlib
+import dataclasses
+import functools
+import inspect
+import ipaddress
+import re
+import typing as t
+from urllib.parse import parse_qsl
+from urllib.parse import unquote
+from urllib.parse import urlsplit
+
+from ..exceptions import ConfigError
+from .classes import did_you_mean
+from .classes import is_unset
+from .spec import Value
+from .spec import Values
+
+#: Arguments that a URL gives before its query, and never in it.
+BEFORE_QUERY = (
+    *("host", "port", "unix_socket_path", "ssl", "connection_pool"),
+    *("startup_nodes", "url"),
+)
+
+_ESCAPE = (
+    "A '/', '?', '#', '@' or space in its user name or password must be"
+    " percent-encoded, as urllib.parse.quote(password, safe='') does."
+)
+
+
+@dataclasses.dataclass(repr=False)
+class Url:
+    """A URL, split into its parts. No message quotes any of them: in a malformed URL
+    each part may belong to a password.
+    """
+
+    #: What an error calls it, such as ``'REDIS_URL'``.
+    label: str
+    scheme: str
+    #: User name and password, with a colon between them.
+    login: str
+    #: One or more hosts, each with or without a port.
+    hosts: str
+    path: str
+    query: str
+
+    def error(self, problem: str, escape: bool = True) -> ConfigError:
+        """An error about this URL, for the caller to raise.
+
+        :param problem: The rest of the sentence that begins with the label.
+        :param escape: Whether to add how to write a password with special characters.
+        """
+        advice = f" {_ESCAPE}" if escape else ""
+        return ConfigError(f"{self.label} {problem}{advice}")
+
+    def value(self, value: object, part: str = "") -> Value:
+        """A part of the URL as a value.
+
+        :param value: The part's value.
+        :param part: What an error calls the part. By default it names the whole URL.
+        """
+        label = f"The {part} in {self.label}" if part else self.label
+        return Value(label, value, "url")
+
+    def unquote(self, text: str) -> str:
+        """Decode percent-encoded text.
+
+        :param text: A part of the URL.
+        :raises ConfigError: If it is not UTF-8.
+        """
+        try:
+            return unquote(text, errors="strict")
+        except UnicodeDecodeError:
+            pass
+
+        raise self.error("must percent-encode text as UTF-8.", escape=False)
+
+    def read_login(self) -> Values:
+        """The user name and the password."""
+        username, _, password = self.login.partition(":")
+        return {
+            name: self.value(self.unquote(text), name)
+            for name, text in (("username", username), ("password", password))
+            if text
+        }
+
+    def read_host(self) -> Values:
+        """The only host of the URL, and its port if there is one.
+
+        :raises ConfigError: If there are several hosts, or one that is malformed.
+        """
+        if "," in self.hosts:
+            raise self.error(
+                "names several hosts: use redis+cluster:// or redis+sentinel://.",
+                escape=False,
+            )
+
+        host, port = self._read_node(self.hosts or "localhost")
+        values = {"host": self.value(host)}
+
+        if port is not None:
+            values["port"] = self.value(port, "port")
+
+        return values
+
+    def read_nodes(self, default_port: int) -> tuple[tuple[str, int], ...]:
+        """The hosts of the URL, which are separated by commas, each with its port.
+
+        :param default_port: The port of a host without one.
+        :raises ConfigError: If a host is malformed, or has a user name of its own.
+        """
+        if "@" in self.login:
+            raise self.error("must name its user once, before all hosts.")
+
+        nodes = map(self._read_node, (self.hosts or "localhost").split(","))
+        return tuple((host, port or default_port) for host, port in nodes)
+
+    def _read_node(self, text: str) -> tuple[str, int | None]:
+        try:
+            parts = urlsplit(f"//{text}")
+            host, port = parts.hostname, parts.port
+        except ValueError:
+            host, port = None, 0
+
+        if port is not None and not 0 < port < 65536:
+            raise self.error(
+                "must be like redis://user:password@host:6379/0, with a port from 1 to"
+                " 65535."
+            )
+
+        if not host:
+            raise self.error(
+                "must name a host before each port and after the '@', such as"
+                " localhost."
+            )
+
+        plain = functools.partial(self.error, escape=False)
+        return check_host(self.unquote(host), plain), port
+
+    def read_database(self) -> Values:
+        """The number of a database, if the path is one.
+
+        :raises ConfigError: If the path is something else.
+        """
+        if not self.path.strip("/"):
+            return {}
+
+        if not re.fullmatch(r"/[0-9]+/?", self.path):
+            raise self.error(
+                "must end in the number of a database, such as /0, or in nothing."
+            )
+
+        return {"db": self.value(self.path.strip("/"), "database")}
+
+    def read_query(
+        self, accepted: cabc.Mapping[str, inspect.Parameter], before: Values
+    ) -> Values:
+        """The client's arguments in the query.
+
+        :param accepted: The arguments that the client takes.
+        :param before: What the URL says before its query.
+        :raises ConfigError: If the client does not take one of them, or the URL says
+            it twice. The message tells an option by its number, because its name may
+            be the rest of a password with a question mark.
+        """
+        values: Values = {}
+
+        try:
+            options = parse_qsl(self.query, keep_blank_values=True, errors="strict")
+        except ValueError:
+            options = [("", "")]
+
+        for number, (name, value) in enumerate(options, 1):
+            where = f"Option {number} in the query of {self.label}"
+
+            if name in BEFORE_QUERY:
+                raise ConfigError(f"{where} belongs in the part before the query.")
+
+            if name not in accepted:
+                raise ConfigError(
+                    f"{where} is no argument of the client."
+                    f"{did_you_mean(name, accepted)} {_ESCAPE}"
+                )
+
+            if name in values or (name in before and name != "db"):
+                raise ConfigError(f"{where} repeats what the URL says before it.")
+
+            if not is_unset(value):
+                label = f"{name!r} in the query of {self.label}"
+                values[name] = Value(label, value, "url")
+
+        if "db" in values and "db" in before:
+            if values["db"].value != before["db"].value:
+                raise self.error(
+                    "names two databases, in its path and its query.", escape=False
+                )
+
+        return values
+
+
+def scheme_of(url: object) -> str:
+    """The scheme of a URL in lower case, or nothing if it has none.
+
+    :param url: The URL.
+    """
+    if not isinstance(url, str):
+        return ""
+
+    scheme, separator, _ = url.strip().partition("://")
+    return scheme.lower() if separator else ""
+
+
+_URL = re.compile(r"(?P<scheme>[^:/]+)://(?P<authority>[^/?#]*)(?P<path>[^?#]*)(.*)")
+
+
+def split_url(label: str, text: str) -> Url:
+    """Split a URL into its parts.
+
+    :param label: What an error calls the URL.
+    :param text: The URL.
+    :raises ConfigError: If it cannot be read. The message does not quote it.
+    """
+    text = text.strip()
+    match = _URL.fullmatch(text)
+    is_socket = scheme_of(text) == "unix"
+
+    if (
+        match is None
+        or re.search(r"[\x00-\x20\x7f#]", text)
+        or ("@" in match["path"] and not is_socket)
+    ):
+        raise ConfigError(f"{label} cannot be read. {_ESCAPE}")
+
+    login, _, hosts = match["authority"].rpartition("@")
+    scheme = match["scheme"].lower()
+    url = Url(label, scheme, login, hosts, match["path"], match[4][1:])
+
+    if login and not hosts and not is_socket:
+        raise url.error("must name a host after the '@'.")
+
+    return url
+
+
+def read_host(value: Value) -> Values:
+    """Read the setting ``HOST``, which may be the path of a socket.
+
+    :param value: The setting.
+    :raises ConfigError: If it is neither a host nor a path.
+    """
+    if not isinstance(value.value, str):
+        raise value.error("must be text: the name of a host.")
+
+    host = value.value.strip()
+
+    if host.startswith(("/", "file://")):
+        path = host.removeprefix("file://")
+        # None drops the option: a socket path replaces the host.
+        return {
+            "host": value._replace(value=None),
+            "unix_socket_path": value._replace(value=path),
+        }
+
+    return {"host": value._replace(value=check_host(host, value.error))}
+
+
+def check_host(host: str, error: cabc.Callable[[str], ConfigError]) -> str:
+    """Check a host name or IP address, and return it.
+
+    :param host: The host.
+    :param error: Makes an error about the setting. The message does not quote the host.
+    :raises ConfigError: If it is not a host.
+    """
+    if ":" in host:
+        with contextlib.suppress(ValueError):
+            ipaddress.IPv6Address(host)
+            return host
+
+    try:
+        encoded = host.encode("idna")
+    except UnicodeError:
+        encoded = b"/"
+
+    if re.search(rb"[\x00-\x20\x7f/:@?#,\[\]\\]", encoded):
+        raise error(
+            "must name a host, such as localhost, 127.0.0.1 or ::1, without"
+            " scheme, port, brackets, database or password; or, for a socket, be a path"
+            " that begins with '/'."
+        )
+
+    return host
+
+
+def join_address(host: str, port: t.Any) -> str:
+    """Host and port as one text, with brackets around an IPv6 address."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

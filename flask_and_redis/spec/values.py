@@ -1,0 +1,407 @@
+"""Converts one value to the type of the client's argument, within its limits."""
+
+from __future__ import annotations
+
+import codecs
+import collections.abc as cabc
+import inspect
+import math
+import os
+import re
+import ssl
+import threading
+import types
+import typing as t
+
+import redis.cluster
+
+from .classes import import_object
+from .classes import name_of
+from .spec import Value
+
+#: The arguments whose values no message may show.
+SECRETS = ("username", "password", "ssl_password")
+
+
+class Secret(str):
+    """Text that no ``repr`` shows."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return "'***'"
+
+
+class Masked(Secret):
+    """A secret that is also hidden when it is formatted. Only the client library may
+    get it: older pools format passwords in their own ``repr``.
+    """
+
+    __slots__ = ()
+
+    def __format__(self, format_spec: str) -> str:
+        return format("***", format_spec)
+
+
+def mask_secrets(arguments: dict[str, t.Any]) -> None:
+    """Keep secrets out of the ``repr`` of pools. In redis-py before 8 and in valkey-py
+    it lists all arguments of the connections.
+
+    :param arguments: Arguments of a client of these libraries. It is changed in place.
+    """
+    for name in SECRETS:
+        if isinstance(arguments.get(name), Secret):
+            arguments[name] = Masked(arguments[name])
+
+
+def convert(parameter: inspect.Parameter, value: Value) -> t.Any:
+    """Convert a value to the type of an argument.
+
+    :param parameter: The argument.
+    :param value: The value.
+    :raises ConfigError: If the value has another type or is out of the limits.
+    """
+    name = parameter.name
+
+    try:
+        if name in _CONVERTERS:
+            converted = _CONVERTERS[name][1](value.value)
+        else:
+            converted = _to_type(types_of(parameter), value.value)
+
+        valid = name not in _LIMITS or _LIMITS[name][1](converted)
+    except (ValueError, TypeError, LookupError, OverflowError):
+        valid = False
+
+    if not valid:
+        raise value.error(f"must be {_explain(parameter, value.value)}")
+
+    if name in SECRETS and isinstance(converted, str):
+        return Secret(converted)
+
+    return converted
+
+
+def _explain(parameter: inspect.Parameter, value: object) -> str:
+    """What an argument must be, and how to correct a value that it cannot be."""
+    name = parameter.name
+    expected = types_of(parameter)
+    advice = ""
+
+    if isinstance(value, (bool, float)) and str in expected:
+        advice = " In an environment variable put it into double quotes: it was read as"
+        advice += " JSON."
+
+    known = _LIMITS.get(name) or _CONVERTERS.get(name)
+    return f"{known[0] if known else describe(expected)}.{advice}"
+
+
+_SIMPLE = {"bool": bool, "int": int, "float": float, "str": str, "None": type(None)}
+
+
+def types_of(parameter: inspect.Parameter) -> tuple[type[t.Any], ...]:
+    """The run-time types that an argument takes. ``object`` where they are unknown.
+
+    :param parameter: The argument.
+    """
+    annotation = parameter.annotation
+
+    if annotation is inspect.Parameter.empty:
+        # Without an annotation a default of 20 may mean seconds as well.
+        known = {int: (int, float), bool: (bool,), float: (float,), str: (str,)}
+        return known.get(type(parameter.default), (object,))
+
+    if isinstance(annotation, str):
+        inner = re.sub(r"^(\w+\.)?Optional\[(.*)\]$", r"\2", annotation.strip("'\""))
+        names = [name.strip() for name in inner.split("|")]
+        kinds = [_SIMPLE.get(name, object) for name in names]
+    else:
+        kinds = _runtime_types(annotation)
+
+    return tuple(kind for kind in kinds if kind is not type(None))
+
+
+def _runtime_types(annotation: t.Any) -> list[type[t.Any]]:
+    if type(annotation) is type:
+        # The most frequent case. The rest of this function takes many times longer.
+        return [annotation]
+
+    origin = t.get_origin(annotation)
+
+    if origin in (t.Union, types.UnionType):
+        members = t.get_args(annotation)
+        return [kind for member in members for kind in _runtime_types(member)]
+
+    if origin is list:
+        # Any sequence will do.
+        return [cabc.Sequence]
+
+    kind = origin or annotation
+
+    try:
+        isinstance(None, kind)
+    except TypeError:
+        # A forward reference, a literal or a protocol cannot be checked.
+        return [object]
+
+    return [kind]
+
+
+_PLAIN: dict[t.Any, str] = {
+    bool: "true or false",
+    int: "a whole number",
+    float: "a number",
+    str: "text",
+    cabc.Callable: "a function",
+    cabc.Mapping: "a mapping",
+    cabc.Sequence: "a list",
+}
+
+
+def describe(kinds: tuple[type[t.Any], ...]) -> str:
+    """Types in words.
+
+    :param kinds: Types from :func:`types_of`.
+    """
+    names = [_PLAIN.get(kind, f"an object of {name_of(kind)}") for kind in kinds]
+    return " or ".join(dict.fromkeys(names))
+
+
+def _to_type(kinds: tuple[type[t.Any], ...], value: t.Any) -> t.Any:
+    if object in kinds:
+        return value
+
+    for kind in kinds:
+        # True is an int in Python, but a setting never means it as one.
+        if isinstance(value, kind) and isinstance(value, bool) <= (kind is bool):
+            return _check_text(value) if kind is str else value
+
+    if str in kinds and isinstance(value, os.PathLike):
+        return _to_type(kinds, os.fspath(value))
+
+    for kind in kinds:
+        try:
+            return _TO_SIMPLE[kind](value)
+        except (KeyError, ValueError):
+            pass
+
+    raise ValueError
+
+
+def _to_bool(value: object) -> bool:
+    words = {"1": True, "true": True, "yes": True, "on": True, "t": True, "y": True}
+    words |= {"0": False, "false": False, "no": False, "off": False}
+    words |= {"f": False, "n": False}
+    text = str(value).strip().lower()
+
+    if isinstance(value, (str, int)) and text in words:
+        return words[text]
+
+    raise ValueError
+
+
+def _to_int(value: object) -> int:
+    if isinstance(value, str) and re.fullmatch(r"\s*[+-]?[0-9]+\s*", value):
+        return int(value)
+
+    raise ValueError
+
+
+def _to_float(value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, (str, int)):
+        raise ValueError
+
+    if not math.isfinite(number := float(value)):
+        raise ValueError
+
+    return number
+
+
+def _to_text(value: object) -> str:
+    # A password of digits comes from the environment as a number.
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+
+    raise ValueError
+
+
+_TO_SIMPLE: dict[type[t.Any], cabc.Callable[[t.Any], t.Any]] = {
+    bool: _to_bool,
+    int: _to_int,
+    float: _to_float,
+    str: _to_text,
+}
+
+
+def _check_text(value: str) -> str:
+    value.encode()
+    return value
+
+
+def _to_verify_mode(value: object) -> ssl.VerifyMode | str:
+    if isinstance(value, ssl.VerifyMode):
+        return value
+
+    # A name as in redis-py, Celery's spelling of it, or a number as in JSON.
+    names = ("none", "optional", "required")
+    word = str(value).strip().lower().removeprefix("cert_")
+    return names[names.index(word)] if word in names else names[_to_index(word)]
+
+
+def _to_index(word: str) -> int:
+    if word not in ("0", "1", "2"):
+        raise ValueError
+
+    return int(word)
+
+
+def _to_tls_version(value: t.Any) -> ssl.TLSVersion:
+    if isinstance(value, str) and not value.strip().isdecimal():
+        return ssl.TLSVersion[value.strip().replace(".", "_")]
+
+    return ssl.TLSVersion(int(value))
+
+
+def _to_verify_flags(value: t.Any) -> list[ssl.VerifyFlags]:
+    flags = value.strip("[] ").split(",") if isinstance(value, str) else value
+    return [
+        flag if isinstance(flag, ssl.VerifyFlags) else ssl.VerifyFlags[flag.strip()]
+        for flag in flags
+    ]
+
+
+def _to_error_classes(value: t.Any) -> list[type[Exception]]:
+    if isinstance(value, str) or not all(issubclass(cls, Exception) for cls in value):
+        raise ValueError
+
+    return list(value)
+
+
+def _to_socket_options(value: t.Any) -> dict[int, t.Any]:
+    # The keys of a JSON object are text.
+    return {int(key): option for key, option in dict(value).items()}
+
+
+def _to_pool(value: t.Any) -> t.Any:
+    pool = import_object("", value)
+    # Ask the class: an unbound LocalProxy of a pool is falsy, so redis-py would connect
+    # to localhost, and its __class__ is the only attribute that it answers for.
+    get_connection = getattr(pool.__class__, "get_connection", None)
+
+    if not callable(get_connection) or inspect.iscoroutinefunction(get_connection):
+        raise ValueError
+
+    return pool
+
+
+def _to_retry(value: t.Any) -> t.Any:
+    call = getattr(type(value), "call_with_retry", None)
+
+    if call is not None and not inspect.iscoroutinefunction(call):
+        return value
+
+    if (number := _to_type((int,), value)) < 0:
+        raise ValueError
+
+    return number
+
+
+def _to_credential_provider(value: t.Any) -> t.Any:
+    provider = import_object("", value)
+
+    if not callable(getattr(provider, "get_credentials", None)):
+        raise ValueError
+
+    if isinstance(provider, type):
+        # It is created without arguments.
+        inspect.signature(provider).bind()
+
+    return provider
+
+
+def _to_driver_info(value: t.Any) -> t.Any:
+    if isinstance(value, str):
+        raise ValueError
+
+    return value
+
+
+def _to_load_balancing(value: t.Any) -> t.Any:
+    if isinstance(value, str):
+        return redis.cluster.LoadBalancingStrategy[value.strip().upper()]
+
+    return value
+
+
+_VERIFY_FLAGS = "names of ssl.VerifyFlags, such as VERIFY_X509_STRICT, with commas"
+
+#: Arguments whose type the signature does not tell: what they must be, and a function
+#: that converts a value or raises.
+_CONVERTERS: dict[str, tuple[str, cabc.Callable[[t.Any], t.Any]]] = {
+    "connection_pool": ("a redis.ConnectionPool or its dotted path", _to_pool),
+    "credential_provider": (
+        "an object with 'get_credentials', or its class, or the dotted path of one",
+        _to_credential_provider,
+    ),
+    "driver_info": ("a redis.DriverInfo", _to_driver_info),
+    "load_balancing_strategy": (
+        "a redis.cluster.LoadBalancingStrategy or its name, such as round_robin",
+        _to_load_balancing,
+    ),
+    "retry": ("a whole number, 0 or above, or a redis.retry.Retry", _to_retry),
+    "retry_on_error": ("a list of exception classes", _to_error_classes),
+    "socket_keepalive_options": (
+        "a mapping of socket options' numbers to their values",
+        _to_socket_options,
+    ),
+    "ssl_cert_reqs": ("none, optional or required", _to_verify_mode),
+    "ssl_min_version": (
+        "a ssl.TLSVersion or its name, such as TLSv1_2",
+        _to_tls_version,
+    ),
+    "ssl_include_verify_flags": (_VERIFY_FLAGS, _to_verify_flags),
+    "ssl_exclude_verify_flags": (_VERIFY_FLAGS, _to_verify_flags),
+}
+
+
+def _is_seconds(value: float) -> bool:
+    return 0 < value <= threading.TIMEOUT_MAX
+
+
+def _is_encoding(value: str) -> bool:
+    # "hex" and the like are codecs, but not of text.
+    return isinstance("".encode(value), bytes)
+
+
+_SECONDS = "a number of seconds above 0"
+
+#: Arguments with limits: what they must be, and a function that checks a converted
+#: value.
+_LIMITS: dict[str, tuple[str, cabc.Callable[[t.Any], bool]]] = {
+    "port": ("a port number from 1 to 65535", lambda port: 0 < port < 65536),
+    "db": ("the number of a database, 0 or above", lambda db: 0 <= db < 2**31),
+    "unix_socket_path": (
+        "the path of a socket, such as /tmp/redis.sock",
+        lambda path: bool(path) and "://" not in path,
+    ),
+    "max_connections": ("a whole number above 0", lambda count: count > 0),
+    "socket_read_size": ("a number of bytes above 0", lambda size: size > 0),
+    "retry_deadline": ("a number of seconds, 0 or above", lambda value: value >= 0),
+    "health_check_interval": (
+        "a number of seconds, 0 or above",
+        lambda value: value >= 0,
+    ),
+    "protocol": ("2 or 3", lambda version: version in (2, 3)),
+    "socket_timeout": (_SECONDS, _is_seconds),
+    "socket_connect_timeout": (_SECONDS, _is_seconds),
+    "timeout": (_SECONDS, _is_seconds),
+    "encoding": ("the name of a text encoding, such as utf-8", _is_encoding),
+    "encoding_errors": (
+        "the name of an error handler, such as strict or replace",
+        lambda name: callable(codecs.lookup_error(name)),
+    ),
+    "client_name": (
+        "text of printable ASCII without spaces",
+        lambda name: re.fullmatch(r"[!-~]+", name) is not None,
+    ),
+}

@@ -1,0 +1,315 @@
+"""Clients behave like those of redis-py: they can be copied, dropped, patched and
+traced.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import collections.abc as cabc
+import copy
+import gc
+import typing as t
+import weakref
+from unittest import mock
+
+import pytest
+import redis
+import valkey
+from flask import Flask
+
+from flask_and_redis import current_redis
+from flask_and_redis import RedisManager
+
+from .cutter import Cutter
+from .servers import Cluster
+from .servers import Sentinels
+from .servers import Server
+from .test_retry import start_soon
+
+Use = cabc.Callable[[t.Any], object]
+
+
+def manage(**config: t.Any) -> tuple[Flask, RedisManager]:
+    """An app with these settings of prefix REDIS."""
+    app = Flask("clients")
+    app.config.update({f"REDIS_{name}": value for name, value in config.items()})
+    return app, RedisManager(app)
+
+
+def client_of(**config: t.Any) -> t.Any:
+    """The client of prefix REDIS with these settings."""
+    return manage(**config)[0].extensions["redis"]["REDIS"]
+
+
+@pytest.fixture(params=["server", "valkey", "cluster", "sentinels", "fakeredis"])
+def config(request: pytest.FixtureRequest) -> dict[str, str]:
+    """The settings of each engine."""
+    if request.param == "fakeredis":
+        return {"URL": "fakeredis://"}
+
+    if request.param == "valkey":
+        server: Server = request.getfixturevalue("server")
+        return {"URL": server.url, "CLASS": "valkey.Valkey"}
+
+    if request.param == "cluster":
+        cluster: Cluster = request.getfixturevalue("cluster")
+        return {"URL": f"redis+cluster://{cluster.address}"}
+
+    if request.param == "sentinels":
+        sentinels: Sentinels = request.getfixturevalue("sentinels")
+        return {"URL": f"redis+sentinel://{sentinels.address}/mymaster"}
+
+    return {"URL": request.getfixturevalue("server").url}
+
+
+def test_copy_runs_its_own_commands(server: Server) -> None:
+    """A copy of a client uses its own pool, and not that of the original. It has the
+    same deadline.
+    """
+    client = client_of(URL=f"{server.url}/1")
+    other = copy.copy(client)
+    other.connection_pool = redis.ConnectionPool.from_url(f"{server.url}/2")
+    client.set("k", "one")
+    other.set("k", "two")
+    assert client.get("k") == b"one"
+    assert other.pipeline().get("k").execute() == [b"two"]
+    other.connection_pool.disconnect()
+
+    with Cutter(server.port) as cutter:
+        other.connection_pool = redis.ConnectionPool.from_url(cutter.url)
+        cutter.lose(b"INCR")
+        # The reply to the first attempt was lost.
+        assert other.incr("n") == 2
+        other.connection_pool.disconnect()
+
+
+def test_closed_client_is_freed_at_once(config: dict[str, str]) -> None:
+    """Nothing but the registry refers to a client, so that closing frees it, without
+    help of the garbage collector.
+    """
+    app, manager = manage(**config)
+    client = app.extensions["redis"]["REDIS"]
+    client.set("k", "v")
+    client.pipeline().get("k").execute()
+    reference = weakref.ref(client)
+    gc.disable()
+
+    try:
+        with app.app_context():
+            manager.close()
+
+        del client
+        # A cluster's client of redis-py refers to itself.
+        assert reference() is None or isinstance(reference(), redis.RedisCluster)
+    finally:
+        gc.enable()
+
+
+def record_commands(
+    monkeypatch: pytest.MonkeyPatch, cls: type[t.Any], method: str
+) -> list[object]:
+    """Replace a method of a class as tracing libraries do. Return what it records."""
+    recorded: list[object] = []
+    original = getattr(cls, method)
+
+    def traced(self: t.Any, *args: t.Any, **kwargs: t.Any) -> t.Any:
+        recorded.append(args[0] if args else method)
+        return original(self, *args, **kwargs)
+
+    monkeypatch.setattr(cls, method, traced)
+    return recorded
+
+
+@pytest.mark.parametrize(
+    ("extra", "cls", "pipeline_class"),
+    [
+        ({}, redis.Redis, redis.client.Pipeline),
+        ({"CLASS": "valkey.Valkey"}, valkey.Valkey, valkey.client.Pipeline),
+    ],
+)
+def test_tracing_may_start_late(
+    server: Server,
+    monkeypatch: pytest.MonkeyPatch,
+    extra: dict[str, str],
+    cls: type,
+    pipeline_class: type,
+) -> None:
+    """Methods of redis-py's classes can be replaced after a client was created, as
+    tracing does. Every attempt is seen.
+    """
+    with Cutter(server.port) as cutter:
+        client = client_of(URL=cutter.url, **extra)
+        client.ping()
+        commands = record_commands(monkeypatch, cls, "execute_command")
+        executions = record_commands(monkeypatch, pipeline_class, "execute")
+        cutter.lose(b"INCR")
+        client.incr("k")
+        cutter.lose(b"INCR")
+        client.pipeline().incr("k").execute()
+        assert commands == ["INCRBY", "INCRBY"]
+        assert executions == ["execute", "execute"]
+        monkeypatch.undo()
+        assert client.incr("k") == 5
+        assert len(commands) == 2
+        client.connection_pool.disconnect()
+
+
+def test_tracing_of_a_cluster(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same holds for a cluster's client."""
+    client = client_of(URL=f"redis+cluster://{cluster.address}")
+    commands = record_commands(monkeypatch, redis.RedisCluster, "execute_command")
+    client.set("k", "v")
+    assert commands == ["SET"]
+
+
+def test_mock_of_a_method(server: Server) -> None:
+    """A method of a client can be replaced by a mock, and is restored."""
+    client = client_of(URL=server.url)
+
+    with mock.patch.object(client, "execute_command", return_value=b"mocked"):
+        assert client.get("k") == b"mocked"
+
+    assert client.get("k") is None
+    assert "execute_command" not in vars(client)
+
+
+def test_class_of_a_client(config: dict[str, str]) -> None:
+    """A client is an instance of the class in the settings, and looks like one."""
+    app, _ = manage(**config)
+
+    with app.app_context():
+        expected = current_redis.__class__
+        client = current_redis.connection
+        assert isinstance(client, expected)
+        assert current_redis.__class__ is expected
+        assert type(client).__name__ == expected.__name__
+        assert type(client).__module__ == expected.__module__
+        # Created once.
+        assert type(client) is type(client_of(**config))
+
+
+POOLS: dict[str, tuple[type[t.Any], str]] = {
+    "plain": (redis.ConnectionPool, "redis.Redis"),
+    "blocking": (redis.BlockingConnectionPool, "redis.Redis"),
+    "valkey": (valkey.ConnectionPool, "valkey.Valkey"),
+}
+
+
+@pytest.mark.parametrize("kind", POOLS)
+def test_retry_0_with_a_pool_of_the_application(
+    server: Server, tmp_path: t.Any, kind: str
+) -> None:
+    """With RETRY = 0 connecting is retried with a pool of the application too. What was
+    sent is not retried.
+    """
+    pool_class, client_class = POOLS[kind]
+    own = Server(server.command, tmp_path)
+    own.start()
+
+    with Cutter(own.port) as cutter:
+        pool = pool_class(host="127.0.0.1", port=cutter.server_address[1])
+        client = client_of(CONNECTION_POOL=pool, CLASS=client_class, RETRY=0)
+        cutter.lose(b"INCR")
+
+        with pytest.raises((redis.ConnectionError, valkey.ConnectionError)):
+            client.incr("k")
+
+        assert client.get("k") == b"1"
+        pool.disconnect()
+
+    pool = pool_class(host="127.0.0.1", port=own.port)
+    client = client_of(CONNECTION_POOL=pool, CLASS=client_class, RETRY=0)
+    client.ping()
+    own.stop()
+    thread = start_soon(own)
+    assert client.incr("k") == 1
+    thread.join()
+    pool.disconnect()
+    own.stop()
+
+
+def test_retry_0_in_asyncio(server: Server, tmp_path: t.Any) -> None:
+    """Asynchronous clients as well retry connecting, but not what was sent."""
+    own = Server(server.command, tmp_path)
+    own.start()
+    app, manager = manage(URL=own.url, RETRY=0)
+
+    async def use() -> None:
+        async with manager.get_async() as client:
+            own.stop()
+            thread = start_soon(own)
+            assert await client.incr("k") == 1
+            thread.join()
+
+    with Cutter(server.port) as cutter:
+        cut_app, cut_manager = manage(URL=cutter.url, RETRY=0)
+
+        async def lose() -> None:
+            async with cut_manager.get_async() as client:
+                cutter.lose(b"INCR")
+
+                with pytest.raises(redis.ConnectionError):
+                    await client.incr("k")
+
+                assert await client.get("k") == b"1"
+
+        with app.app_context():
+            asyncio.run(use())
+
+        with cut_app.app_context():
+            asyncio.run(lose())
+
+    own.stop()
+
+
+def test_retry_0_after_an_idle_connection_was_lost(
+    server: Server, tmp_path: t.Any
+) -> None:
+    """If a restart has closed the idle connections of the pool, nothing was sent, and
+    connecting is retried.
+    """
+    own = Server(server.command, tmp_path)
+    own.start()
+    client = client_of(URL=own.url, RETRY=0)
+    client.ping()
+    own.stop()
+    thread = start_soon(own)
+    assert client.incr("k") == 1
+    thread.join()
+    own.stop()
+
+
+def test_pool_with_a_function_for_connections(server: Server) -> None:
+    """A pool of the application may create its connections with a function."""
+
+    def connect(**kwargs: t.Any) -> redis.Connection:
+        connection_class: t.Any = redis.Connection
+        return t.cast(redis.Connection, connection_class(**kwargs))
+
+    pool = redis.ConnectionPool(
+        connection_class=connect,
+        host="127.0.0.1",
+        port=server.port,
+    )
+    assert client_of(CONNECTION_POOL=pool).ping()
+    assert pool.connection_class is connect
+    pool.disconnect()
+
+
+def test_client_without_a_pool(server: Server) -> None:
+    """A class that has no pipelines gets none."""
+
+    class Minimal:
+        def __init__(self, host: str, port: int) -> None:
+            self.port = port
+
+        def execute_command(self, *args: str) -> str:
+            return " ".join(args)
+
+    client = client_of(HOST="h", PORT="1", CLASS=Minimal)
+    assert client.execute_command("PING", "x") == "PING x"
+
+    with pytest.raises(AttributeError):
+        client.pipeline()

@@ -1,0 +1,265 @@
+"""The undocumented features of redis-py and valkey-py that
+``engines/internals.py`` uses. A test fails when one of them changes, or is not needed
+any more.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import typing as t
+
+import pytest
+import redis
+import redis.cache
+import valkey
+from redis.event import EventDispatcher
+
+from flask_and_redis.engines import internals
+from flask_and_redis.spec.classes import parameters
+
+from .conftest import Starter
+from .servers import Cluster
+from .servers import Server
+
+POOLS = [
+    redis.ConnectionPool,
+    redis.BlockingConnectionPool,
+    valkey.ConnectionPool,
+    valkey.BlockingConnectionPool,
+]
+
+
+@pytest.fixture(params=POOLS)
+def pool(request: pytest.FixtureRequest, server: Server) -> t.Iterator[t.Any]:
+    """A pool of each class, with at most two connections."""
+    options = {"timeout": 0.1} if "Blocking" in request.param.__name__ else {}
+    pool = request.param(
+        host="127.0.0.1", port=server.port, max_connections=2, **options
+    )
+    yield pool
+    pool.disconnect()
+
+
+def take(pool: t.Any) -> t.Any:
+    """A connection of a pool. valkey-py wants the name of a command."""
+    of_valkey = type(pool).__module__.startswith("valkey")
+    return pool.get_connection("PING") if of_valkey else pool.get_connection()
+
+
+def test_renew_locks(server: Server) -> None:
+    """A pool of redis-py has a lock that a fork does not renew. Objects that share a
+    lock share the new one.
+    """
+    pool: t.Any = redis.ConnectionPool(port=server.port)
+    kinds = (type(threading.Lock()), type(threading.RLock()))
+    names = [name for name, value in vars(pool).items() if isinstance(value, kinds)]
+    assert names
+    before = {name: getattr(pool, name) for name in names}
+    other = type("Other", (), {})()
+    other.lock = before[names[0]]
+    internals.renew_locks([pool, other, object()])
+
+    for name in names:
+        assert type(getattr(pool, name)) is type(before[name])
+        assert getattr(pool, name) is not before[name]
+
+    assert other.lock is getattr(pool, names[0])
+
+
+def test_silence_dispatcher(server: Server) -> None:
+    """A pool of redis-py keeps a dispatcher of its own, which can be replaced."""
+    pool: t.Any = redis.ConnectionPool(port=server.port)
+
+    def dispatchers() -> list[EventDispatcher]:
+        values = vars(pool).values()
+        return [value for value in values if isinstance(value, EventDispatcher)]
+
+    assert [type(each) for each in dispatchers()] == [EventDispatcher]
+    internals.silence_dispatcher(pool)
+    (silent,) = dispatchers()
+    assert type(silent) is not EventDispatcher
+    # Not even an event that no listener expects is an error.
+    silent.dispatch(object())
+    client = redis.Redis(connection_pool=pool)
+    assert client.ping()
+    pool.disconnect()
+
+
+def test_count_connections(pool: t.Any) -> None:
+    """Connections in use and connected idle ones are counted."""
+    assert internals.count_connections(pool) == (0, 0)
+    first, second = take(pool), take(pool)
+    assert internals.count_connections(pool) == (2, 0)
+    pool.release(first)
+    assert internals.count_connections(pool) == (1, 1)
+    first.disconnect()
+    assert internals.count_connections(pool) == (1, 0)
+    pool.release(second)
+    # As in a process that was forked.
+    pool.pid = os.getpid() + 1
+    assert internals.count_connections(pool) == (0, 0)
+    pool.pid = os.getpid()
+
+
+def test_count_connections_of_other_classes() -> None:
+    """Another class of pools need not tell."""
+    assert internals.count_connections(object()) is None
+
+
+def test_disconnect_idle(pool: t.Any) -> None:
+    """Idle connections are disconnected, and those in use are not."""
+    used, idle = take(pool), take(pool)
+    pool.release(idle)
+    internals.disconnect_idle(pool)
+    assert (used._sock is None, idle._sock is None) == (False, True)
+    pool.release(used)
+    assert internals.count_connections(pool) == (0, 1)
+
+
+def test_is_full_pool(pool: t.Any) -> None:
+    """The error of a full pool is recognized, and that of a server is not."""
+    connections = [take(pool), take(pool)]
+
+    with pytest.raises((redis.ConnectionError, valkey.ConnectionError)) as info:
+        take(pool)
+
+    assert internals.is_full_pool(info.value)
+    assert not internals.is_full_pool(redis.ConnectionError("Connection refused."))
+
+    for connection in connections:
+        pool.release(connection)
+
+
+def test_unnamed_pool_arguments() -> None:
+    """A pool takes these arguments, though its signature does not name them."""
+    pool = redis.ConnectionPool(protocol=3, cache_config=redis.cache.CacheConfig())
+    assert pool.cache is not None
+    names = internals.UNNAMED_POOL_ARGUMENTS
+    assert names.isdisjoint(parameters(redis.ConnectionPool))
+    assert names.isdisjoint(parameters(redis.Connection))
+
+
+def test_own_arguments() -> None:
+    """What a pool adds to the arguments of its connections is left out, and nothing
+    else is.
+    """
+    pool = redis.ConnectionPool(host="h", db=3, protocol=3)
+    arguments = internals.own_arguments(pool)
+    assert {"host": "h", "db": 3, "protocol": 3}.items() <= arguments.items()
+    added = pool.connection_kwargs.keys() - arguments.keys()
+    assert bool(added) == (redis.VERSION[0] >= 7)
+    assert arguments.keys() <= parameters(redis.Connection).keys() | {"protocol"}
+
+
+def test_change_class(server: Server) -> None:
+    """A client's class does not choose the class of its pipelines."""
+
+    class Client(redis.Redis):
+        pass
+
+    class Pipeline(redis.client.Pipeline):
+        pass
+
+    client: t.Any = Client(port=server.port)
+    pipeline: t.Any = client.pipeline()
+    assert type(pipeline) is redis.client.Pipeline
+    internals.change_class(pipeline, Pipeline)
+    assert t.cast(object, type(pipeline)) is Pipeline
+    pipeline.set("k", "v")
+    assert pipeline.execute() == [True]
+    client.close()
+
+
+def test_scripts(server: Server) -> None:
+    """reset() drops the scripts of a pipeline, and they can be restored."""
+    client = redis.Redis(port=server.port)
+    script: t.Any = client.register_script("return 1")
+    pipeline: t.Any = client.pipeline()
+    script(client=pipeline)
+    scripts = internals.copy_scripts(pipeline)
+    assert scripts == {script}
+    pipeline.reset()
+    assert internals.copy_scripts(pipeline) == set()
+    internals.restore_scripts(pipeline, scripts)
+    assert internals.copy_scripts(pipeline) == {script}
+    client.close()
+
+
+def test_cluster_arguments() -> None:
+    """RedisCluster accepts these arguments, though its signature names few of them."""
+    unnamed = {"password", "username", "ssl", "socket_timeout", "decode_responses"}
+    assert unnamed <= internals.CLUSTER_ARGUMENTS
+    assert unnamed.isdisjoint(parameters(redis.RedisCluster))
+
+
+def test_refresh_slots(cluster: Cluster) -> None:
+    """The slots are read again: a node that was forgotten is found."""
+    host, port = cluster.address.split(",")[0].split(":")
+    client: t.Any = redis.RedisCluster(host=host, port=int(port))
+    nodes = len(client.get_nodes())
+    client.nodes_manager.nodes_cache = {}
+    assert not client.get_nodes()
+    internals.refresh_slots(client)
+    assert len(client.get_nodes()) == nodes
+    kinds = (type(threading.Lock()), type(threading.RLock()))
+    owners = internals.cluster_locks(client)
+    values = [value for owner in owners for value in vars(owner).values()]
+    assert any(isinstance(value, kinds) for value in values)
+    client.close()
+
+
+@pytest.mark.skipif(redis.VERSION[0] >= 7, reason="Newer ones raise it only once.")
+def test_forget_redirection(cluster: Cluster) -> None:
+    """redis-py 6 raises a redirection from all later commands."""
+    host, port = cluster.address.split(",")[0].split(":")
+    client: t.Any = redis.RedisCluster(host=host, port=int(port))
+    client.set("k", "v")
+    error = redis.exceptions.ClusterDownError("CLUSTERDOWN")
+    client.nodes_manager.update_moved_exception(error)
+
+    with pytest.raises((redis.RedisError, AttributeError)):
+        client.get("k")
+
+    internals.forget_redirection(client)
+    assert client.get("k") == b"v"
+    client.close()
+
+
+def test_is_uncovered(start: Starter) -> None:
+    """A cluster whose slots nobody serves is recognized by the text of the error."""
+    server = start(Server, "--cluster-enabled", "yes")
+
+    with pytest.raises(redis.exceptions.RedisClusterException) as info:
+        redis.RedisCluster(host="127.0.0.1", port=server.port)
+
+    assert not isinstance(info.value, redis.exceptions.SlotNotCoveredError)
+    assert internals.is_uncovered(info.value)
+    by_class = redis.exceptions.SlotNotCoveredError("of a command")
+    assert internals.is_uncovered(by_class)
+    other = redis.exceptions.RedisClusterException("keys must map to the same slot")
+    assert not internals.is_uncovered(other)
+
+
+def test_is_refused_by_sentinel(start: Starter) -> None:
+    """The text of redis-py's error tells that a sentinel has refused the password, and
+    has nothing else that does.
+    """
+    # Any server with a password will do: it refuses in the same way.
+    server = start(Server, password="right")
+
+    def error_of(port: int, password: str) -> BaseException:
+        sentinel_class: t.Any = redis.sentinel.Sentinel
+        sentinel = sentinel_class(
+            [("127.0.0.1", port)], sentinel_kwargs={"password": password, "retry": None}
+        )
+
+        with pytest.raises(redis.sentinel.MasterNotFoundError) as info:
+            sentinel.discover_master("mymaster")
+
+        return info.value
+
+    refused = error_of(server.port, "wrong")
+    assert internals.is_refused_by_sentinel(refused)
+    assert refused.__cause__ is None
+    assert not internals.is_refused_by_sentinel(error_of(1, "wrong"))
