@@ -152,9 +152,10 @@ class Registry(cabc.Mapping[str, redis.Redis]):
         :raises ConfigError: If its settings are wrong.
         :raises UnknownPrefixError: If the app has no such prefix.
         """
-        if prefix in self._overrides:
-            # Not type(): a mock says in its __class__ what it stands in for.
-            return self.clients[prefix].__class__
+        # An override may end at any moment.
+        if prefix in self._overrides and prefix in (clients := self.clients):
+            # Not type(): a mock has the class that it replaces in its __class__.
+            return clients[prefix].__class__
 
         return self.get_spec(prefix).client_class
 

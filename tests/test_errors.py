@@ -19,6 +19,7 @@ from flask_and_redis import Redis
 from flask_and_redis import RedisManager
 from flask_and_redis.spec.classes import parameters
 from flask_and_redis.spec.spec import Value
+from flask_and_redis.spec.url import split_url
 
 from . import objects
 
@@ -527,3 +528,5 @@ def test_value_shows_no_secret() -> None:
     value = Value("'REDIS_PASSWORD'", "secret")
     assert repr(value) == "<Value 'REDIS_PASSWORD'>"
     assert repr({"password": value}) == "{'password': <Value 'REDIS_PASSWORD'>}"
+    url = split_url("'REDIS_URL'", "redis://:secret@h")
+    assert (url.login, repr(url)) == (":secret", "<Url 'REDIS_URL'>")

@@ -469,7 +469,7 @@ def test_hung_server_while_down(
     """While a hung server is down, each command probes it over a new connection. The
     probe is short, whatever SOCKET_TIMEOUT is.
     """
-    monkeypatch.setattr("flask_and_redis.engines.probes.ANSWER_TIMEOUT", 0.1)
+    monkeypatch.setattr("flask_and_redis.engines.operations.ANSWER_TIMEOUT", 0.1)
     config: dict[str, t.Any] = {"URL": own_server.url, "SOCKET_TIMEOUT": 5}
 
     if engine == "valkey":

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import collections.abc as cabc
 import contextlib
+import sys
+import time
 import typing as t
 
 import redis
@@ -12,6 +14,7 @@ import redis.asyncio
 from ..engines.operations import FakeServers
 from ..spec.classes import subclass
 from ..spec.spec import Spec
+from .deadline import Attempts
 from .deadline import Deadline
 from .pipelines import add_deadline
 from .pipelines import AsyncPipelineWithDeadline
@@ -22,6 +25,8 @@ class _WithPipelines:
     #: None before the constructor has ended, and if redis-py's own Retry is used.
     _deadline: Deadline | None = None
     _pipeline_mixin: type[t.Any]
+    #: The client's own.
+    connection_pool: t.Any
 
     def pipeline(self, *args: t.Any, **kwargs: t.Any) -> t.Any:
         pipeline = super().pipeline(*args, **kwargs)  # type: ignore[misc]
@@ -40,10 +45,25 @@ class WithDeadline(_WithPipelines):
     def execute_command(self, *args: t.Any, **options: t.Any) -> t.Any:
         execute = super().execute_command  # type: ignore[misc]
 
-        if self._deadline is None:
+        if (deadline := self._deadline) is None:
             return execute(*args, **options)
 
-        return self._deadline.run(self, execute, *args, **options)
+        started = time.monotonic()
+        handled = sys.exc_info()[1]
+
+        try:
+            # Most commands end here. For them, Attempts would cost 1 %.
+            if not deadline.down:
+                return execute(*args, **options)
+
+            attempts = Attempts(deadline, self, started, handled)
+        except Exception as error:
+            attempts = Attempts(deadline, self, started, handled)
+
+            if not attempts.may_continue(error):
+                raise
+
+        return deadline.run(attempts, execute, *args, **options)
 
 
 class StaysOpen(WithDeadline):
@@ -66,7 +86,8 @@ class AsyncWithDeadline(_WithPipelines):
         if self._deadline is None:
             return await execute(*args, **options)
 
-        return await self._deadline.run_async(self, execute, *args, **options)
+        attempts = self._deadline.start(self)
+        return await self._deadline.run_async(attempts, execute, *args, **options)
 
 
 def make_client(spec: Spec, deadline: Deadline, fake_servers: FakeServers) -> t.Any:
@@ -81,7 +102,9 @@ def make_client(spec: Spec, deadline: Deadline, fake_servers: FakeServers) -> t.
     client_class = subclass(mixin, spec.client_class)
 
     if engine.connects_when_made:
-        client = deadline.run(None, engine.make, spec, client_class, fake_servers)
+        client = deadline.run(
+            deadline.start(None), engine.make, spec, client_class, fake_servers
+        )
     else:
         client = engine.make(spec, client_class, fake_servers)
 

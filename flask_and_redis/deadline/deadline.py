@@ -15,6 +15,7 @@ import time
 import typing as t
 
 from ..engines import internals
+from ..engines.library import Client
 from ..engines.library import library_of
 from ..spec.spec import Spec
 
@@ -47,10 +48,17 @@ class Deadline:
             spec.client_class
         ).errors.ResponseError
 
+    def start(self, client: Client | None) -> Attempts:
+        """The attempts of a command that starts now.
+
+        :param client: The client, or None if the command creates it.
+        """
+        return Attempts(self, client, time.monotonic(), sys.exc_info()[1])
+
     def run(
         self,
-        client: t.Any,
-        attempt: cabc.Callable[P, R],
+        attempts: Attempts,
+        function: cabc.Callable[P, R],
         /,
         *args: P.args,
         **kwargs: P.kwargs,
@@ -58,75 +66,55 @@ class Deadline:
         """Call a function until it succeeds, raises an error that a retry cannot fix,
         or the deadline has passed.
 
-        :param client: The client that the function uses, or None if it creates it.
-        :param attempt: Runs a whole command once.
+        :param attempts: The attempts so far.
+        :param function: Runs a whole command once.
         :param args: Its arguments.
         :param kwargs: Its keyword arguments.
         """
-        started = time.monotonic()
-        handled = sys.exc_info()[1]
-        attempts: Attempts | None = None
-
         while True:
+            if attempts.has_failed:
+                time.sleep(attempts.pause)
+                attempts.prepare_next()
+
             try:
-                if not self.down:
-                    return attempt(*args, **kwargs)
-
-                attempts = attempts or Attempts(self, client, started, handled)
-
                 if attempts.take_probe():
-                    self.engine.probe(client)
+                    self.engine.probe(attempts.client)
 
-                result = attempt(*args, **kwargs)
+                result = function(*args, **kwargs)
                 self.down = False
                 return result
             except Exception as error:
-                attempts = attempts or Attempts(self, client, started, handled)
-
-                if (pause := attempts.pause_after(error)) is None:
+                if not attempts.may_continue(error):
                     raise
-
-            time.sleep(pause)
-            attempts.prepare_next()
 
     async def run_async(
         self,
-        client: t.Any,
-        attempt: cabc.Callable[P, cabc.Awaitable[R]],
+        attempts: Attempts,
+        function: cabc.Callable[P, cabc.Awaitable[R]],
         /,
         *args: P.args,
         **kwargs: P.kwargs,
     ) -> R:
         """The same for a coroutine function. See :meth:`run`."""
-        started = time.monotonic()
-        handled = sys.exc_info()[1]
-        attempts: Attempts | None = None
-
         while True:
+            if attempts.has_failed:
+                await asyncio.sleep(attempts.pause)
+                attempts.prepare_next()
+
             try:
-                if not self.down:
-                    return await attempt(*args, **kwargs)
-
-                attempts = attempts or Attempts(self, client, started, handled)
-
                 if attempts.take_probe():
-                    await self.engine.probe_async(client)
+                    await self.engine.probe_async(attempts.client)
 
-                result = await attempt(*args, **kwargs)
+                result = await function(*args, **kwargs)
                 self.down = False
                 return result
             except Exception as error:
-                attempts = attempts or Attempts(self, client, started, handled)
-
-                if (pause := attempts.pause_after(error)) is None:
+                if not attempts.may_continue(error):
                     raise
-
-            await asyncio.sleep(pause)
-            attempts.prepare_next()
 
 
 class Attempts:
-    """The attempts of one command that has failed, or whose prefix is down.
+    """The attempts of one command.
 
     :param deadline: The prefix's deadline.
     :param client: The client, or None if the command creates it.
@@ -137,17 +125,21 @@ class Attempts:
     def __init__(
         self,
         deadline: Deadline,
-        client: t.Any,
+        client: Client | None,
         started: float,
         handled: BaseException | None,
     ) -> None:
+        self.client: t.Any = client
+        #: Whether an attempt has failed.
+        self.has_failed: bool = False
+        #: Seconds to wait before the next attempt.
+        self.pause: float = 0.0
         self._deadline = deadline
         self._spec = deadline.spec
         self._engine = deadline.engine
-        self._client = client
         self._handled = handled
         self._ends = started + deadline.seconds
-        self._pause = FIRST_PAUSE
+        self._next_pause = FIRST_PAUSE
         # Seconds of the deadline that were left when the server first failed.
         self._most_left = 0.0
         self._count = 0
@@ -158,31 +150,41 @@ class Attempts:
 
     def take_probe(self) -> bool:
         """Whether to probe the server before the next attempt."""
-        may_probe, self._may_probe = self._may_probe, False
-        return may_probe
+        if not (self._deadline.down and self._may_probe):
+            return False
+
+        self._may_probe = False
+        return True
 
     def prepare_next(self) -> None:
         """Prepare the client for the next attempt."""
-        if self._client is not None:
-            self._engine.before_retry(self._client)
+        if self.client is not None:
+            self._engine.before_retry(self.client)
 
-    def pause_after(self, error: Exception) -> float | None:
-        """How many seconds to wait before the next attempt, or None to give up.
+    def may_continue(self, error: Exception) -> bool:
+        """Whether to make another attempt, after a :attr:`pause`.
 
         :param error: What the last attempt raised.
         """
+        self.has_failed = True
         self._count += 1
 
         if internals.is_full_pool(error):
-            return self._pause_after_full_pool(error)
+            self.pause = self._pause_after_full_pool(error)
+            return True
 
         if not self._engine.is_transient(error, self._spec, self._handled):
             if isinstance(error, self._deadline.answer):
                 self._deadline.down = False
 
-            return None
+            return False
 
-        return None if self._is_sent_too_often(error) else self._next_pause(error)
+        if self._is_sent_too_often(error):
+            return False
+
+        pause = self._pause_after_outage(error)
+        self.pause = pause or 0.0
+        return pause is not None
 
     def _pause_after_full_pool(self, error: Exception) -> float:
         left = self._ends - time.monotonic()
@@ -208,14 +210,15 @@ class Attempts:
         self._sent += 1
         return self._sent > limit
 
-    def _next_pause(self, error: Exception) -> float | None:
+    def _pause_after_outage(self, error: Exception) -> float | None:
+        """Seconds to wait, or None to give up."""
         deadline = self._deadline
         left = self._ends - time.monotonic()
         self._most_left = max(self._most_left, left)
 
         if not deadline.down and left > 0:
-            pause = self._pause * random.uniform(0.5, 1)  # noqa: S311
-            self._pause = min(self._pause * 2, LONGEST_PAUSE)
+            pause = self._next_pause * random.uniform(0.5, 1)  # noqa: S311
+            self._next_pause = min(self._next_pause * 2, LONGEST_PAUSE)
             return min(pause, left)
 
         if self._has_failed_for_long(error):

@@ -25,15 +25,18 @@ class _Records:
     #: reply, so that the pipeline cannot be retried.
     _is_immediate: bool
 
-    def execute_command(self, *args: t.Any, **options: t.Any) -> t.Any:
-        pipeline = t.cast(t.Any, self)
+    if t.TYPE_CHECKING:
 
-        if not (queued := len(pipeline)):
+        def __len__(self) -> int:
+            """How many commands are queued."""
+
+    def execute_command(self, *args: t.Any, **options: t.Any) -> t.Any:
+        if not (queued := len(self)):
             self._recorded.clear()
 
         result = super().execute_command(*args, **options)  # type: ignore[misc]
 
-        if len(pipeline) > queued:
+        if len(self) > queued:
             self._recorded.append((args, options))
         else:
             self._is_immediate = True
@@ -49,7 +52,7 @@ class _Records:
         """The commands to retry. It is empty if the pipeline must not be retried."""
         # reset() may have dropped the first ones, and others may have been added
         # without this class.
-        dropped = len(self._recorded) - len(t.cast(t.Any, self))
+        dropped = len(self._recorded) - len(self)
         may_retry = not self._is_immediate and dropped >= 0
         commands = self._recorded[dropped:] if may_retry else []
         self._is_immediate = False
@@ -78,24 +81,22 @@ class PipelineWithDeadline(_Records):
 
         engine = self._deadline.engine
         scripts = internals.copy_scripts(self)
-        is_first = True
+        attempts = self._deadline.start(self._client)
 
         def attempt() -> t.Any:
-            nonlocal is_first
-
             try:
-                if not is_first:
+                # A failure has emptied it.
+                if len(self) == 0:
                     engine.before_pipeline_retry(self._client)
                     self._refill(commands, scripts)
 
-                is_first = False
                 return execute(*args, **kwargs)
             finally:
                 # redis-py forgets this if it gets no connection.
                 self.reset()
 
         try:
-            return self._deadline.run(self._client, attempt)
+            return self._deadline.run(attempts, attempt)
         finally:
             self.reset()
             engine.after_pipeline(self._client)
@@ -112,13 +113,12 @@ class AsyncPipelineWithDeadline(_Records):
 
         engine = self._deadline.engine
         scripts = internals.copy_scripts(self)
-        is_first = True
+        attempts = self._deadline.start(self._client)
 
         async def attempt() -> t.Any:
-            nonlocal is_first
-
             try:
-                if not is_first:
+                # A failure has emptied it.
+                if len(self) == 0:
                     ready = engine.before_pipeline_retry(self._client)
 
                     if ready is not None:
@@ -126,13 +126,12 @@ class AsyncPipelineWithDeadline(_Records):
 
                     self._refill(commands, scripts)
 
-                is_first = False
                 return await execute(*args, **kwargs)
             finally:
                 await self.reset()
 
         try:
-            return await self._deadline.run_async(self._client, attempt)
+            return await self._deadline.run_async(attempts, attempt)
         finally:
             await self.reset()
             engine.after_pipeline(self._client)

@@ -2,23 +2,39 @@
 
 from __future__ import annotations
 
+import functools
 import typing as t
+from importlib import import_module
+
+import redis
 
 from ..exceptions import ConfigError
 from ..spec.classes import did_you_mean
 from ..spec.url import scheme_of
 from .base import Engine
-from .cluster import CLUSTER
-from .fake import FAKE
-from .sentinel import SENTINEL
-from .standalone import STANDALONE
 
-#: The engine of each scheme.
-ENGINES: dict[str, Engine] = {
-    scheme: engine
-    for engine in (STANDALONE, CLUSTER, SENTINEL, FAKE)
-    for scheme in engine.schemes
+#: The module of the engine of each scheme. It is imported when a prefix uses it.
+ENGINES: dict[str, str] = {
+    "redis": "standalone",
+    "rediss": "standalone",
+    "unix": "standalone",
+    "valkey": "standalone",
+    "valkeys": "standalone",
+    "redis+cluster": "cluster",
+    "rediss+cluster": "cluster",
+    "redis+sentinel": "sentinel",
+    "rediss+sentinel": "sentinel",
+    "fakeredis": "fake",
 }
+
+# For prefixes without a URL.
+_DEFAULT = "standalone"
+
+
+@functools.cache
+def _load(module: str) -> Engine:
+    engine: Engine = import_module(f".{module}", __package__).ENGINE
+    return engine
 
 
 def list_schemes() -> str:
@@ -46,18 +62,18 @@ def check_scheme(label: str, url: object) -> None:
 
 
 def find_engine(url: object, client_class: type[t.Any], pool: object = None) -> Engine:
-    """The engine of a prefix: that of its URL's scheme or, if this is a scheme of
-    single servers or there is no URL, maybe another one that owns the class or pool.
+    """The engine of a prefix: that of its URL's scheme. If this is a scheme of single
+    servers, or there is no URL, another engine may own the client class or the pool.
 
     :param url: The URL, or None.
     :param client_class: The client class that a setting names, or ``redis.Redis``.
     :param pool: The pool that a setting names, or None.
     """
-    engine = ENGINES.get(scheme_of(url), STANDALONE)
+    module = ENGINES.get(scheme_of(url), _DEFAULT)
 
-    if engine is STANDALONE:
-        for other in ENGINES.values():
-            if other.owns(client_class, pool):
-                return other
+    if module == _DEFAULT and (client_class is not redis.Redis or pool is not None):
+        for other in dict.fromkeys(ENGINES.values()):
+            if _load(other).owns(client_class, pool):
+                return _load(other)
 
-    return engine
+    return _load(module)

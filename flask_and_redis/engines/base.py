@@ -7,6 +7,7 @@ from __future__ import annotations
 import abc
 import collections.abc as cabc
 import inspect
+import ssl
 import typing as t
 
 import redis
@@ -15,19 +16,25 @@ from ..exceptions import ConfigError
 from ..spec.classes import name_of
 from ..spec.classes import parameters
 from ..spec.spec import Address
+from ..spec.spec import Arguments
 from ..spec.spec import Spec
 from ..spec.spec import Values
 from ..spec.url import Url
 from ..spec.values import mask_secrets
 from . import checks
 from . import connections
-from . import errors
 from . import internals
-from . import probes
+from .library import Client
 from .library import library_name
 from .library import library_of
+from .library import Pool
 from .operations import FakeServers
 from .operations import Operations
+from .operations import ping
+from .operations import ping_async
+
+# Any other TLS error is a refusal. These say that the connection was lost.
+_TLS_LOST = (ssl.SSLEOFError, ssl.SSLZeroReturnError, ssl.SSLSyscallError)
 
 # With one of these set, redis-py takes retry=None for "retry once".
 _RETRY_ARGUMENTS = frozenset({"retry_on_error", "retry_on_timeout"})
@@ -36,9 +43,7 @@ _RETRY_ARGUMENTS = frozenset({"retry_on_error", "retry_on_timeout"})
 class Engine(Operations, abc.ABC):
     """One kind of server. There is one object of each class, and it has no state."""
 
-    #: The schemes of its URLs.
-    schemes: tuple[str, ...]
-    #: Those of them that turn TLS on.
+    #: The schemes of its URLs that turn TLS on.
     tls_schemes: tuple[str, ...] = ()
     #: The port of a URL without one.
     default_port: int = 6379
@@ -208,7 +213,7 @@ class Engine(Operations, abc.ABC):
         self,
         spec: Spec,
         client_class: type[t.Any],
-        arguments: dict[str, t.Any],
+        arguments: Arguments,
         fake_servers: FakeServers,
     ) -> t.Any:
         """Create a client without a pool of the application. See :meth:`make`.
@@ -216,7 +221,7 @@ class Engine(Operations, abc.ABC):
         :param arguments: The arguments from :meth:`prepare`.
         """
 
-    def prepare(self, spec: Spec) -> dict[str, t.Any]:
+    def prepare(self, spec: Spec) -> Arguments:
         """The arguments of a client that retries nothing by itself."""
         arguments = dict(spec.arguments)
 
@@ -243,7 +248,7 @@ class Engine(Operations, abc.ABC):
 
         return None
 
-    def adopt(self, spec: Spec, client: t.Any) -> None:
+    def adopt(self, spec: Spec, client: Client) -> None:
         """Prepare a new synchronous client for threads that share it, and for forks.
 
         :param spec: The spec.
@@ -261,14 +266,14 @@ class Engine(Operations, abc.ABC):
 
         connections.renew_locks_after_fork(client, self.lock_owners)
 
-    def adopt_async(self, client: t.Any) -> None:
+    def adopt_async(self, client: Client) -> None:
         """Prepare a new asynchronous client.
 
         :param client: The client.
         """
         connections.mark_errors(client.connection_pool, is_own=True)
 
-    def pools(self, client: t.Any) -> list[t.Any]:
+    def pools(self, client: Client) -> list[Pool]:
         """The pools of connections to the servers. It is empty if the client's class
         has no pool.
 
@@ -277,15 +282,15 @@ class Engine(Operations, abc.ABC):
         pool = getattr(client, "connection_pool", None)
         return [] if pool is None else [pool]
 
-    def all_pools(self, client: t.Any) -> list[t.Any]:
+    def all_pools(self, client: Client) -> list[Pool]:
         """All pools of a client, including those of connections to sentinels."""
         return self.pools(client)
 
-    def lock_owners(self, client: t.Any) -> list[object]:
+    def lock_owners(self, client: Client) -> list[object]:
         """The objects beside the client that have locks which its threads share."""
-        return self.all_pools(client)
+        return [*self.all_pools(client)]
 
-    def disconnect(self, client: t.Any, *, in_use: bool) -> None:
+    def disconnect(self, client: Client, *, in_use: bool) -> None:
         """Disconnect all pools of a client. It connects again when it is used.
 
         :param client: The client.
@@ -330,7 +335,20 @@ class Engine(Operations, abc.ABC):
         :param handled: The error that the caller was handling when the command
             started. It says nothing about the attempt.
         """
-        return errors.is_transient(error, spec, handled)
+        errors = library_of(spec.client_class).errors
+        transient = (
+            errors.ConnectionError,
+            errors.TimeoutError,
+            errors.ClusterDownError,
+            errors.TryAgainError,
+            *spec.arguments.get("retry_on_error", ()),
+        )
+        permanent = (errors.AuthenticationError, errors.AuthorizationError)
+        return (
+            isinstance(error, transient)
+            and not isinstance(error, permanent)
+            and not any(map(_is_tls_refusal, causes(error, handled)))
+        )
 
     def may_have_been_sent(self, error: BaseException) -> bool:
         """Whether the server may have received the command.
@@ -343,43 +361,67 @@ class Engine(Operations, abc.ABC):
         self, error: BaseException, spec: Spec, handled: BaseException | None = None
     ) -> bool:
         """Whether the server did not answer in time. See :meth:`is_transient`."""
-        return errors.has_timed_out(error, spec, handled)
+        timeout = library_of(spec.client_class).errors.TimeoutError
+        return any(isinstance(each, timeout) for each in causes(error, handled))
 
-    def can_probe(self, client: t.Any) -> bool:
+    def can_probe(self, client: Client) -> bool:
         """Whether :meth:`probe` can tell that the server answers.
 
         :param client: The client, or None before it is created.
         """
         return hasattr(client, "connection_pool")
 
-    def probe(self, client: t.Any) -> None:
+    def probe(self, client: Client) -> None:
         """Raise unless the server answers, on a separate connection.
 
         :param client: The client.
         """
-        probes.ping(client.connection_pool, library_of(type(client)))
+        ping(client.connection_pool, library_of(type(client)))
 
-    async def probe_async(self, client: t.Any) -> None:
+    async def probe_async(self, client: Client) -> None:
         """Raise unless the server of an asynchronous client answers."""
-        await probes.ping_async(client.connection_pool, library_of(type(client)))
+        await ping_async(client.connection_pool, library_of(type(client)))
 
-    def before_retry(self, client: t.Any) -> None:
+    def before_retry(self, client: Client) -> None:
         """Prepare a client for the next attempt."""
 
-    def before_pipeline_retry(self, client: t.Any) -> t.Any:
+    def before_pipeline_retry(self, client: Client) -> t.Any:
         """Prepare a client for the next attempt of a pipeline.
 
         :return: None or, if the client is asynchronous, maybe an awaitable.
         """
 
-    def after_pipeline(self, client: t.Any) -> None:
+    def after_pipeline(self, client: Client) -> None:
         """Clean up after a pipeline that may have failed."""
 
 
-def create_provider(arguments: dict[str, t.Any]) -> None:
+def create_provider(arguments: Arguments) -> None:
     """Create the credential provider where settings name its class.
 
     :param arguments: Arguments of a client. They are changed in place.
     """
     if isinstance(provider := arguments.get("credential_provider"), type):
         arguments["credential_provider"] = provider()
+
+
+def causes(
+    error: BaseException, handled: BaseException | None
+) -> cabc.Iterator[BaseException]:
+    """An error, and the errors of the same attempt that led to it.
+
+    :param error: What the attempt raised.
+    :param handled: The error that the caller was handling when the command started. It
+        and its causes do not belong to the attempt.
+    """
+    seen = {id(handled)}
+    pending: list[BaseException | None] = [error]
+
+    while pending:
+        if (each := pending.pop()) is not None and id(each) not in seen:
+            seen.add(id(each))
+            pending += [each.__cause__, each.__context__]
+            yield each
+
+
+def _is_tls_refusal(error: BaseException) -> bool:
+    return isinstance(error, ssl.SSLError) and not isinstance(error, _TLS_LOST)

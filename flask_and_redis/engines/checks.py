@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import collections.abc as cabc
-import dataclasses
 import inspect
 import typing as t
 
@@ -164,6 +163,4 @@ def convert_to_async(spec: Spec, classes: cabc.Mapping[str, str]) -> Spec:
                 f" {cls.__module__}.{cls.__qualname__} has no such argument."
             )
 
-    return dataclasses.replace(
-        spec, client_class=cls, arguments=arguments, pool_class=None
-    )
+    return spec.replace(client_class=cls, arguments=arguments, pool_class=None)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import collections.abc as cabc
-import dataclasses
 import inspect
 import typing as t
 
@@ -13,18 +12,19 @@ from ..exceptions import ConfigError
 from ..spec.classes import once_per_class
 from ..spec.classes import parameters
 from ..spec.spec import Address
+from ..spec.spec import Arguments
 from ..spec.spec import Spec
 from ..spec.spec import Values
 from ..spec.url import join_address
 from ..spec.url import Url
 from . import internals
-from . import probes
 from .base import Engine
 from .checks import client_settings
 from .library import library_of
 from .operations import FakeServers
 from .operations import Info
-from .standalone import STANDALONE
+from .operations import probe_spec
+from .standalone import ENGINE as STANDALONE
 
 SLOTS = 16384
 
@@ -32,7 +32,6 @@ SLOTS = 16384
 class Cluster(Engine):
     """Nodes that share the keys among them. The client finds them from any one."""
 
-    schemes = ("redis+cluster", "rediss+cluster")
     tls_schemes = ("rediss+cluster",)
     # One attempt may visit several nodes.
     timeout = 1.0
@@ -97,7 +96,7 @@ class Cluster(Engine):
         self,
         spec: Spec,
         client_class: type[t.Any],
-        arguments: dict[str, t.Any],
+        arguments: Arguments,
         fake_servers: FakeServers,
     ) -> t.Any:
         if spec.address.nodes:
@@ -178,10 +177,9 @@ class Cluster(Engine):
 
     def probe_specs(self, spec: Spec, timeout: float) -> list[Spec]:
         """One spec for each start-up node, so that none delays the others."""
-        probe = probes.probe_spec(spec, redis.Redis, timeout)
+        probe = probe_spec(spec, redis.Redis, timeout)
         return [
-            dataclasses.replace(
-                probe,
+            probe.replace(
                 engine=STANDALONE,
                 address=Address(),
                 arguments={**probe.arguments, "host": host, "port": port},
@@ -214,12 +212,12 @@ class Cluster(Engine):
                 # A node that does not know its own address leaves the host out.
                 found = (host or self.nodes(spec)[0][0], int(port))
                 here = spec.address._replace(nodes=(found,))
-                specs[join_address(*found)] = dataclasses.replace(spec, address=here)
+                specs[join_address(*found)] = spec.replace(address=here)
 
         return specs
 
     def name(self, spec: Spec) -> str:
-        return spec.address.scheme if spec.address.nodes else self.schemes[0]
+        return spec.address.scheme if spec.address.nodes else "redis+cluster"
 
     def describe_address(self, spec: Spec) -> str:
         return ", ".join(join_address(host, port) for host, port in self.nodes(spec))
@@ -257,4 +255,4 @@ def _masters_first(node: tuple[str, cabc.Mapping[str, t.Any]]) -> bool:
     return "master" not in node[1]["flags"]
 
 
-CLUSTER = Cluster()
+ENGINE = Cluster()

@@ -32,9 +32,9 @@ class _MarksErrors:
     connecting, for :func:`is_unsent`.
     """
 
-    def connect(self, *args: t.Any, **kwargs: t.Any) -> None:
+    def connect(self) -> None:
         try:
-            super().connect(*args, **kwargs)  # type: ignore[misc]
+            super().connect()  # type: ignore[misc]
         except Exception as error:
             setattr(error, _UNSENT, True)
             raise
@@ -43,9 +43,9 @@ class _MarksErrors:
 class _MarksErrorsAsync:
     """The same for connections of asyncio."""
 
-    async def connect(self, *args: t.Any, **kwargs: t.Any) -> None:
+    async def connect(self) -> None:
         try:
-            await super().connect(*args, **kwargs)  # type: ignore[misc]
+            await super().connect()  # type: ignore[misc]
         except Exception as error:
             setattr(error, _UNSENT, True)
             raise
@@ -59,9 +59,9 @@ class _ConnectsOnce(_MarksErrors):
 
     is_connected: bool
 
-    def connect(self, *args: t.Any, **kwargs: t.Any) -> None:
+    def connect(self) -> None:
         if not self.is_connected:
-            super().connect(*args, **kwargs)
+            super().connect()
 
 
 def mark_errors(pool: Pool, *, is_own: bool) -> None:

@@ -9,6 +9,7 @@ import redis
 
 from ..spec.classes import check_installed
 from ..spec.spec import Address
+from ..spec.spec import Arguments
 from ..spec.spec import Spec
 from ..spec.spec import Values
 from ..spec.url import Url
@@ -24,7 +25,6 @@ _UNUSED = {"username", "password", "credential_provider", "host", "port", "ssl"}
 class Fake(Engine):
     """A server for development and tests. Each app has its own, by name."""
 
-    schemes = ("fakeredis",)
     async_classes = {"fakeredis.FakeRedis": "fakeredis.FakeAsyncRedis"}
     in_process = True
 
@@ -64,7 +64,7 @@ class Fake(Engine):
         self,
         spec: Spec,
         client_class: type[t.Any],
-        arguments: dict[str, t.Any],
+        arguments: Arguments,
         fake_servers: FakeServers,
     ) -> t.Any:
         import fakeredis
@@ -97,4 +97,4 @@ class Fake(Engine):
         return f"this process, server {name}" if name else "this process"
 
 
-FAKE = Fake()
+ENGINE = Fake()

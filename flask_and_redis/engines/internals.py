@@ -17,6 +17,7 @@ import redis
 import redis.cluster
 from redis.event import EventDispatcher
 
+from ..spec.spec import Arguments
 from .library import Pool
 
 # Locks
@@ -146,7 +147,7 @@ UNNAMED_POOL_ARGUMENTS = frozenset({"cache", "cache_config"})
 _ADDED_BY_POOL = ("himport_", "maint_", "orig_", "oss_")
 
 
-def own_arguments(pool: Pool) -> dict[str, t.Any]:
+def own_arguments(pool: Pool) -> Arguments:
     """The arguments that a pool was created with.
 
     Why: the pool adds objects of its own to ``connection_kwargs``. Versions: 7.0 and

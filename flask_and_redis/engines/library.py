@@ -7,13 +7,14 @@ import inspect
 import typing as t
 from importlib import import_module
 
+from ..spec.spec import Arguments
+
 
 class Pool(t.Protocol):
-    """What this package uses of a connection pool of redis-py."""
+    """What this package uses of a connection pool."""
 
     connection_class: type[t.Any]
-    connection_kwargs: dict[str, t.Any]
-    max_connections: int
+    connection_kwargs: Arguments
 
     def get_connection(self) -> t.Any: ...
 
@@ -23,9 +24,11 @@ class Pool(t.Protocol):
 
 
 class Client(t.Protocol):
-    """What this package uses of a client of any class. The class may be the
-    application's own.
+    """What this package uses of a client, synchronous or not. A client of a cluster, or
+    of a class of the application, may have no pool.
     """
+
+    connection_pool: t.Any
 
     def execute_command(self, *args: t.Any, **options: t.Any) -> t.Any: ...
 

@@ -9,15 +9,26 @@ import contextlib
 import typing as t
 
 from ..spec.classes import parameters
+from ..spec.spec import Arguments
 from ..spec.spec import Spec
 from ..spec.url import join_address
-from . import probes
+from . import internals
+from .library import Client
+from .library import Library
+from .library import library_of
+from .library import Pool
 
 #: The servers of fakeredis of one app, by name.
 FakeServers = dict[str, t.Any]
 
 #: What a server says of itself.
 Info = cabc.Mapping[str, t.Any]
+
+#: Seconds in which a server that is down must answer.
+ANSWER_TIMEOUT = 1.0
+
+# A client with a single connection has no use for these, or shares them with others.
+_NOT_FOR_PROBES = {"cache", "cache_config", "retry", "single_connection_client"}
 
 
 class Operations:
@@ -32,7 +43,7 @@ class Operations:
             self, spec: Spec, client_class: type[t.Any], fake_servers: FakeServers
         ) -> t.Any: ...
 
-        def disconnect(self, client: t.Any, *, in_use: bool) -> None: ...
+        def disconnect(self, client: Client, *, in_use: bool) -> None: ...
 
     def probe_specs(self, spec: Spec, timeout: float) -> list[Spec]:
         """Specs for short-lived clients that try once. If there are several, the first
@@ -41,7 +52,7 @@ class Operations:
         :param spec: The spec.
         :param timeout: Seconds that connecting, and each reply, may take.
         """
-        return [probes.probe_spec(spec, spec.client_class, timeout)]
+        return [probe_spec(spec, spec.client_class, timeout)]
 
     @contextlib.contextmanager
     def open_probe(self, spec: Spec, fake_servers: FakeServers) -> cabc.Iterator[t.Any]:
@@ -57,14 +68,14 @@ class Operations:
         finally:
             self.disconnect(client, in_use=True)
 
-    def check_health(self, client: t.Any) -> None:
+    def check_health(self, client: Client) -> None:
         """Raise unless the server is healthy.
 
         :param client: A client from :meth:`open_probe`.
         """
         client.execute_command("PING")
 
-    def ask_info(self, client: t.Any) -> Info:
+    def ask_info(self, client: Client) -> Info:
         """What a server says of itself. For a server with nodes, it is a description of
         each node by address.
 
@@ -99,12 +110,12 @@ class Operations:
         connection = self.connection_arguments(spec)
         return join_address(connection["host"], connection["port"])
 
-    def connection_arguments(self, spec: Spec) -> dict[str, t.Any]:
+    def connection_arguments(self, spec: Spec) -> Arguments:
         """The arguments of a connection, with the defaults of the address.
 
         :param spec: The spec.
         """
-        arguments: dict[str, t.Any] = {"host": "localhost", "port": 6379, "db": 0}
+        arguments: Arguments = {"host": "localhost", "port": 6379, "db": 0}
         pool = spec.arguments.get("connection_pool")
 
         if pool is None:
@@ -126,7 +137,7 @@ class Operations:
         """Whether the settings say where the server is. Otherwise it must be asked."""
         return True
 
-    def ask_address(self, client: t.Any) -> tuple[str, int]:
+    def ask_address(self, client: Client) -> tuple[str, int]:
         """Host and port of the server that a client talks to.
 
         :param client: A client from :meth:`open_probe`.
@@ -146,3 +157,80 @@ class Operations:
         """Arguments of the command line client beside address and credentials."""
         database = self.connection_arguments(spec)["db"]
         return ["-n", str(database)] if database else []
+
+
+def ping(pool: Pool, library: Library) -> None:
+    """Raise unless a server answers, on a separate connection.
+
+    :param pool: The pool whose server is asked.
+    :param library: The pool's library.
+    """
+    connection = _make_connection(pool)
+
+    try:
+        connection.connect()
+        connection.send_command("PING")
+        connection.read_response()
+    except library.errors.ResponseError:
+        # The user has no permission to PING: the server has answered.
+        pass
+    finally:
+        connection.disconnect()
+
+
+async def ping_async(pool: Pool, library: Library) -> None:
+    """Raise unless the server of an asynchronous pool answers. See :func:`ping`."""
+    connection = _make_connection(pool)
+
+    try:
+        await connection.connect()
+        await connection.send_command("PING")
+        await connection.read_response()
+    except library.errors.ResponseError:
+        pass
+    finally:
+        await connection.disconnect()
+
+
+def _make_connection(pool: Pool) -> t.Any:
+    """A connection like those of a pool, but with short timeouts."""
+    kwargs = dict(pool.connection_kwargs)
+
+    for name in ("socket_timeout", "socket_connect_timeout"):
+        kwargs[name] = min(kwargs.get(name) or ANSWER_TIMEOUT, ANSWER_TIMEOUT)
+
+    return pool.connection_class(**kwargs)
+
+
+def probe_spec(spec: Spec, client_class: type[t.Any], timeout: float) -> Spec:
+    """A spec for a client that tries once, and has a pool of its own.
+
+    :param spec: The prefix's spec.
+    :param client_class: The client class.
+    :param timeout: Seconds that connecting, and each reply, may take.
+    """
+    accepted = parameters(client_class)
+    timeouts = {"socket_timeout": timeout, "socket_connect_timeout": timeout}
+    arguments = {
+        name: value
+        for name, value in {**spec.arguments, **timeouts}.items()
+        if name in accepted and name not in _NOT_FOR_PROBES
+    }
+
+    if (pool := arguments.get("connection_pool")) is not None:
+        library = library_of(spec.client_class)
+        arguments["connection_pool"] = _copy_pool(pool, library, timeouts)
+
+    return spec.replace(
+        client_class=client_class,
+        arguments=arguments,
+        pool_class=None,
+        deadline=0.0,
+        retries=None,
+    )
+
+
+def _copy_pool(pool: Pool, library: Library, timeouts: dict[str, float]) -> t.Any:
+    arguments = {**internals.own_arguments(pool), **timeouts}
+    arguments["retry"] = library.no_retry()
+    return library.pool_class(connection_class=pool.connection_class, **arguments)

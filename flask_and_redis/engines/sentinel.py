@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import typing as t
 
 import redis
@@ -14,6 +13,7 @@ from ..spec.classes import parameters
 from ..spec.classes import subclass
 from ..spec.spec import ADDRESS
 from ..spec.spec import Address
+from ..spec.spec import Arguments
 from ..spec.spec import Spec
 from ..spec.spec import Value
 from ..spec.spec import Values
@@ -22,15 +22,17 @@ from ..spec.url import Url
 from ..spec.values import convert
 from ..spec.values import mask_secrets
 from . import checks
-from . import errors
 from . import internals
-from . import probes
+from .base import causes
 from .base import create_provider
 from .base import Engine
+from .library import Client
 from .library import get_library
 from .library import library_of
+from .library import Pool
 from .operations import FakeServers
 from .operations import Info
+from .operations import probe_spec
 from .standalone import split_arguments
 
 # Seconds that connecting to a sentinel, and each of its replies, may take. One attempt
@@ -41,7 +43,6 @@ _TIMEOUT = 1.0
 class Sentinel(Engine):
     """The master or a replica of a service that sentinels watch."""
 
-    schemes = ("redis+sentinel", "rediss+sentinel")
     tls_schemes = ("rediss+sentinel",)
     default_port = 26379
 
@@ -75,7 +76,7 @@ class Sentinel(Engine):
             url.scheme, nodes, url.unquote(service), roles == ["role=replica"]
         )
         query = "&".join(option for option in options if option not in roles)
-        return address, {}, dataclasses.replace(url, path=f"/{database}", query=query)
+        return address, {}, url._replace(path=f"/{database}", query=query)
 
     def check_classes(
         self,
@@ -108,7 +109,7 @@ class Sentinel(Engine):
         self,
         spec: Spec,
         client_class: type[t.Any],
-        arguments: dict[str, t.Any],
+        arguments: Arguments,
         fake_servers: FakeServers,
     ) -> t.Any:
         library = library_of(client_class)
@@ -130,7 +131,7 @@ class Sentinel(Engine):
         )
         return client_class(connection_pool=pool, **for_client)
 
-    def all_pools(self, client: t.Any) -> list[t.Any]:
+    def all_pools(self, client: Client) -> list[Pool]:
         pool = client.connection_pool
         # A copy of the application's pool has no sentinels of its own.
         manager = getattr(pool, "sentinel_manager", None)
@@ -151,14 +152,14 @@ class Sentinel(Engine):
         self, error: BaseException, spec: Spec, handled: BaseException | None = None
     ) -> bool:
         # Only the text of the sentinels' own errors is left.
-        chain = errors.causes(error, handled)
+        chain = causes(error, handled)
         return any(map(_is_no_master, chain)) or super().is_hang(error, spec, handled)
 
     # For operators
 
     def probe_specs(self, spec: Spec, timeout: float) -> list[Spec]:
         """One spec for each sentinel, so that none delays the others."""
-        probe = probes.probe_spec(spec, spec.client_class, timeout)
+        probe = probe_spec(spec, spec.client_class, timeout)
 
         if not spec.address.nodes:
             # The pool of the application has its own sentinels.
@@ -170,15 +171,14 @@ class Sentinel(Engine):
             "socket_connect_timeout": timeout,
         }
         return [
-            dataclasses.replace(
-                probe,
+            probe.replace(
                 address=spec.address._replace(nodes=(node,)),
                 sentinel_arguments=sentinel_arguments,
             )
             for node in spec.address.nodes
         ]
 
-    def ask_info(self, client: t.Any) -> Info:
+    def ask_info(self, client: Client) -> Info:
         address = join_address(*self.ask_address(client))
         return {**super().ask_info(client), "address": address}
 
@@ -187,7 +187,7 @@ class Sentinel(Engine):
         return super().error_text(error).partition(" : <")[0]
 
     def name(self, spec: Spec) -> str:
-        return spec.address.scheme if spec.address.nodes else self.schemes[0]
+        return spec.address.scheme if spec.address.nodes else "redis+sentinel"
 
     def describe_address(self, spec: Spec) -> str:
         nodes = ", ".join(join_address(host, port) for host, port in spec.address.nodes)
@@ -234,14 +234,12 @@ def _is_no_master(error: BaseException) -> bool:
     return isinstance(error, classes)
 
 
-def _read_sentinel_kwargs(
-    value: Value, arguments: dict[str, t.Any]
-) -> dict[str, t.Any]:
+def _read_sentinel_kwargs(value: Value, arguments: Arguments) -> Arguments:
     """The arguments of the sentinels' clients. TLS is that of the servers. Credentials
     are not.
     """
     accepted = parameters(redis.Redis)
-    own: dict[str, t.Any] = {
+    own: Arguments = {
         "socket_timeout": _TIMEOUT,
         "socket_connect_timeout": _TIMEOUT,
     }
@@ -277,4 +275,4 @@ def _is_tls(name: str) -> bool:
     return name.partition("_")[0] == "ssl"
 
 
-SENTINEL = Sentinel()
+ENGINE = Sentinel()

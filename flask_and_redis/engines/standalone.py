@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import inspect
 import typing as t
 
@@ -10,6 +9,7 @@ from ..exceptions import ConfigError
 from ..spec.classes import name_of
 from ..spec.classes import parameters
 from ..spec.spec import Address
+from ..spec.spec import Arguments
 from ..spec.spec import Spec
 from ..spec.spec import Values
 from ..spec.url import Url
@@ -25,7 +25,6 @@ from .operations import FakeServers
 class Standalone(Engine):
     """A Redis or Valkey server."""
 
-    schemes = ("redis", "rediss", "unix", "valkey", "valkeys")
     tls_schemes = ("rediss", "valkeys")
 
     def read_address(self, url: Url) -> tuple[Address, Values, Url]:
@@ -41,7 +40,7 @@ class Standalone(Engine):
             )
 
         path = {"unix_socket_path": url.value(url.unquote(url.path))}
-        return address, path, dataclasses.replace(url, path="")
+        return address, path, url._replace(path="")
 
     def check_classes(
         self,
@@ -77,7 +76,7 @@ class Standalone(Engine):
         self,
         spec: Spec,
         client_class: type[t.Any],
-        arguments: dict[str, t.Any],
+        arguments: Arguments,
         fake_servers: FakeServers,
     ) -> t.Any:
         if spec.pool_class is None:
@@ -110,17 +109,16 @@ class Standalone(Engine):
 
     def native_clients(self, spec: Spec) -> list[str]:
         names = super().native_clients(spec)
-        schemes = ("valkey", "valkeys")
         prefers_valkey = (
-            spec.address.scheme in schemes
+            spec.address.scheme.startswith("valkey")
             or library_name(spec.client_class) == "valkey"
         )
         return names[::-1] if prefers_valkey else names
 
 
 def split_arguments(
-    arguments: dict[str, t.Any], *classes: type[t.Any]
-) -> tuple[dict[str, t.Any], dict[str, t.Any]]:
+    arguments: Arguments, *classes: type[t.Any]
+) -> tuple[Arguments, Arguments]:
     """Split arguments into those of a pool and those of its client.
 
     :param arguments: All arguments.
@@ -135,4 +133,4 @@ def split_arguments(
     )
 
 
-STANDALONE = Standalone()
+ENGINE = Standalone()

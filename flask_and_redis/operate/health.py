@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from ..engines import internals
 from ..engines.base import Engine
+from ..engines.library import Client
 from ..engines.library import library_name
 from ..exceptions import ConfigError
 from ..registry import Registry
@@ -97,7 +98,7 @@ def _make_pings(
     except ConfigError as error:
         return [functools.partial(_raise, error)]
 
-    def check(engine: Engine, client: t.Any) -> None:
+    def check(engine: Engine, client: Client) -> None:
         spec.engine.check_health(client)
 
     return make_questions(registry, spec, timeout, check)

@@ -6,12 +6,12 @@ import ipaddress
 import os
 import shutil
 import ssl
-import typing as t
 
 import click
 
 from ..engines.base import Engine
 from ..registry import Registry
+from ..spec.spec import Arguments
 from ..spec.spec import Spec
 from . import health
 from .text import wrap_error
@@ -80,7 +80,7 @@ def find_arguments(registry: Registry, spec: Spec) -> tuple[list[str], dict[str,
     return arguments, environment
 
 
-def _find_login(spec: Spec, connection: dict[str, t.Any]) -> tuple[str, str]:
+def _find_login(spec: Spec, connection: Arguments) -> tuple[str, str]:
     provider = connection.get("credential_provider")
 
     if provider is None:
@@ -102,7 +102,7 @@ def _find_login(spec: Spec, connection: dict[str, t.Any]) -> tuple[str, str]:
 
 
 def _find_server(
-    registry: Registry, spec: Spec, connection: dict[str, t.Any]
+    registry: Registry, spec: Spec, connection: Arguments
 ) -> tuple[str, int]:
     """Host and port. Sentinels or nodes of a cluster are asked for them."""
     prefix, engine = spec.prefix, spec.engine
@@ -129,7 +129,7 @@ def _find_server(
     return answer.value
 
 
-def _find_tls(spec: Spec, connection: dict[str, t.Any], host: str) -> list[str]:
+def _find_tls(spec: Spec, connection: Arguments, host: str) -> list[str]:
     if not connection.get("ssl"):
         return []
 

@@ -11,6 +11,7 @@ from dataclasses import field
 import redis
 
 from ..engines.base import Engine
+from ..engines.library import Client
 from ..engines.library import library_name
 from ..engines.operations import Info
 from ..registry import Registry
@@ -69,7 +70,7 @@ def report(
 
 
 def _question(engine: Engine) -> cabc.Callable[[Engine, t.Any], Info]:
-    def question(asked: Engine, client: t.Any) -> Info:
+    def question(asked: Engine, client: Client) -> Info:
         return engine.ask_info(client)
 
     return question

@@ -18,8 +18,6 @@ from ..spec.classes import is_unset
 from ..spec.classes import parameters
 from ..spec.spec import Spec
 from ..spec.url import scheme_of
-from .foreign import FOREIGN_HOSTS
-from .foreign import WRONG_NAMES
 from .reader import CLASS_SETTINGS
 from .reader import Kind
 from .reader import OLD_NAMES
@@ -33,7 +31,40 @@ DEFAULT_PREFIX = "REDIS"
 #: What makes a group of settings a prefix. No suffix is the end of another one.
 SUFFIXES = ("_URL", "_HOST", "_UNIX_SOCKET_PATH", "_CONNECTION_POOL")
 
+#: Patterns of groups whose ``HOST`` belongs to other software in most applications.
+FOREIGN_HOSTS = (
+    *("RUN", "SERVER", "APP", "API", "WEB", "HTTP*", "*PROXY", "SITE", "PUBLIC"),
+    *("BIND", "CDN*", "DB", "*_DB", "DATABASE*", "SQL*", "MYSQL*", "MARIADB*"),
+    *("POSTGRES*", "PG*", "MSSQL*", "ORACLE*", "MONGO*", "CASSANDRA*", "CLICKHOUSE*"),
+    *("INFLUX*", "NEO4J*", "COUCH*", "MAIL*", "EMAIL*", "SMTP*", "IMAP*", "POP3*"),
+    *("FTP*", "SFTP*", "SSH*", "LDAP*", "RABBITMQ*", "AMQP*", "KAFKA*", "NATS*"),
+    *("MQTT*", "ZOOKEEPER*", "CONSUL*", "ELASTIC*", "OPENSEARCH*", "SOLR*", "MEILI*"),
+    *("TYPESENSE*", "MEMCACHE*", "STATSD*", "GRAPHITE*", "JAEGER*", "OTEL*", "DD_*"),
+    *("DATADOG*", "SENTRY*", "LOGSTASH*", "FLUENT*", "SYSLOG*", "VAULT*", "MINIO*"),
+    *("S3*", "AWS*", "DOCKER*"),
+)
+
+#: Names that people use instead of the right one, which are too different from it to be
+#: recognized as misspelt.
+WRONG_NAMES = {
+    "connect_timeout": "socket_connect_timeout",
+    "database": "db",
+    "decode": "decode_responses",
+    "pass": "password",
+    "sentinel_password": "sentinel_kwargs",
+    "sentinel_username": "sentinel_kwargs",
+    "timeout": "socket_timeout",
+    "tls": "ssl",
+    "uri": "url",
+    "use_ssl": "ssl",
+    "use_tls": "ssl",
+}
+
 Config = cabc.Mapping[str, t.Any]
+
+# A setting, and the ways to split its name: prefixes with the lower-case rest of the
+# name, the longest prefix first.
+_Key = tuple[str, list[tuple[str, str]]]
 
 
 class Discovery:
@@ -260,14 +291,6 @@ def _check_address(config: Config, prefix: str) -> None:
         )
 
 
-class _Key(t.NamedTuple):
-    """A setting, and the ways to split its name into a prefix and the rest."""
-
-    name: str
-    #: Prefixes with the lower-case rest of the name, the longest prefix first.
-    splits: list[tuple[str, str]]
-
-
 class Groups:
     """The settings of some prefixes. Each setting belongs to the longest prefix that
     has a setting of that name.
@@ -287,13 +310,13 @@ class Groups:
         self._names = _list_settings(config, {*prefixes, *others})
         self._keys = _split_keys(config, self._names)
 
-        for key in self._keys:
-            if is_unset(config[key.name]):
+        for key, splits in self._keys:
+            if is_unset(config[key]):
                 continue
 
-            for prefix, rest in key.splits:
+            for prefix, rest in splits:
                 if prefix in self._groups and rest in self._names[prefix]:
-                    self._groups[prefix][rest] = config[key.name]
+                    self._groups[prefix][rest] = config[key]
                     break
 
     def of(self, prefix: str) -> dict[str, t.Any]:
@@ -308,14 +331,14 @@ class Groups:
 
         :param certain: The prefixes whose settings are checked.
         """
-        for key in self._keys:
-            if any(rest in self._names[prefix] for prefix, rest in key.splits):
+        for key, splits in self._keys:
+            if any(rest in self._names[prefix] for prefix, rest in splits):
                 continue
 
-            for prefix, rest in key.splits:
+            for prefix, rest in splits:
                 if prefix in certain and (name := self._suggest(prefix, rest)):
                     yield (
-                        f"{key.name!r} is read by nothing. Did you mean"
+                        f"{key!r} is read by nothing. Did you mean"
                         f" '{prefix}_{name.upper()}'?"
                     )
                     break
@@ -362,7 +385,7 @@ def _guess_kind(config: Config, prefix: str) -> Kind:
 def _split_keys(config: Config, prefixes: cabc.Collection[str]) -> list[_Key]:
     """The settings that begin with one of the prefixes."""
     first_words = {prefix.partition("_")[0] for prefix in prefixes}
-    keys = []
+    keys: list[_Key] = []
 
     for name in config:
         # Most settings belong to no prefix. Test the cheapest condition first.
@@ -373,6 +396,6 @@ def _split_keys(config: Config, prefixes: cabc.Collection[str]) -> list[_Key]:
         ):
             ends = [index for index, letter in enumerate(name) if letter == "_"]
             splits = [(name[:end], name[end + 1 :].lower()) for end in reversed(ends)]
-            keys.append(_Key(name, [each for each in splits if each[0] in prefixes]))
+            keys.append((name, [each for each in splits if each[0] in prefixes]))
 
     return keys

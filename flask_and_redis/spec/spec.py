@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import collections.abc as cabc
+import copy
 import typing as t
-from dataclasses import dataclass
-from dataclasses import field
 
 from ..exceptions import ConfigError
 
@@ -18,6 +16,9 @@ ADDRESS = ("host", "port", "unix_socket_path", "db")
 
 #: Seconds that a command is retried.
 RETRY_DEADLINE = 5.0
+
+#: Arguments of a client, pool or connection, by name.
+Arguments = dict[str, t.Any]
 
 Origin = t.Literal["setting", "option", "url"]
 
@@ -63,20 +64,44 @@ class Address(t.NamedTuple):
     fake_server: str = ""
 
 
-# eq and repr are off: they are unused, slow to generate, and repr would show secrets.
-@dataclass(eq=False, repr=False)
-class Spec:
-    """The checked settings of one prefix: all that is needed to create its client."""
+_NO_URL = Address()
 
-    prefix: str
-    engine: Engine
-    client_class: type[t.Any]
-    arguments: dict[str, t.Any] = field(default_factory=dict)
-    pool_class: type[t.Any] | None = None
-    address: Address = Address()
-    #: Arguments of the clients that talk to the sentinels.
-    sentinel_arguments: cabc.Mapping[str, t.Any] = field(default_factory=dict)
-    #: Seconds that a command is retried. None if redis-py's own Retry does that.
-    deadline: float | None = RETRY_DEADLINE
-    #: How often a command may be retried once it may have been sent. None: no limit.
-    retries: int | None = None
+
+class Spec:
+    """The checked settings of one prefix: all that is needed to create its client.
+
+    :param prefix: The prefix.
+    :param engine: The kind of server.
+    :param client_class: The client class.
+    :param pool_class: The class of its pool, if a setting names one.
+    :param address: What the URL says beside arguments of the client.
+    """
+
+    # Not a dataclass: it would take longer to import, and its repr would show secrets.
+    def __init__(
+        self,
+        prefix: str,
+        engine: Engine,
+        client_class: type[t.Any],
+        pool_class: type[t.Any] | None = None,
+        address: Address = _NO_URL,
+    ) -> None:
+        self.prefix = prefix
+        self.engine = engine
+        self.client_class = client_class
+        self.pool_class = pool_class
+        self.address = address
+        self.arguments: Arguments = {}
+        #: Arguments of the clients that talk to the sentinels.
+        self.sentinel_arguments: Arguments = {}
+        #: Seconds that a command is retried. None if redis-py's own Retry does that.
+        self.deadline: float | None = RETRY_DEADLINE
+        #: How often a command may be retried once it may have been sent. None if there
+        #: is no limit.
+        self.retries: int | None = None
+
+    def replace(self, **changes: t.Any) -> Spec:
+        """A copy with other values for some attributes."""
+        other = copy.copy(self)
+        vars(other).update(changes)
+        return other

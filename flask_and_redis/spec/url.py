@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import collections.abc as cabc
 import contextlib
-import dataclasses
 import functools
 import inspect
 import ipaddress
@@ -32,8 +31,7 @@ _ESCAPE = (
 )
 
 
-@dataclasses.dataclass(repr=False)
-class Url:
+class Url(t.NamedTuple):
     """A URL, split into its parts. No message quotes any of them: in a malformed URL
     each part may belong to a password.
     """
@@ -47,6 +45,9 @@ class Url:
     hosts: str
     path: str
     query: str
+
+    def __repr__(self) -> str:
+        return f"<Url {self.label}>"
 
     def error(self, problem: str, escape: bool = True) -> ConfigError:
         """An error about this URL, for the caller to raise.
@@ -214,7 +215,7 @@ def scheme_of(url: object) -> str:
     return scheme.lower() if separator else ""
 
 
-_URL = re.compile(r"(?P<scheme>[^:/]+)://(?P<authority>[^/?#]*)(?P<path>[^?#]*)(.*)")
+_URL = r"(?P<scheme>[^:/]+)://(?P<authority>[^/?#]*)(?P<path>[^?#]*)(.*)"
 
 
 def split_url(label: str, text: str) -> Url:
@@ -225,7 +226,7 @@ def split_url(label: str, text: str) -> Url:
     :raises ConfigError: If it cannot be read. The message does not quote it.
     """
     text = text.strip()
-    match = _URL.fullmatch(text)
+    match = re.fullmatch(_URL, text)
     is_socket = scheme_of(text) == "unix"
 
     if (

@@ -17,6 +17,7 @@ import redis.cluster
 
 from .classes import import_object
 from .classes import name_of
+from .spec import Arguments
 from .spec import Value
 
 #: The arguments whose values no message may show.
@@ -43,7 +44,7 @@ class Masked(Secret):
         return format("***", format_spec)
 
 
-def mask_secrets(arguments: dict[str, t.Any]) -> None:
+def mask_secrets(arguments: Arguments) -> None:
     """Keep secrets out of the ``repr`` of pools. In redis-py before 8 and in valkey-py
     it lists all arguments of the connections.
 
