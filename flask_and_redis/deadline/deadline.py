@@ -15,6 +15,7 @@ import time
 import typing as t
 
 from ..engines import internals
+from ..engines.base import Engine
 from ..engines.library import Client
 from ..engines.library import library_of
 from ..spec.spec import Spec
@@ -37,8 +38,8 @@ class Deadline:
     """
 
     def __init__(self, spec: Spec) -> None:
-        self.spec = spec
-        self.engine = spec.engine
+        self.spec: Spec = spec
+        self.engine: Engine = spec.engine
         #: Seconds from the start of a command to its last attempt.
         self.seconds: float = spec.deadline or 0.0
         #: Whether a command has used up its deadline, and none has succeeded since.

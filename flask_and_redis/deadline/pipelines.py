@@ -27,8 +27,7 @@ class _Records:
 
     if t.TYPE_CHECKING:
 
-        def __len__(self) -> int:
-            """How many commands are queued."""
+        def __len__(self) -> int: ...
 
     def execute_command(self, *args: t.Any, **options: t.Any) -> t.Any:
         if not (queued := len(self)):

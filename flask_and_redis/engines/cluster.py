@@ -7,6 +7,7 @@ import inspect
 import typing as t
 
 import redis
+from redis import exceptions as redis_exceptions
 
 from ..exceptions import ConfigError
 from ..spec.classes import once_per_class
@@ -32,12 +33,14 @@ SLOTS = 16384
 class Cluster(Engine):
     """Nodes that share the keys among them. The client finds them from any one."""
 
-    tls_schemes = ("rediss+cluster",)
+    tls_schemes: tuple[str, ...] = ("rediss+cluster",)
     # One attempt may visit several nodes.
-    timeout = 1.0
-    async_classes = {"redis.RedisCluster": "redis.asyncio.RedisCluster"}
-    connects_when_made = True
-    closes_for_good = True
+    timeout: float = 1.0
+    async_classes: cabc.Mapping[str, str] = {
+        "redis.RedisCluster": "redis.asyncio.RedisCluster"
+    }
+    connects_when_made: bool = True
+    closes_for_good: bool = True
 
     # From settings to a spec
 
@@ -133,7 +136,7 @@ class Cluster(Engine):
     def is_transient(
         self, error: BaseException, spec: Spec, handled: BaseException | None = None
     ) -> bool:
-        if isinstance(error, redis.exceptions.RedisClusterException):
+        if isinstance(error, redis_exceptions.RedisClusterException):
             # One class for three problems. Only the caller can fix the third, keys in
             # different slots.
             cause = error.__cause__
@@ -248,11 +251,11 @@ def _accepted(client_class: type[t.Any]) -> dict[str, inspect.Parameter]:
 
 def _is_redirection(error: BaseException) -> bool:
     """Whether a node did nothing because it does not have the slot."""
-    return isinstance(error, redis.exceptions.AskError)
+    return isinstance(error, redis_exceptions.AskError)
 
 
 def _masters_first(node: tuple[str, cabc.Mapping[str, t.Any]]) -> bool:
     return "master" not in node[1]["flags"]
 
 
-ENGINE = Cluster()
+ENGINE: Cluster = Cluster()

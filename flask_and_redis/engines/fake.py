@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections.abc as cabc
 import re
 import typing as t
 
@@ -25,8 +26,10 @@ _UNUSED = {"username", "password", "credential_provider", "host", "port", "ssl"}
 class Fake(Engine):
     """A server for development and tests. Each app has its own, by name."""
 
-    async_classes = {"fakeredis.FakeRedis": "fakeredis.FakeAsyncRedis"}
-    in_process = True
+    async_classes: cabc.Mapping[str, str] = {
+        "fakeredis.FakeRedis": "fakeredis.FakeAsyncRedis"
+    }
+    in_process: bool = True
 
     def read_address(self, url: Url) -> tuple[Address, Values, Url]:
         name = url.login + url.hosts
@@ -97,4 +100,4 @@ class Fake(Engine):
         return f"this process, server {name}" if name else "this process"
 
 
-ENGINE = Fake()
+ENGINE: Fake = Fake()

@@ -15,6 +15,7 @@ import typing as t
 
 import redis
 import redis.cluster
+from redis import exceptions as redis_exceptions
 from redis.event import EventDispatcher
 
 from ..spec.spec import Arguments
@@ -239,7 +240,7 @@ def is_uncovered(error: BaseException) -> bool:
 
     :param error: What a command or the client's constructor raised.
     """
-    return isinstance(error, redis.exceptions.SlotNotCoveredError) or (
+    return isinstance(error, redis_exceptions.SlotNotCoveredError) or (
         "slots are not covered" in str(error)
     )
 

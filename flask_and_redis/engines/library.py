@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import types
 import typing as t
 from importlib import import_module
 
@@ -41,11 +42,11 @@ class Library:
     """
 
     def __init__(self, name: str, is_async: bool) -> None:
-        self.name = name
-        self.is_async = is_async
+        self.name: str = name
+        self.is_async: bool = is_async
         self._root = import_module(name)
         self._part = import_module(f"{name}.asyncio") if is_async else self._root
-        self.errors = import_module(f"{name}.exceptions")
+        self.errors: types.ModuleType = import_module(f"{name}.exceptions")
         self.pool_class: type[t.Any] = self._part.ConnectionPool
         #: RedisError or ValkeyError, the base class of the library's errors.
         self.base_error: type[Exception] = self.errors.ConnectionError.__base__

@@ -43,8 +43,8 @@ _TIMEOUT = 1.0
 class Sentinel(Engine):
     """The master or a replica of a service that sentinels watch."""
 
-    tls_schemes = ("rediss+sentinel",)
-    default_port = 26379
+    tls_schemes: tuple[str, ...] = ("rediss+sentinel",)
+    default_port: int = 26379
 
     # From settings to a spec
 
@@ -275,4 +275,4 @@ def _is_tls(name: str) -> bool:
     return name.partition("_")[0] == "ssl"
 
 
-ENGINE = Sentinel()
+ENGINE: Sentinel = Sentinel()

@@ -25,7 +25,7 @@ from .operations import FakeServers
 class Standalone(Engine):
     """A Redis or Valkey server."""
 
-    tls_schemes = ("rediss", "valkeys")
+    tls_schemes: tuple[str, ...] = ("rediss", "valkeys")
 
     def read_address(self, url: Url) -> tuple[Address, Values, Url]:
         address = Address(url.scheme)
@@ -133,4 +133,4 @@ def split_arguments(
     )
 
 
-ENGINE = Standalone()
+ENGINE: Standalone = Standalone()

@@ -86,11 +86,11 @@ class Spec:
         pool_class: type[t.Any] | None = None,
         address: Address = _NO_URL,
     ) -> None:
-        self.prefix = prefix
-        self.engine = engine
-        self.client_class = client_class
-        self.pool_class = pool_class
-        self.address = address
+        self.prefix: str = prefix
+        self.engine: Engine = engine
+        self.client_class: type[t.Any] = client_class
+        self.pool_class: type[t.Any] | None = pool_class
+        self.address: Address = address
         self.arguments: Arguments = {}
         #: Arguments of the clients that talk to the sentinels.
         self.sentinel_arguments: Arguments = {}
