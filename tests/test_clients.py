@@ -313,3 +313,98 @@ def test_client_without_a_pool(server: Server) -> None:
 
     with pytest.raises(AttributeError):
         client.pipeline()
+
+
+class Flaky(redis.CredentialProvider):
+    """Credentials whose source cannot be reached at first."""
+
+    def __init__(self, error: BaseException) -> None:
+        self.errors = [error]
+
+    def get_credentials(self) -> tuple[str, str]:
+        if self.errors:
+            raise self.errors.pop()
+
+        return "ada", "secret"
+
+
+class Interruption(BaseException):
+    """What a time limit might raise."""
+
+
+WHOLE: dict[str, dict[str, t.Any]] = {
+    "plain": {},
+    "blocking": {"CONNECTION_POOL_CLASS": redis.BlockingConnectionPool},
+    "valkey": {"CLASS": "valkey.Valkey"},
+    "pool of the application": {},
+}
+
+
+@pytest.fixture
+def ada(server: Server) -> t.Iterator[str]:
+    """The address of a server with a user who has a password."""
+    with server.admin() as admin:
+        admin.acl_setuser("ada", True, passwords=["+secret"], commands=["+@all"])
+        yield server.address
+        admin.acl_deluser("ada")
+
+
+@pytest.mark.parametrize("error", [OSError("no route"), Interruption("time is up")])
+@pytest.mark.parametrize("kind", WHOLE)
+def test_no_command_without_login(ada: str, kind: str, error: BaseException) -> None:
+    """If the credential provider fails while a connection is opened, the connection is
+    not used: the next command logs in, and uses the right database.
+    """
+    config = {"URL": f"redis://{ada}/5", "CREDENTIAL_PROVIDER": Flaky(error)}
+
+    if kind == "pool of the application":
+        url = config.pop("URL")
+        pool = redis.ConnectionPool.from_url(
+            str(url), credential_provider=config.pop("CREDENTIAL_PROVIDER")
+        )
+        config["CONNECTION_POOL"] = pool
+    else:
+        config |= WHOLE[kind]
+
+    client = client_of(**config)
+
+    with pytest.raises(type(error)):
+        client.ping()
+
+    assert client.acl_whoami() in ("ada", b"ada")
+    assert "db=5" in str(client.execute_command("CLIENT", "INFO"))
+    client.connection_pool.disconnect()
+
+
+@pytest.mark.parametrize("error", [OSError("no route"), Interruption("time is up")])
+def test_no_command_without_login_in_asyncio(ada: str, error: BaseException) -> None:
+    """The same holds for an asynchronous client."""
+    app, manager = manage(URL=f"redis://{ada}/5", CREDENTIAL_PROVIDER=Flaky(error))
+
+    async def use() -> None:
+        async with manager.get_async() as client:
+            with pytest.raises(type(error)):
+                await client.ping()
+
+            assert await client.acl_whoami() == "ada"
+            assert "db=5" in str(await client.execute_command("CLIENT", "INFO"))
+
+    with app.app_context():
+        asyncio.run(use())
+
+
+def test_no_command_without_login_behind_sentinels(sentinels: Sentinels) -> None:
+    """The same holds for a server behind sentinels."""
+    with sentinels.master().admin() as admin:
+        admin.acl_setuser("ada", True, passwords=["+secret"], commands=["+@all"])
+
+    client = client_of(
+        URL=f"redis+sentinel://{sentinels.address}/mymaster/5",
+        CREDENTIAL_PROVIDER=Flaky(OSError("no route")),
+    )
+
+    with pytest.raises(OSError, match="no route"):
+        client.ping()
+
+    assert client.acl_whoami() == "ada"
+    assert client.client_info()["db"] == 5

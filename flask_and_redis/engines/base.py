@@ -257,7 +257,7 @@ class Engine(Operations, abc.ABC):
         is_own = "connection_pool" not in spec.arguments
 
         if (pool := getattr(client, "connection_pool", None)) is not None:
-            connections.mark_errors(pool, is_own=is_own)
+            connections.connect_wholly(pool, is_own=is_own)
 
             if is_own:
                 mask_secrets(pool.connection_kwargs)
@@ -271,7 +271,7 @@ class Engine(Operations, abc.ABC):
 
         :param client: The client.
         """
-        connections.mark_errors(client.connection_pool, is_own=True)
+        connections.connect_wholly(client.connection_pool, is_own=True)
 
     def pools(self, client: Client) -> list[Pool]:
         """The pools of connections to the servers. It is empty if the client's class

@@ -27,31 +27,38 @@ def is_unsent(error: BaseException) -> bool:
     return getattr(error, _UNSENT, False)
 
 
-class _MarksErrors:
-    """Mixed into the class of a pool's connections. Marks errors that occur while
-    connecting, for :func:`is_unsent`.
+class _ConnectsWholly:
+    """Mixed into the class of a pool's connections. If anything fails while connecting,
+    it closes the connection, and marks the error for :func:`is_unsent`.
+
+    redis-py closes it only for its own errors. After any other error, such as that of a
+    credential provider, commands would run without AUTH and SELECT: as another user, in
+    database 0.
     """
 
     def connect(self) -> None:
         try:
             super().connect()  # type: ignore[misc]
-        except Exception as error:
+        except BaseException as error:
             setattr(error, _UNSENT, True)
+            t.cast(t.Any, self).disconnect()
             raise
 
 
-class _MarksErrorsAsync:
+class _ConnectsWhollyAsync:
     """The same for connections of asyncio."""
 
     async def connect(self) -> None:
         try:
             await super().connect()  # type: ignore[misc]
-        except Exception as error:
+        except BaseException as error:
             setattr(error, _UNSENT, True)
+            # Without waiting: the task may have been cancelled.
+            await t.cast(t.Any, self).disconnect(nowait=True)
             raise
 
 
-class _ConnectsOnce(_MarksErrors):
+class _ConnectsOnce(_ConnectsWholly):
     """Mixed into the class of connections of our own pools. redis-py connects a
     connection before each command. If it is connected already, finding that out takes
     3 % of the whole command.
@@ -64,9 +71,9 @@ class _ConnectsOnce(_MarksErrors):
             super().connect()
 
 
-def mark_errors(pool: Pool, *, is_own: bool) -> None:
-    """Make the connections of a pool mark errors that occur while connecting. It
-    affects connections that the pool creates from now on.
+def connect_wholly(pool: Pool, *, is_own: bool) -> None:
+    """Make the connections of a pool connect wholly or not at all, and mark errors that
+    occur then. This affects connections that the pool creates from now on.
 
     :param pool: The pool.
     :param is_own: Whether the pool is ours, and not the application's.
@@ -77,10 +84,10 @@ def mark_errors(pool: Pool, *, is_own: bool) -> None:
         # The application's pool may create its connections otherwise.
         return
 
-    mixin: type[t.Any] = _MarksErrors
+    mixin: type[t.Any] = _ConnectsWholly
 
     if inspect.iscoroutinefunction(getattr(cls, "connect", None)):
-        mixin = _MarksErrorsAsync
+        mixin = _ConnectsWhollyAsync
     elif is_own and hasattr(cls, "is_connected") and cls.__module__[:6] == "redis.":
         # From redis-py 8.0 on.
         mixin = _ConnectsOnce
