@@ -6,6 +6,7 @@ import typing as t
 
 from flask import Flask
 from flask import request
+from redis.exceptions import LockNotOwnedError
 
 from flask_and_redis import current_redis
 from flask_and_redis import RedisManager
@@ -51,9 +52,12 @@ def create_app() -> Flask:
         return {"sum": add(keys=["{n}sum"], args=[3])}
 
     @app.post("/lock")
-    def lock() -> dict[str, object]:
-        with r.lock("{n}lock", timeout=5) as held:
-            return {"owned": held.owned()}
+    def lock() -> tuple[dict[str, object], int]:
+        try:
+            with r.lock("{n}lock", timeout=5) as held:
+                return {"owned": held.owned()}, 200
+        except LockNotOwnedError:
+            return {"owned": False}, 409
 
     @app.get("/scan")
     def scan() -> dict[str, object]:
