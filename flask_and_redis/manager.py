@@ -85,8 +85,13 @@ class RedisManager:
         self._options = options
         self._proxies: dict[str, Redis] = {}
 
+        # Warnings name the line that calls init_app.
+        self._warn_level = 2
+
         if app is not None:
-            self._register(app, stacklevel=3)
+            self._warn_level = 3
+            self.init_app(app)
+            self._warn_level = 2
 
     def init_app(self, app: Flask) -> None:
         """Find and check every prefix in the app's settings. No connection is opened.
@@ -98,9 +103,6 @@ class RedisManager:
         :raises RuntimeError: If the app has a manager already, or another extension
             uses ``app.extensions["redis"]``.
         """
-        self._register(app, stacklevel=3)
-
-    def _register(self, app: Flask, stacklevel: int) -> None:
         registry = get_or_create_registry(app)
 
         if registry.is_managed:
@@ -118,6 +120,10 @@ class RedisManager:
             ignore=self._ignore,
             options=self._options,
         )
+
+        for message in discovery.warnings:
+            warnings.warn(message, stacklevel=self._warn_level)
+
         registry.add_discovery(self._default, discovery)
         app.shell_context_processors.append(
             lambda: {"current_redis": current_redis, "redis_manager": self}
@@ -125,9 +131,6 @@ class RedisManager:
 
         if _GROUP not in app.cli.commands:
             app.cli.add_command(_Commands())
-
-        for message in discovery.warnings:
-            warnings.warn(message, stacklevel=stacklevel)
 
     def get(self, prefix: str | None = None) -> Redis:
         """The client of a prefix, as a proxy that finds the client of the current app.

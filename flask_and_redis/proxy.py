@@ -19,6 +19,7 @@ from .registry import Registry
 from .settings.discovery import check_prefix
 from .settings.discovery import DEFAULT_PREFIX
 from .settings.discovery import read_prefix
+from .spec.spec import Spec
 
 
 def _forward(name: str, doc: str | None) -> property:
@@ -29,7 +30,7 @@ def _forward(name: str, doc: str | None) -> property:
     def find(self: Redis) -> t.Any:
         try:
             registry = find_app().extensions["redis"]
-            client = registry.clients[self._prefix or registry.default]
+            client = registry.clients[self._proxy_prefix or registry.default]
         except (RuntimeError, KeyError, AttributeError):
             # There is no context or no registry, another extension uses the key, or the
             # client was not created yet. Testing for each would slow every command.
@@ -74,13 +75,19 @@ class Redis(_Base):
         The client is created at first use, from the current app's settings.
     """
 
-    __slots__ = ("_prefix", "_app", "_is_registered")
+    __slots__ = (
+        "_proxy_prefix",
+        "_proxy_app",
+        "_proxy_is_registered",
+        "_proxy_warn_level",
+    )
 
     if t.TYPE_CHECKING:
         _get_current_object: cabc.Callable[[], redis.Redis]
-        _prefix: str
-        _app: Flask | None
-        _is_registered: bool
+        _proxy_prefix: str
+        _proxy_app: Flask | None
+        _proxy_is_registered: bool
+        _proxy_warn_level: int
 
     def __init__(
         self,
@@ -88,13 +95,15 @@ class Redis(_Base):
         config_prefix: str | None = None,
         **options: t.Any,
     ) -> None:
-        LocalProxy.__init__(t.cast(t.Any, self), self._find_client)
+        LocalProxy.__init__(t.cast(t.Any, self), self.__find_client)
         # LocalProxy wraps the function into two more calls.
-        object.__setattr__(self, "_get_current_object", self._find_client)
-        self._remember(check_prefix(config_prefix or DEFAULT_PREFIX), app, False)
+        object.__setattr__(self, "_get_current_object", self.__find_client)
+        self.__remember(check_prefix(config_prefix or DEFAULT_PREFIX), app, False)
 
         if app is not None:
-            self._register(app, None, options, stacklevel=3)
+            # One more: this method.
+            object.__setattr__(self, "_proxy_warn_level", 5)
+            self.init_app(app, **options)
         elif options:
             raise TypeError("Options need an app: give them to 'init_app'.")
 
@@ -102,7 +111,7 @@ class Redis(_Base):
     def _for_default_prefix(cls) -> Redis:
         """A proxy without a prefix of its own: it uses each app's default prefix."""
         proxy = cls()
-        proxy._remember("", None, True)
+        proxy.__remember("", None, True)
         return proxy
 
     def init_app(
@@ -120,60 +129,57 @@ class Redis(_Base):
             this object has another prefix on another app.
         :raises RuntimeError: If another extension uses ``app.extensions["redis"]``.
         """
-        self._register(app, config_prefix, options, stacklevel=3)
+        prefix = check_prefix(config_prefix or self._proxy_prefix or DEFAULT_PREFIX)
 
-    def _register(
-        self,
-        app: Flask,
-        config_prefix: str | None,
-        options: dict[str, t.Any],
-        stacklevel: int,
-    ) -> None:
-        prefix = check_prefix(config_prefix or self._prefix or DEFAULT_PREFIX)
-
-        if self._is_registered and prefix != self._prefix:
+        if self._proxy_is_registered and prefix != self._proxy_prefix:
             raise ValueError(
-                f"This Redis has the prefix {self._prefix!r} on another app. Make"
+                f"This Redis has the prefix {self._proxy_prefix!r} on another app. Make"
                 f" a second Redis for the prefix {prefix!r}."
             )
 
-        messages: list[str] = []
-        get_or_create_registry(app).claim(
-            prefix,
-            lambda: read_prefix(app.config, prefix, options, messages.append),
-            options,
-        )
-        self._remember(prefix, self._app, True)
+        level = self._proxy_warn_level
 
-        for message in messages:
-            warnings.warn(message, stacklevel=stacklevel)
+        def read() -> Spec:
+            messages: list[str] = []
+            spec = read_prefix(app.config, prefix, options, messages.append)
 
-    def _remember(self, prefix: str, app: Flask | None, is_registered: bool) -> None:
+            for message in messages:
+                warnings.warn(message, stacklevel=level)
+
+            return spec
+
+        get_or_create_registry(app).claim(prefix, read, options)
+        self.__remember(prefix, self._proxy_app, True)
+
+    def __remember(self, prefix: str, app: Flask | None, is_registered: bool) -> None:
         # A LocalProxy sets attributes on the client.
-        object.__setattr__(self, "_prefix", prefix)
-        object.__setattr__(self, "_app", app)
-        object.__setattr__(self, "_is_registered", is_registered)
+        object.__setattr__(self, "_proxy_prefix", prefix)
+        object.__setattr__(self, "_proxy_app", app)
+        object.__setattr__(self, "_proxy_is_registered", is_registered)
+        # read, claim and init_app are between the warning and the caller.
+        object.__setattr__(self, "_proxy_warn_level", 4)
 
-    def _find_client(self) -> redis.Redis:
-        registry = self._find_registry()
-        return registry[self._prefix or registry.default]
+    def __find_client(self) -> redis.Redis:
+        registry = self.__find_registry()
+        return registry[self._proxy_prefix or registry.default]
 
-    def _find_registry(self) -> Registry:
-        if app := current_app or self._app:
+    def __find_registry(self) -> Registry:
+        if app := current_app or self._proxy_app:
             return get_registry(app)
 
+        prefix = self._proxy_prefix or DEFAULT_PREFIX
         raise RuntimeError(
             "There is no application context, so no app whose Redis to use. Push"
             " one by 'with app.app_context():'. For a thread, take '.connection'"
             " while there is one and hand it over. In an app factory, after init_app,"
-            f' the client is \'app.extensions["redis"]["{self._prefix or "REDIS"}"]\'.'
+            f' the client is \'app.extensions["redis"]["{prefix}"]\'.'
         )
 
-    def _find_class(self) -> type[t.Any] | None:
+    def __find_class(self) -> type[t.Any] | None:
         """The client's class. None if a command could not find the client either."""
         try:
-            registry = self._find_registry()
-            return registry.get_class(self._prefix or registry.default)
+            registry = self.__find_registry()
+            return registry.get_class(self._proxy_prefix or registry.default)
         except (RuntimeError, ConfigError):
             return None
 
@@ -190,7 +196,7 @@ class Redis(_Base):
 
     @property  # type: ignore[misc]
     def __class__(self) -> type[t.Any]:
-        return self._find_class() or redis.Redis
+        return self.__find_class() or redis.Redis
 
     # With this, type checkers would accept any attribute.
     if not t.TYPE_CHECKING:
@@ -198,7 +204,7 @@ class Redis(_Base):
         def __setattr__(self, name: str, value: t.Any) -> None:
             # Tests of other extensions do this. The real client would stay in use.
             if name in ("connection", "_redis_client"):
-                prefix = self._prefix or DEFAULT_PREFIX
+                prefix = self._proxy_prefix or DEFAULT_PREFIX
                 raise AttributeError(
                     f"{name!r} cannot be set. For a test without a server set"
                     f" '{prefix}_URL' to 'fakeredis://'; to put a client in place of"
@@ -211,8 +217,8 @@ class Redis(_Base):
         return True
 
     def __repr__(self) -> str:
-        prefix = repr(self._prefix) if self._prefix else "default"
-        state = " unbound" if self._find_class() is None else ""
+        prefix = repr(self._proxy_prefix) if self._proxy_prefix else "default"
+        state = " unbound" if self.__find_class() is None else ""
         return f"<flask_and_redis.Redis {prefix}{state}>"
 
     def __str__(self) -> str:

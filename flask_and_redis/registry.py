@@ -16,7 +16,7 @@ import redis.asyncio
 from flask import current_app
 from flask import Flask
 
-from .deadline.client import make_client
+from .deadline.client import create_client
 from .deadline.client import open_async_client
 from .deadline.deadline import Deadline
 from .engines.operations import FakeServers
@@ -81,7 +81,7 @@ class Registry(cabc.Mapping[str, redis.Redis]):
                 client = self._created.get(prefix)
 
                 if client is None:
-                    client = self._created[prefix] = make_client(
+                    client = self._created[prefix] = create_client(
                         spec, self._get_deadline(spec), self.fake_servers
                     )
             except BaseException as error:

@@ -72,6 +72,6 @@ class Formats(redis.Redis):
 
 def deadline_of(client: t.Any) -> Deadline:
     """The deadline of a client's commands."""
-    deadline = client._deadline
+    deadline = client._command_deadline
     assert isinstance(deadline, Deadline)
     return deadline

@@ -7,17 +7,22 @@ from __future__ import annotations
 import asyncio
 import collections.abc as cabc
 import copy
+import dataclasses
 import gc
+import threading
 import typing as t
 import weakref
 from unittest import mock
 
+import fakeredis
 import pytest
 import redis
 import valkey
+import valkey.sentinel
 from flask import Flask
 
 from flask_and_redis import current_redis
+from flask_and_redis import Redis
 from flask_and_redis import RedisManager
 
 from .cutter import Cutter
@@ -409,3 +414,189 @@ def test_no_command_without_login_behind_sentinels(sentinels: Sentinels) -> None
 
     assert client.acl_whoami() == "ada"
     assert client.client_info()["db"] == 5
+
+
+@dataclasses.dataclass(frozen=True)
+class Frozen(Exception):
+    """An error that refuses attributes."""
+
+    code: int = 1
+
+
+def test_no_command_without_login_after_a_frozen_error(ada: str) -> None:
+    """The error may be of any kind, and the next command logs in."""
+    provider = Flaky(Frozen())
+    client = client_of(URL=f"redis://{ada}/5", CREDENTIAL_PROVIDER=provider)
+
+    # The exception's own class refuses the traceback that Python sets.
+    with pytest.raises((Frozen, dataclasses.FrozenInstanceError)):
+        client.ping()
+
+    assert client.acl_whoami() == "ada"
+
+
+@pytest.mark.parametrize("scheme", ["redis", "rediss", "valkey", "valkeys"])
+def test_tls_of_a_cluster_class(scheme: str) -> None:
+    """With the class of a cluster, the scheme still turns TLS on."""
+    app, _ = manage(URL=f"{scheme}://h:7000", CLASS="redis.RedisCluster")
+    spec = app.extensions["redis"].get_spec("REDIS")
+    assert spec.arguments.get("ssl", False) == (scheme in ("rediss", "valkeys"))
+    assert (spec.arguments["host"], spec.arguments["port"]) == ("h", 7000)
+    assert spec.engine.scheme_name(spec) == "redis+cluster"
+
+
+def test_only_a_pool_is_full(server: Server) -> None:
+    """An error of the application is not taken for that of a full pool."""
+    calls = []
+
+    class Busy(redis.Redis):
+        def execute_command(self, *args: t.Any, **options: t.Any) -> t.Any:
+            calls.append(args)
+            raise RuntimeError("Too many connections")
+
+    with pytest.raises(RuntimeError, match="^Too many connections$"):
+        client_of(URL=server.url, CLASS=Busy).get("k")
+
+    assert len(calls) == 1
+
+
+def test_full_pool_of_a_node_with_retry_0(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A command for several nodes may have run on one of them before the pool of
+    another one was full. With RETRY = 0 it is not repeated.
+    """
+    client = client_of(URL=f"redis+cluster://{cluster.address}", RETRY=0)
+    calls = record_commands(monkeypatch, redis.RedisCluster, "execute_command")
+    node = client.get_primaries()[-1]
+    pool = client.get_redis_connection(node).connection_pool
+
+    def refuse(*args: object) -> t.NoReturn:
+        raise redis.exceptions.MaxConnectionsError("Too many connections")
+
+    monkeypatch.setattr(pool, "get_connection", refuse)
+
+    with pytest.raises(redis.exceptions.MaxConnectionsError):
+        client.flushall()
+
+    assert calls == ["FLUSHALL"]
+
+
+def test_full_pool_with_retry_0(server: Server) -> None:
+    """With RETRY = 0 a command of a single server waits for a connection."""
+    client = client_of(URL=server.url, RETRY=0, MAX_CONNECTIONS=1)
+    connection = client.connection_pool.get_connection()
+    timer = threading.Timer(0.2, client.connection_pool.release, [connection])
+    timer.start()
+    assert client.get("k") is None
+    timer.join()
+
+
+@pytest.mark.parametrize("transaction", [True, False])
+def test_explicit_transaction_is_replayed_as_one(
+    server: Server, transaction: bool
+) -> None:
+    """A pipeline with multi() is a transaction in each attempt."""
+    with server.admin() as admin, Cutter(server.port) as cutter:
+        admin.config_resetstat()
+        client = client_of(URL=cutter.url)
+        pipeline = client.pipeline(transaction=transaction)
+        pipeline.multi()
+        pipeline.incr("k")
+        cutter.lose(b"EXEC")
+        assert pipeline.execute() == [2]
+        assert admin.info("commandstats")["cmdstat_exec"]["calls"] == 2
+        # The next use begins as usual.
+        assert pipeline.incr("k").execute() == [3]
+        stats = admin.info("commandstats")
+        assert stats["cmdstat_exec"]["calls"] == 2 + transaction
+        client.connection_pool.disconnect()
+
+
+def test_own_attributes_stay(server: Server) -> None:
+    """A client class of the application may have attributes of any usual name."""
+
+    class Own(redis.Redis):
+        def __init__(self, **kwargs: t.Any) -> None:
+            super().__init__(**kwargs)
+            self._deadline = "mine"
+            self._client = "mine"
+
+    client = client_of(URL=server.url, CLASS=Own)
+    assert client.ping()
+    assert (client._deadline, client._client) == ("mine", "mine")
+
+
+def test_pool_of_sentinels_with_valkey() -> None:
+    """A pool of valkey-py that asks sentinels is recognized."""
+    module: t.Any = valkey.sentinel
+    sentinel = module.Sentinel([("h", 1)])
+    pool = module.SentinelConnectionPool("mymaster", sentinel)
+    app, _ = manage(CONNECTION_POOL=pool, CLASS="valkey.Valkey")
+    spec = app.extensions["redis"].get_spec("REDIS")
+    assert spec.engine.describe_address(spec) == "mymaster behind sentinels"
+    assert not spec.engine.has_fixed_address(spec)
+    assert spec.engine.native_clients(spec)[0] == "valkey-cli"
+
+
+def test_ping_through_a_pool_of_sentinels() -> None:
+    """The error of a ping names no argument of the application's sentinels."""
+    sentinel_class: t.Any = redis.sentinel.Sentinel
+    options = {"password": "s3cret", "socket_timeout": 0.1, "retry": None}
+    sentinel = sentinel_class([("127.0.0.1", 1)], sentinel_kwargs=options)
+    pool_class: t.Any = redis.SentinelConnectionPool
+    app, manager = manage(CONNECTION_POOL=pool_class("mymaster", sentinel))
+
+    with app.app_context():
+        error = manager.ping()["REDIS"].error or ""
+
+    assert error.startswith("No master found for 'mymaster' : a sentinel - ")
+    assert "s3cret" not in error
+    assert "host=" not in error
+
+
+def test_async_with_the_class_of_fakeredis(server: Server) -> None:
+    """The class of fakeredis has an asynchronous counterpart with each scheme."""
+    app, _ = manage(URL=server.url, CLASS="fakeredis.FakeRedis")
+    spec = app.extensions["redis"].get_spec("REDIS")
+    cls = spec.engine.for_asyncio(spec).client_class
+    assert cls is fakeredis.FakeAsyncRedis
+
+
+class OwnManager(RedisManager):
+    """A manager that does more in ``init_app``."""
+
+    def init_app(self, app: Flask) -> None:
+        super().init_app(app)
+        app.extensions["own"] = True
+
+
+def test_subclass_of_the_manager(app: Flask) -> None:
+    """``RedisManager(app)`` calls the ``init_app`` of a subclass."""
+    OwnManager(app)
+    assert app.extensions["own"]
+
+
+def test_subclass_of_redis(app: Flask) -> None:
+    """``Redis(app)`` calls the ``init_app`` of a subclass."""
+    called = []
+
+    class OwnRedis(Redis):
+        def init_app(self, *args: t.Any, **options: t.Any) -> None:
+            called.append(args)
+            super().init_app(*args, **options)
+
+    OwnRedis(app)
+    assert called == [(app,)]
+
+
+@pytest.mark.parametrize("register", [RedisManager, Redis])
+def test_warning_as_error_registers_nothing(
+    app: Flask, register: cabc.Callable[[Flask], object]
+) -> None:
+    """If warnings are errors, a second attempt gives the same warning."""
+    app.config.update(REDIS_URL="redis://h", REDIS_PASWORD="x")
+
+    for _ in range(2):
+        with pytest.raises(UserWarning, match="Did you mean 'REDIS_PASSWORD'"):
+            register(app)

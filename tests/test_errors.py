@@ -304,6 +304,18 @@ def test_sentinel_kwargs_with_a_pool() -> None:
     assert error(config) == ("'REDIS_SENTINEL_KWARGS' needs a redis+sentinel:// URL.")
 
 
+def test_options_that_contradict_a_setting() -> None:
+    """An option that contradicts a setting of an uncertain prefix stops start-up."""
+    address = {"CACHE_URL": "redis://h"}
+    provider = {"CACHE_CREDENTIAL_PROVIDER": objects.Provider}
+    message = error(address | provider, lambda: RedisManager(username="me"))
+    assert message.startswith("The option 'username' of RedisManager or Redis and ")
+    retry = Retry(NoBackoff(), 1)
+    deadline = {"CACHE_RETRY_DEADLINE": 3}
+    message = error(address | deadline, lambda: RedisManager(retry=retry))
+    assert message.startswith("The option 'retry' of RedisManager or Redis and ")
+
+
 @pytest.mark.parametrize(
     "options", [{"socket_timeout": "x"}, {"nothing": 1}, {"port": "x"}]
 )
@@ -528,5 +540,26 @@ def test_value_shows_no_secret() -> None:
     value = Value("'REDIS_PASSWORD'", "secret")
     assert repr(value) == "<Value 'REDIS_PASSWORD'>"
     assert repr({"password": value}) == "{'password': <Value 'REDIS_PASSWORD'>}"
-    url = split_url("'REDIS_URL'", "redis://:secret@h")
+    url = split_url("'REDIS_URL'", "redis://:secret@h", has_host=True)
     assert (url.login, repr(url)) == (":secret", "<Url 'REDIS_URL'>")
+
+
+@pytest.mark.parametrize(
+    ("url", "message"),
+    [
+        ("redis://a:1,b:2", "several hosts: use redis+cluster://"),
+        ("unix:///tmp/redis.sock", "a cluster has database 0 alone, and no socket"),
+        ("redis://h/1", "The database in 'REDIS_URL' cannot be used"),
+        ("redis://h?ssl_ca_certs=/x", "needs TLS, and nothing asks for it"),
+    ],
+)
+def test_single_server_url_with_a_cluster_class(url: str, message: str) -> None:
+    """With the class of a cluster, a URL is still read as its scheme says."""
+    config = {"REDIS_URL": url, "REDIS_CLASS": "redis.RedisCluster"}
+    assert message in error(config)
+
+
+def test_asynchronous_class_behind_sentinels() -> None:
+    """The error says what is wrong with the class, whatever the scheme."""
+    config = {"REDIS_URL": "redis+sentinel://h/m", "REDIS_CLASS": "redis.asyncio.Redis"}
+    assert "must be a synchronous client's class" in error(config)

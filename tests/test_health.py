@@ -488,12 +488,14 @@ class Poolless:
 def test_stats_of_an_override(app: Flask) -> None:
     """The client of an override may be of another kind than the prefix's own."""
     manager = make_manager(app, REDIS_URL="redis+cluster://h", X_URL="redis://h")
-    client = redis.Redis()
+    client = redis.Redis(max_connections=3)
 
     with app.app_context(), manager.override("REDIS", client):
         with manager.override("X", object()):
-            unknown = PoolStats(True, None, None, None, None)
-            assert manager.stats() == {"REDIS": unknown, "X": unknown}
+            assert manager.stats() == {
+                "REDIS": PoolStats(True, 0, 0, 0, 3),
+                "X": PoolStats(True, None, None, None, None),
+            }
 
 
 def test_stats_of_other_pools(app: Flask, server: Server) -> None:

@@ -23,7 +23,7 @@ from .pipelines import PipelineWithDeadline
 
 class _WithPipelines:
     #: None before the constructor has ended, and if redis-py's own Retry is used.
-    _deadline: Deadline | None = None
+    _command_deadline: Deadline | None = None
     _pipeline_mixin: type[t.Any]
     #: The client's own.
     connection_pool: t.Any
@@ -31,8 +31,8 @@ class _WithPipelines:
     def pipeline(self, *args: t.Any, **kwargs: t.Any) -> t.Any:
         pipeline = super().pipeline(*args, **kwargs)  # type: ignore[misc]
 
-        if self._deadline is not None:
-            add_deadline(pipeline, self, self._deadline, self._pipeline_mixin)
+        if self._command_deadline is not None:
+            add_deadline(pipeline, self, self._command_deadline, self._pipeline_mixin)
 
         return pipeline
 
@@ -45,23 +45,23 @@ class WithDeadline(_WithPipelines):
     def execute_command(self, *args: t.Any, **options: t.Any) -> t.Any:
         execute = super().execute_command  # type: ignore[misc]
 
-        if (deadline := self._deadline) is None:
+        if (deadline := self._command_deadline) is None:
             return execute(*args, **options)
 
         started = time.monotonic()
         handled = sys.exc_info()[1]
 
-        try:
-            # Most commands end here. For them, Attempts would cost 1 %.
-            if not deadline.down:
+        if deadline.down:
+            attempts = Attempts(deadline, self, started, handled)
+        else:
+            try:
+                # Most commands end here. For them, Attempts would cost 1 %.
                 return execute(*args, **options)
+            except Exception as error:
+                attempts = Attempts(deadline, self, started, handled)
 
-            attempts = Attempts(deadline, self, started, handled)
-        except Exception as error:
-            attempts = Attempts(deadline, self, started, handled)
-
-            if not attempts.may_continue(error):
-                raise
+                if not attempts.may_continue(error):
+                    raise
 
         return deadline.run(attempts, execute, *args, **options)
 
@@ -83,14 +83,16 @@ class AsyncWithDeadline(_WithPipelines):
     async def execute_command(self, *args: t.Any, **options: t.Any) -> t.Any:
         execute = super().execute_command  # type: ignore[misc]
 
-        if self._deadline is None:
+        if self._command_deadline is None:
             return await execute(*args, **options)
 
-        attempts = self._deadline.start(self)
-        return await self._deadline.run_async(attempts, execute, *args, **options)
+        attempts = self._command_deadline.start(self)
+        return await self._command_deadline.run_async(
+            attempts, execute, *args, **options
+        )
 
 
-def make_client(spec: Spec, deadline: Deadline, fake_servers: FakeServers) -> t.Any:
+def create_client(spec: Spec, deadline: Deadline, fake_servers: FakeServers) -> t.Any:
     """Create the client of a prefix. Only that of a cluster opens connections.
 
     :param spec: The prefix's spec.
@@ -111,7 +113,7 @@ def make_client(spec: Spec, deadline: Deadline, fake_servers: FakeServers) -> t.
     engine.adopt(spec, client)
 
     if spec.deadline is not None:
-        client._deadline = deadline
+        client._command_deadline = deadline
 
     return client
 
@@ -135,7 +137,7 @@ async def open_async_client(
     engine.adopt_async(client)
 
     if spec.deadline is not None:
-        client._deadline = deadline
+        client._command_deadline = deadline
 
     try:
         yield client

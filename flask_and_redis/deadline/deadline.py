@@ -45,9 +45,8 @@ class Deadline:
         #: Whether a command has used up its deadline, and none has succeeded since.
         self.down: bool = False
         #: What a server answers when it refuses a command.
-        self.answer: type[Exception] = library_of(
-            spec.client_class
-        ).errors.ResponseError
+        errors = library_of(spec.client_class).errors
+        self.response_error: type[Exception] = errors.ResponseError
 
     def start(self, client: Client | None) -> Attempts:
         """The attempts of a command that starts now.
@@ -145,7 +144,7 @@ class Attempts:
         self._most_left = 0.0
         self._count = 0
         self._sent = 0
-        # One probe per command. Otherwise, a command that waits for a connection would
+        # One probe per command. A command that waits for a connection would otherwise
         # probe before each attempt.
         self._may_probe = client is not None and self._engine.can_probe(client)
 
@@ -170,12 +169,8 @@ class Attempts:
         self.has_failed = True
         self._count += 1
 
-        if internals.is_full_pool(error):
-            self.pause = self._pause_after_full_pool(error)
-            return True
-
         if not self._engine.is_transient(error, self._spec, self._handled):
-            if isinstance(error, self._deadline.answer):
+            if isinstance(error, self._deadline.response_error):
                 self._deadline.down = False
 
             return False
@@ -183,11 +178,19 @@ class Attempts:
         if self._is_sent_too_often(error):
             return False
 
-        pause = self._pause_after_outage(error)
+        if internals.is_full_pool(error):
+            self.pause = self._wait_for_pool(error)
+            return True
+
+        pause = self._wait_for_server(error)
         self.pause = pause or 0.0
         return pause is not None
 
-    def _pause_after_full_pool(self, error: Exception) -> float:
+    def _wait_for_pool(self, error: Exception) -> float:
+        """Seconds to wait until a full pool may have a connection.
+
+        :raises ConnectionError: If the deadline has passed.
+        """
         left = self._ends - time.monotonic()
 
         if left > 0:
@@ -211,7 +214,7 @@ class Attempts:
         self._sent += 1
         return self._sent > limit
 
-    def _pause_after_outage(self, error: Exception) -> float | None:
+    def _wait_for_server(self, error: Exception) -> float | None:
         """Seconds to wait, or None to give up."""
         deadline = self._deadline
         left = self._ends - time.monotonic()

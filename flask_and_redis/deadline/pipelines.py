@@ -18,12 +18,14 @@ class _Records:
     error.
     """
 
-    _client: t.Any
-    _deadline: Deadline
-    _recorded: list[_Command]
+    _pipeline_client: t.Any
+    _command_deadline: Deadline
+    _recorded_commands: list[_Command]
     #: Whether a command was sent at once, after WATCH. What follows depends on its
     #: reply, so that the pipeline cannot be retried.
     _is_immediate: bool
+    #: Whether multi() was called, so that the commands are a transaction.
+    _is_explicit: bool
 
     if t.TYPE_CHECKING:
 
@@ -31,35 +33,46 @@ class _Records:
 
     def execute_command(self, *args: t.Any, **options: t.Any) -> t.Any:
         if not (queued := len(self)):
-            self._recorded.clear()
+            self._recorded_commands.clear()
 
         result = super().execute_command(*args, **options)  # type: ignore[misc]
 
         if len(self) > queued:
-            self._recorded.append((args, options))
+            self._recorded_commands.append((args, options))
         else:
             self._is_immediate = True
 
         return result
 
+    def multi(self) -> t.Any:
+        result = super().multi()  # type: ignore[misc]
+        self._is_explicit = True
+        return result
+
     def reset(self) -> t.Any:
         # Nothing is watched any more.
         self._is_immediate = False
+        self._is_explicit = False
         return super().reset()  # type: ignore[misc]
 
     def _take_commands(self) -> list[_Command]:
         """The commands to retry. It is empty if the pipeline must not be retried."""
         # reset() may have dropped the first ones, and others may have been added
         # without this class.
-        dropped = len(self._recorded) - len(self)
+        dropped = len(self._recorded_commands) - len(self)
         may_retry = not self._is_immediate and dropped >= 0
-        commands = self._recorded[dropped:] if may_retry else []
+        commands = self._recorded_commands[dropped:] if may_retry else []
         self._is_immediate = False
-        self._recorded = []
+        self._recorded_commands = []
         return commands
 
-    def _refill(self, commands: list[_Command], scripts: set[t.Any]) -> None:
+    def _refill(
+        self, commands: list[_Command], scripts: set[t.Any], is_explicit: bool
+    ) -> None:
         """Queue commands again after a failure."""
+        if is_explicit:
+            self.multi()
+
         for args, options in commands:
             # Not on the node that a command with several keys was sent to.
             options = {k: v for k, v in options.items() if k != "target_nodes"}
@@ -78,16 +91,17 @@ class PipelineWithDeadline(_Records):
         if not (commands := self._take_commands()):
             return execute(*args, **kwargs)
 
-        engine = self._deadline.engine
+        engine = self._command_deadline.engine
         scripts = internals.copy_scripts(self)
-        attempts = self._deadline.start(self._client)
+        is_explicit = self._is_explicit
+        attempts = self._command_deadline.start(self._pipeline_client)
 
         def attempt() -> t.Any:
             try:
                 # A failure has emptied it.
                 if len(self) == 0:
-                    engine.before_pipeline_retry(self._client)
-                    self._refill(commands, scripts)
+                    engine.before_pipeline_retry(self._pipeline_client)
+                    self._refill(commands, scripts, is_explicit)
 
                 return execute(*args, **kwargs)
             finally:
@@ -95,10 +109,10 @@ class PipelineWithDeadline(_Records):
                 self.reset()
 
         try:
-            return self._deadline.run(attempts, attempt)
+            return self._command_deadline.run(attempts, attempt)
         finally:
             self.reset()
-            engine.after_pipeline(self._client)
+            engine.after_pipeline(self._pipeline_client)
 
 
 class AsyncPipelineWithDeadline(_Records):
@@ -110,30 +124,31 @@ class AsyncPipelineWithDeadline(_Records):
         if not (commands := self._take_commands()):
             return await execute(*args, **kwargs)
 
-        engine = self._deadline.engine
+        engine = self._command_deadline.engine
         scripts = internals.copy_scripts(self)
-        attempts = self._deadline.start(self._client)
+        is_explicit = self._is_explicit
+        attempts = self._command_deadline.start(self._pipeline_client)
 
         async def attempt() -> t.Any:
             try:
                 # A failure has emptied it.
                 if len(self) == 0:
-                    ready = engine.before_pipeline_retry(self._client)
+                    ready = engine.before_pipeline_retry(self._pipeline_client)
 
                     if ready is not None:
                         await ready
 
-                    self._refill(commands, scripts)
+                    self._refill(commands, scripts, is_explicit)
 
                 return await execute(*args, **kwargs)
             finally:
                 await self.reset()
 
         try:
-            return await self._deadline.run_async(attempts, attempt)
+            return await self._command_deadline.run_async(attempts, attempt)
         finally:
             await self.reset()
-            engine.after_pipeline(self._client)
+            engine.after_pipeline(self._pipeline_client)
 
 
 def add_deadline(
@@ -149,7 +164,8 @@ def add_deadline(
     # Its class is changed. Functions set on it would refer to it, so that a dropped
     # pipeline would keep its connection until the next garbage collection.
     internals.change_class(pipeline, subclass(mixin, type(pipeline)))
-    pipeline._client = client
-    pipeline._deadline = deadline
-    pipeline._recorded = []
+    pipeline._pipeline_client = client
+    pipeline._command_deadline = deadline
+    pipeline._recorded_commands = []
     pipeline._is_immediate = False
+    pipeline._is_explicit = False

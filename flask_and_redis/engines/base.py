@@ -28,10 +28,10 @@ from .library import Client
 from .library import library_name
 from .library import library_of
 from .library import Pool
+from .operations import check_answer
+from .operations import check_answer_async
 from .operations import FakeServers
 from .operations import Operations
-from .operations import ping
-from .operations import ping_async
 
 # Any other TLS error is a refusal. These say that the connection was lost.
 _TLS_LOST = (ssl.SSLEOFError, ssl.SSLZeroReturnError, ssl.SSLSyscallError)
@@ -43,6 +43,8 @@ _RETRY_ARGUMENTS = frozenset({"retry_on_error", "retry_on_timeout"})
 class Engine(Operations, abc.ABC):
     """One kind of server. There is one object of each class, and it has no state."""
 
+    #: The schemes of its URLs that have a path in place of a host.
+    schemes_without_host: tuple[str, ...] = ()
     #: The schemes of its URLs that turn TLS on.
     tls_schemes: tuple[str, ...] = ()
     #: The port of a URL without one.
@@ -54,6 +56,7 @@ class Engine(Operations, abc.ABC):
     async_classes: cabc.Mapping[str, str] = {
         "redis.Redis": "redis.asyncio.Redis",
         "valkey.Valkey": "valkey.asyncio.Valkey",
+        "fakeredis.FakeRedis": "fakeredis.FakeAsyncRedis",
     }
     #: Whether creating a client opens connections.
     connects_when_made: bool = False
@@ -136,6 +139,8 @@ class Engine(Operations, abc.ABC):
         :param pool_class: The class of its pool, or None.
         :raises ConfigError: If it cannot.
         """
+        checks.check_client_class(prefix, client_class)
+
         if not issubclass(client_class, self.client_class):
             raise ConfigError(
                 f"'{prefix}_CLASS' must be derived from {name_of(self.client_class)}"
@@ -225,8 +230,11 @@ class Engine(Operations, abc.ABC):
         """The arguments of a client that retries nothing by itself."""
         arguments = dict(spec.arguments)
 
-        if library_name(spec.client_class) == name_of(spec.client_class).split(".")[0]:
-            # A class of the application may format its arguments.
+        if (
+            library_name(spec.client_class)
+            == spec.client_class.__module__.partition(".")[0]
+        ):
+            # Not for a class of the application: it may format its password.
             mask_secrets(arguments)
 
         create_provider(arguments)
@@ -257,11 +265,11 @@ class Engine(Operations, abc.ABC):
         is_own = "connection_pool" not in spec.arguments
 
         if (pool := getattr(client, "connection_pool", None)) is not None:
-            connections.connect_wholly(pool, is_own=is_own)
+            connections.close_failed_connections(pool, is_own=is_own)
 
             if is_own:
                 mask_secrets(pool.connection_kwargs)
-                connections.own_pools(client, self.all_pools(client))
+                connections.keep_pools_open(client, self.all_pools(client))
                 connections.skip_listeners(pool)
 
         connections.renew_locks_after_fork(client, self.lock_owners)
@@ -271,7 +279,7 @@ class Engine(Operations, abc.ABC):
 
         :param client: The client.
         """
-        connections.connect_wholly(client.connection_pool, is_own=True)
+        connections.close_failed_connections(client.connection_pool, is_own=True)
 
     def pools(self, client: Client) -> list[Pool]:
         """The pools of connections to the servers. It is empty if the client's class
@@ -355,7 +363,7 @@ class Engine(Operations, abc.ABC):
 
         :param error: What an attempt raised.
         """
-        return not connections.is_unsent(error)
+        return not (connections.is_unsent(error) or internals.is_full_pool(error))
 
     def is_hang(
         self, error: BaseException, spec: Spec, handled: BaseException | None = None
@@ -376,11 +384,11 @@ class Engine(Operations, abc.ABC):
 
         :param client: The client.
         """
-        ping(client.connection_pool, library_of(type(client)))
+        check_answer(client.connection_pool, library_of(type(client)))
 
     async def probe_async(self, client: Client) -> None:
         """Raise unless the server of an asynchronous client answers."""
-        await ping_async(client.connection_pool, library_of(type(client)))
+        await check_answer_async(client.connection_pool, library_of(type(client)))
 
     def before_retry(self, client: Client) -> None:
         """Prepare a client for the next attempt."""

@@ -30,7 +30,8 @@ OWN_SETTINGS = {
     ),
 }
 
-_TIMEOUTS = ("socket_timeout", "socket_connect_timeout")
+#: The arguments that limit how long connecting, and each reply, may take.
+TIMEOUTS = ("socket_timeout", "socket_connect_timeout")
 
 
 @once_per_class
@@ -56,7 +57,7 @@ def timeouts_without_default(client_class: type[t.Any]) -> list[str]:
     ]
     return [
         name
-        for name in _TIMEOUTS
+        for name in TIMEOUTS
         if name in accepted
         and any(library.get(name) == accepted[name] for library in libraries)
     ]
@@ -82,6 +83,26 @@ def check_tls(spec: Spec, values: Values) -> None:
         raise tls[0].error(
             "needs TLS, and nothing asks for it: use a rediss:// URL, or set"
             f" '{spec.prefix}_SSL' to true."
+        )
+
+
+def check_client_class(prefix: str, client_class: type[t.Any]) -> None:
+    """Check that a class is that of a synchronous client.
+
+    :param prefix: The prefix.
+    :param client_class: The class.
+    :raises ConfigError: If it has no commands, or they are asynchronous.
+    """
+    if not callable(execute := getattr(client_class, "execute_command", None)):
+        raise ConfigError(
+            f"'{prefix}_CLASS' must be a Redis client's class: {name_of(client_class)}"
+            " has no 'execute_command'."
+        )
+
+    if inspect.iscoroutinefunction(execute):
+        raise ConfigError(
+            f"'{prefix}_CLASS' must be a synchronous client's class, such as"
+            " 'redis.Redis'."
         )
 
 

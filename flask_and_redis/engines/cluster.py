@@ -21,6 +21,7 @@ from ..spec.url import Url
 from . import internals
 from .base import Engine
 from .checks import client_settings
+from .checks import TIMEOUTS
 from .library import library_of
 from .operations import FakeServers
 from .operations import Info
@@ -90,8 +91,7 @@ class Cluster(Engine):
     def timeouts_to_set(self, client_class: type[t.Any]) -> list[str]:
         # redis-py's own class does not name them. One that does has its own defaults.
         accepted = parameters(client_class)
-        names = ("socket_timeout", "socket_connect_timeout")
-        return [name for name in names if name not in accepted]
+        return [name for name in TIMEOUTS if name not in accepted]
 
     # From a spec to a client
 
@@ -137,8 +137,8 @@ class Cluster(Engine):
         self, error: BaseException, spec: Spec, handled: BaseException | None = None
     ) -> bool:
         if isinstance(error, redis_exceptions.RedisClusterException):
-            # One class for three problems. Only the caller can fix the third, keys in
-            # different slots.
+            # redis-py raises it in three cases: slots are not covered, no node can be
+            # reached, and keys are in different slots, which a retry cannot fix.
             cause = error.__cause__
             return internals.is_uncovered(error) or (
                 cause is not None and self.is_transient(cause, spec, handled)
@@ -208,18 +208,18 @@ class Cluster(Engine):
         """A spec for each node, by its address, masters first."""
         specs = {}
 
-        for address, node in sorted(info.items(), key=_masters_first):
-            host, _, port = address.rpartition(":")
+        for name, node in sorted(info.items(), key=_masters_first):
+            host, _, port = name.rpartition(":")
 
             if "noaddr" not in node["flags"]:
                 # A node that does not know its own address leaves the host out.
-                found = (host or self.nodes(spec)[0][0], int(port))
-                here = spec.address._replace(nodes=(found,))
-                specs[join_address(*found)] = spec.replace(address=here)
+                node_address = (host or self.nodes(spec)[0][0], int(port))
+                address = spec.address._replace(nodes=(node_address,))
+                specs[join_address(*node_address)] = spec.replace(address=address)
 
         return specs
 
-    def name(self, spec: Spec) -> str:
+    def scheme_name(self, spec: Spec) -> str:
         return spec.address.scheme if spec.address.nodes else "redis+cluster"
 
     def describe_address(self, spec: Spec) -> str:
@@ -244,7 +244,7 @@ def _accepted(client_class: type[t.Any]) -> dict[str, inspect.Parameter]:
     }
 
     for name in ("url", "connection_pool"):
-        accepted.pop(name)
+        accepted.pop(name, None)
 
     return accepted
 

@@ -27,7 +27,13 @@ def is_unsent(error: BaseException) -> bool:
     return getattr(error, _UNSENT, False)
 
 
-class _ConnectsWholly:
+def _mark_unsent(error: BaseException) -> None:
+    # An error of the application may refuse attributes.
+    with contextlib.suppress(Exception):
+        setattr(error, _UNSENT, True)
+
+
+class _ClosesAfterFailure:
     """Mixed into the class of a pool's connections. If anything fails while connecting,
     it closes the connection, and marks the error for :func:`is_unsent`.
 
@@ -40,25 +46,31 @@ class _ConnectsWholly:
         try:
             super().connect()  # type: ignore[misc]
         except BaseException as error:
-            setattr(error, _UNSENT, True)
-            t.cast(t.Any, self).disconnect()
+            try:
+                t.cast(t.Any, self).disconnect()
+            finally:
+                _mark_unsent(error)
+
             raise
 
 
-class _ConnectsWhollyAsync:
+class _ClosesAfterFailureAsync:
     """The same for connections of asyncio."""
 
     async def connect(self) -> None:
         try:
             await super().connect()  # type: ignore[misc]
         except BaseException as error:
-            setattr(error, _UNSENT, True)
-            # Without waiting: the task may have been cancelled.
-            await t.cast(t.Any, self).disconnect(nowait=True)
+            try:
+                # Without waiting: the task may have been cancelled.
+                await t.cast(t.Any, self).disconnect(nowait=True)
+            finally:
+                _mark_unsent(error)
+
             raise
 
 
-class _ConnectsOnce(_ConnectsWholly):
+class _ConnectsOnce(_ClosesAfterFailure):
     """Mixed into the class of connections of our own pools. redis-py connects a
     connection before each command. If it is connected already, finding that out takes
     3 % of the whole command.
@@ -71,9 +83,9 @@ class _ConnectsOnce(_ConnectsWholly):
             super().connect()
 
 
-def connect_wholly(pool: Pool, *, is_own: bool) -> None:
-    """Make the connections of a pool connect wholly or not at all, and mark errors that
-    occur then. This affects connections that the pool creates from now on.
+def close_failed_connections(pool: Pool, *, is_own: bool) -> None:
+    """Make the connections of a pool close if anything fails while they are opened, and
+    mark the error. This affects connections that the pool creates from now on.
 
     :param pool: The pool.
     :param is_own: Whether the pool is ours, and not the application's.
@@ -84,10 +96,10 @@ def connect_wholly(pool: Pool, *, is_own: bool) -> None:
         # The application's pool may create its connections otherwise.
         return
 
-    mixin: type[t.Any] = _ConnectsWholly
+    mixin: type[t.Any] = _ClosesAfterFailure
 
     if inspect.iscoroutinefunction(getattr(cls, "connect", None)):
-        mixin = _ConnectsWhollyAsync
+        mixin = _ClosesAfterFailureAsync
     elif is_own and hasattr(cls, "is_connected") and cls.__module__[:6] == "redis.":
         # From redis-py 8.0 on.
         mixin = _ConnectsOnce
@@ -95,7 +107,7 @@ def connect_wholly(pool: Pool, *, is_own: bool) -> None:
     pool.connection_class = subclass(mixin, cls)
 
 
-def own_pools(client: t.Any, pools: cabc.Iterable[Pool]) -> None:
+def keep_pools_open(client: t.Any, pools: cabc.Iterable[Pool]) -> None:
     """Let the client's pools live exactly as long as the client.
 
     :param client: The client.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import collections.abc as cabc
 import re
 import typing as t
 
@@ -26,9 +25,6 @@ _UNUSED = {"username", "password", "credential_provider", "host", "port", "ssl"}
 class Fake(Engine):
     """A server for development and tests. Each app has its own, by name."""
 
-    async_classes: cabc.Mapping[str, str] = {
-        "fakeredis.FakeRedis": "fakeredis.FakeAsyncRedis"
-    }
     in_process: bool = True
 
     def read_address(self, url: Url) -> tuple[Address, Values, Url]:

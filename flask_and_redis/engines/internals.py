@@ -98,6 +98,22 @@ def count_connections(pool: t.Any) -> tuple[int, int] | None:
     return in_use, sum(getattr(each, "_sock", each) is not None for each in idle)
 
 
+# The limit of a pool that was given none, in redis-py before 8 and in valkey-py.
+_NO_LIMIT = 2**31
+
+
+def find_limit(pool: t.Any) -> int | None:
+    """How many connections a pool may have, or None if there is no limit.
+
+    Why: a pool without a limit has a very large one. Versions: valkey-py, and redis-py
+    before 8.0. Without it: ``RedisManager.stats`` shows this number.
+
+    :param pool: The pool.
+    """
+    limit = getattr(pool, "max_connections", _NO_LIMIT)
+    return limit if isinstance(limit, int) and limit < _NO_LIMIT else None
+
+
 def disconnect_idle(pool: t.Any) -> None:
     """Disconnect the connections of a pool that are not in use.
 

@@ -48,8 +48,6 @@ class Library:
         self._part = import_module(f"{name}.asyncio") if is_async else self._root
         self.errors: types.ModuleType = import_module(f"{name}.exceptions")
         self.pool_class: type[t.Any] = self._part.ConnectionPool
-        #: RedisError or ValkeyError, the base class of the library's errors.
-        self.base_error: type[Exception] = self.errors.ConnectionError.__base__
 
     @property
     def sentinel(self) -> t.Any:
@@ -64,14 +62,14 @@ class Library:
     @property
     def client_class(self) -> type[t.Any]:
         """``Redis`` or ``Valkey``."""
-        found: type[t.Any] = getattr(self._part, self.name.capitalize())
-        return found
+        cls: type[t.Any] = getattr(self._part, self.name.capitalize())
+        return cls
 
     @property
     def cluster_class(self) -> type[t.Any]:
         """``RedisCluster`` or ``ValkeyCluster``."""
-        found: type[t.Any] = getattr(self._part, f"{self.name.capitalize()}Cluster")
-        return found
+        cls: type[t.Any] = getattr(self._part, f"{self.name.capitalize()}Cluster")
+        return cls
 
     def connection_class(self, *, socket: bool = False, tls: bool = False) -> type:
         """The class of connections to a Unix socket, with TLS or with neither.
@@ -80,10 +78,10 @@ class Library:
         :param tls: Whether to use TLS.
         """
         name = "SSLConnection" if tls else "Connection"
-        found: type = getattr(
+        cls: type = getattr(
             self._part, "UnixDomainSocketConnection" if socket else name
         )
-        return found
+        return cls
 
     def no_retry(self) -> t.Any:
         """A ``Retry`` object of the library that never retries."""

@@ -13,8 +13,10 @@ from ..spec.spec import Arguments
 from ..spec.spec import Spec
 from ..spec.url import join_address
 from . import internals
+from .checks import TIMEOUTS
 from .library import Client
 from .library import Library
+from .library import library_name
 from .library import library_of
 from .library import Pool
 
@@ -81,6 +83,14 @@ class Operations:
 
         :param client: A client from :meth:`open_probe`.
         """
+        return self.ask_node_info(client)
+
+    def ask_node_info(self, client: Client) -> Info:
+        """What one node says of itself.
+
+        :param client: A client from :meth:`open_probe`, of a spec from
+            :meth:`node_specs`.
+        """
         info: Info = client.execute_command("INFO")
         return info
 
@@ -92,16 +102,26 @@ class Operations:
         """
         return None
 
-    def error_text(self, error: BaseException) -> str:
+    def is_login_error(self, spec: Spec, error: BaseException | None) -> bool:
+        """Whether a server refused the credentials, or wants some.
+
+        :param spec: The spec.
+        :param error: The error.
+        """
+        errors = library_of(spec.client_class).errors
+        return isinstance(error, errors.AuthenticationError)
+
+    def error_text(self, spec: Spec, error: BaseException) -> str:
         """The message of an error of the client library, without secrets that the
         library or a server put into it.
 
+        :param spec: The spec.
         :param error: The error.
         """
         # A server that does not know AUTH repeats what it received.
         return str(error).partition(", with args beginning")[0]
 
-    def name(self, spec: Spec) -> str:
+    def scheme_name(self, spec: Spec) -> str:
         """The kind of server in a word: a scheme."""
         return spec.address.scheme
 
@@ -151,7 +171,12 @@ class Operations:
 
     def native_clients(self, spec: Spec) -> list[str]:
         """Names of command line clients, the most suitable first."""
-        return ["redis-cli", "valkey-cli"]
+        names = ["redis-cli", "valkey-cli"]
+        prefers_valkey = (
+            spec.address.scheme.startswith("valkey")
+            or library_name(spec.client_class) == "valkey"
+        )
+        return names[::-1] if prefers_valkey else names
 
     def native_arguments(self, spec: Spec) -> list[str]:
         """Arguments of the command line client beside address and credentials."""
@@ -159,7 +184,7 @@ class Operations:
         return ["-n", str(database)] if database else []
 
 
-def ping(pool: Pool, library: Library) -> None:
+def check_answer(pool: Pool, library: Library) -> None:
     """Raise unless a server answers, on a separate connection.
 
     :param pool: The pool whose server is asked.
@@ -178,8 +203,8 @@ def ping(pool: Pool, library: Library) -> None:
         connection.disconnect()
 
 
-async def ping_async(pool: Pool, library: Library) -> None:
-    """Raise unless the server of an asynchronous pool answers. See :func:`ping`."""
+async def check_answer_async(pool: Pool, library: Library) -> None:
+    """The same for an asynchronous pool. See :func:`check_answer`."""
     connection = _make_connection(pool)
 
     try:
@@ -196,7 +221,7 @@ def _make_connection(pool: Pool) -> t.Any:
     """A connection like those of a pool, but with short timeouts."""
     kwargs = dict(pool.connection_kwargs)
 
-    for name in ("socket_timeout", "socket_connect_timeout"):
+    for name in TIMEOUTS:
         kwargs[name] = min(kwargs.get(name) or ANSWER_TIMEOUT, ANSWER_TIMEOUT)
 
     return pool.connection_class(**kwargs)
@@ -210,7 +235,7 @@ def probe_spec(spec: Spec, client_class: type[t.Any], timeout: float) -> Spec:
     :param timeout: Seconds that connecting, and each reply, may take.
     """
     accepted = parameters(client_class)
-    timeouts = {"socket_timeout": timeout, "socket_connect_timeout": timeout}
+    timeouts = dict.fromkeys(TIMEOUTS, timeout)
     arguments = {
         name: value
         for name, value in {**spec.arguments, **timeouts}.items()

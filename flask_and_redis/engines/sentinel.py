@@ -28,6 +28,7 @@ from .base import create_provider
 from .base import Engine
 from .library import Client
 from .library import get_library
+from .library import library_name
 from .library import library_of
 from .library import Pool
 from .operations import FakeServers
@@ -49,8 +50,10 @@ class Sentinel(Engine):
     # From settings to a spec
 
     def owns(self, client_class: type[t.Any], pool: object) -> bool:
-        of_redis_py = issubclass(client_class, self.client_class)
-        return of_redis_py and isinstance(pool, redis.SentinelConnectionPool)
+        if not (name := library_name(client_class)):
+            return False
+
+        return isinstance(pool, get_library(name).sentinel.SentinelConnectionPool)
 
     def read_address(self, url: Url) -> tuple[Address, Values, Url]:
         """Read ``hosts/service[/database]`` and ``role`` in the query."""
@@ -165,11 +168,8 @@ class Sentinel(Engine):
             # The pool of the application has its own sentinels.
             return [probe]
 
-        sentinel_arguments = {
-            **spec.sentinel_arguments,
-            "socket_timeout": timeout,
-            "socket_connect_timeout": timeout,
-        }
+        timeouts = dict.fromkeys(checks.TIMEOUTS, timeout)
+        sentinel_arguments = spec.sentinel_arguments | timeouts
         return [
             probe.replace(
                 address=spec.address._replace(nodes=(node,)),
@@ -182,11 +182,18 @@ class Sentinel(Engine):
         address = join_address(*self.ask_address(client))
         return {**super().ask_info(client), "address": address}
 
-    def error_text(self, error: BaseException) -> str:
-        # redis-py shows all arguments of the application's own sentinels.
-        return super().error_text(error).partition(" : <")[0]
+    def error_text(self, spec: Spec, error: BaseException) -> str:
+        text = super().error_text(spec, error)
+        pool = spec.arguments.get("connection_pool")
 
-    def name(self, spec: Spec) -> str:
+        if pool is not None:
+            # The repr of the application's own sentinels may show their password.
+            for sentinel in pool.sentinel_manager.sentinels:
+                text = text.replace(repr(sentinel), "a sentinel")
+
+        return text
+
+    def scheme_name(self, spec: Spec) -> str:
         return spec.address.scheme if spec.address.nodes else "redis+sentinel"
 
     def describe_address(self, spec: Spec) -> str:
@@ -239,10 +246,7 @@ def _read_sentinel_kwargs(value: Value, arguments: Arguments) -> Arguments:
     are not.
     """
     accepted = parameters(redis.Redis)
-    own: Arguments = {
-        "socket_timeout": _TIMEOUT,
-        "socket_connect_timeout": _TIMEOUT,
-    }
+    own: Arguments = dict.fromkeys(checks.TIMEOUTS, _TIMEOUT)
     own |= {k: v for k, v in arguments.items() if _is_tls(k)}
 
     for name, given in value.value.items():
@@ -267,7 +271,7 @@ def _read_sentinel_kwargs(value: Value, arguments: Arguments) -> Arguments:
                 f" add 'ssl': True to {value.label}."
             )
 
-    # Without TLS, while the servers have it.
+    # SENTINEL_KWARGS turns TLS off for the sentinels only.
     return {k: v for k, v in own.items() if not _is_tls(k)}
 
 

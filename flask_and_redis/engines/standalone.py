@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import typing as t
 
 from ..exceptions import ConfigError
@@ -25,12 +24,13 @@ from .operations import FakeServers
 class Standalone(Engine):
     """A Redis or Valkey server."""
 
+    schemes_without_host: tuple[str, ...] = ("unix",)
     tls_schemes: tuple[str, ...] = ("rediss", "valkeys")
 
     def read_address(self, url: Url) -> tuple[Address, Values, Url]:
         address = Address(url.scheme)
 
-        if url.scheme != "unix":
+        if url.scheme not in self.schemes_without_host:
             return address, url.read_host(), url
 
         if url.hosts or len(url.path) < 2:
@@ -50,17 +50,7 @@ class Standalone(Engine):
         pool_class: type[t.Any] | None,
     ) -> None:
         """Accept any class with commands, but not a cluster's of another library."""
-        if not callable(execute := getattr(client_class, "execute_command", None)):
-            raise ConfigError(
-                f"'{prefix}_CLASS' must be a Redis client's class:"
-                f" {name_of(client_class)} has no 'execute_command'."
-            )
-
-        if inspect.iscoroutinefunction(execute):
-            raise ConfigError(
-                f"'{prefix}_CLASS' must be a synchronous client's class, such as"
-                " 'redis.Redis'."
-            )
+        checks.check_client_class(prefix, client_class)
 
         if name := library_name(client_class):
             if issubclass(client_class, get_library(name).cluster_class):
@@ -97,7 +87,7 @@ class Standalone(Engine):
         pool = spec.pool_class(connection_class=connection_class, **for_pool)
         return client_class(connection_pool=pool, **for_client)
 
-    def name(self, spec: Spec) -> str:
+    def scheme_name(self, spec: Spec) -> str:
         return "unix" if self._socket(spec) else spec.address.scheme
 
     def describe_address(self, spec: Spec) -> str:
@@ -106,14 +96,6 @@ class Standalone(Engine):
     def _socket(self, spec: Spec) -> str | None:
         path: str | None = self.connection_arguments(spec).get("unix_socket_path")
         return path
-
-    def native_clients(self, spec: Spec) -> list[str]:
-        names = super().native_clients(spec)
-        prefers_valkey = (
-            spec.address.scheme.startswith("valkey")
-            or library_name(spec.client_class) == "valkey"
-        )
-        return names[::-1] if prefers_valkey else names
 
 
 def split_arguments(

@@ -82,7 +82,7 @@ def _describe(registry: Registry, prefix: str) -> dict[str, t.Any]:
     spec = registry.get_spec(prefix)
     connection = spec.engine.connection_arguments(spec)
     return {
-        "engine": spec.engine.name(spec),
+        "engine": spec.engine.scheme_name(spec),
         "address": spec.engine.describe_address(spec),
         "database": connection["db"] or 0,
         "class": name_of(spec.client_class),
@@ -193,7 +193,7 @@ def info_command(
     for number, (prefix, each) in enumerate(reports.items()):
         spec = registry.get_spec(prefix)
         engine = spec.engine
-        title = f"{prefix}  {engine.name(spec)}  {engine.describe_address(spec)}"
+        title = f"{prefix}  {engine.scheme_name(spec)}  {engine.describe_address(spec)}"
         click.echo("\n" * bool(number) + wrap(title))
         _print_report(each)
 

@@ -11,8 +11,8 @@ import time
 import typing as t
 from dataclasses import dataclass
 
+from ..engines import find_engine
 from ..engines import internals
-from ..engines.base import Engine
 from ..engines.library import Client
 from ..engines.library import library_name
 from ..exceptions import ConfigError
@@ -90,7 +90,8 @@ def _make_pings(
     registry: Registry, prefix: str, timeout: float
 ) -> list[cabc.Callable[[], object]]:
     if prefix in registry.overridden:
-        # Looked up when it is asked: the override may end, or know no ping.
+        # Looked up when it is asked: the override may end before, and its client may
+        # have no ping.
         return [lambda: registry[prefix].ping()]
 
     try:
@@ -98,10 +99,7 @@ def _make_pings(
     except ConfigError as error:
         return [functools.partial(_raise, error)]
 
-    def check(engine: Engine, client: Client) -> None:
-        spec.engine.check_health(client)
-
-    return make_questions(registry, spec, timeout, check)
+    return make_questions(registry, spec, timeout, spec.engine.check_health)
 
 
 def _raise(error: ConfigError) -> t.NoReturn:
@@ -128,7 +126,7 @@ def make_questions(
     registry: Registry,
     spec: Spec,
     timeout: float,
-    question: cabc.Callable[[Engine, t.Any], R],
+    question: cabc.Callable[[Client], R],
 ) -> list[cabc.Callable[[], R]]:
     """Functions for :func:`ask`. Each asks one server of a prefix the same question, on
     a short-lived connection.
@@ -136,13 +134,12 @@ def make_questions(
     :param registry: The app's registry.
     :param spec: The prefix's spec.
     :param timeout: Seconds that connecting, and each reply, may take.
-    :param question: Asks a client. It also gets the client's engine, which for a node
-        of a cluster is that of a single server.
+    :param question: Asks a client: a method of the prefix's engine.
     """
 
     def put(probe: Spec) -> R:
         with probe.engine.open_probe(probe, registry.fake_servers) as client:
-            return question(probe.engine, client)
+            return question(client)
 
     return [
         functools.partial(put, probe)
@@ -228,7 +225,7 @@ def explain(registry: Registry, prefix: str, error: BaseException | None) -> str
     arguments = spec.engine.connection_arguments(spec)
     text = ""
 
-    if type(error).__name__ == "AuthenticationError" and not any(
+    if spec.engine.is_login_error(spec, error) and not any(
         arguments.get(name) is not None for name in ("password", "credential_provider")
     ):
         # Redis 7 would write about HELLO, which the application did not send.
@@ -238,7 +235,7 @@ def explain(registry: Registry, prefix: str, error: BaseException | None) -> str
     if error is not None and (
         library_name(type(error)) or isinstance(error, (ConfigError, OSError))
     ):
-        text = spec.engine.error_text(error)
+        text = spec.engine.error_text(spec, error)
 
     for value in (*arguments.values(), *spec.sentinel_arguments.values()):
         if isinstance(value, Secret) and value:
@@ -267,22 +264,19 @@ def stats(registry: Registry) -> dict[str, PoolStats]:
     return {prefix: _count(registry, prefix) for prefix in registry}
 
 
-# The limit of a pool that was given none, in redis-py before 8 and in valkey-py.
-_NO_LIMIT = 2**31
-
-
 def _count(registry: Registry, prefix: str) -> PoolStats:
     client = registry.find_client(prefix)
 
     if client is None:
         return PoolStats(False, 0, 0, 0, None)
 
-    try:
-        pools = registry.get_spec(prefix).engine.pools(client)
-    except AttributeError:
-        # The client of an override may be of any class.
-        pools = []
+    if prefix in registry.overridden:
+        # Its client may be of another kind.
+        engine = find_engine(None, type(client))
+    else:
+        engine = registry.get_spec(prefix).engine
 
+    pools = engine.pools(client)
     counts = [internals.count_connections(pool) for pool in pools]
     known = [count for count in counts if count is not None]
 
@@ -290,6 +284,6 @@ def _count(registry: Registry, prefix: str) -> PoolStats:
         return PoolStats(True, None, None, None, None)
 
     in_use, idle = (sum(column) for column in zip(*known, strict=True))
-    limits = [getattr(pool, "max_connections", _NO_LIMIT) for pool in pools]
-    maximum = sum(limits) if max(limits) < _NO_LIMIT else None
+    limits = [internals.find_limit(pool) for pool in pools]
+    maximum = None if None in limits else sum(filter(None, limits))
     return PoolStats(True, in_use + idle, in_use, idle, maximum)

@@ -9,7 +9,7 @@ import ssl
 
 import click
 
-from ..engines.base import Engine
+from ..engines.base import create_provider
 from ..registry import Registry
 from ..spec.spec import Arguments
 from ..spec.spec import Spec
@@ -88,8 +88,8 @@ def _find_login(spec: Spec, connection: Arguments) -> tuple[str, str]:
         return str(username or ""), str(password or "")
 
     try:
-        provider = provider() if isinstance(provider, type) else provider
-        *user, password = provider.get_credentials()
+        create_provider(connection)
+        *user, password = connection["credential_provider"].get_credentials()
     except Exception as error:
         # Its message may quote anything.
         kind = type(error).__name__
@@ -118,7 +118,7 @@ def _find_server(
     if engine.has_fixed_address(spec):
         return connection["host"], connection["port"]
 
-    questions = health.make_questions(registry, spec, _FIND_TIMEOUT, Engine.ask_address)
+    questions = health.make_questions(registry, spec, _FIND_TIMEOUT, engine.ask_address)
     answer = health.ask({prefix: questions}, _FIND_TIMEOUT)[prefix]
 
     if answer.value is None:

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import collections.abc as cabc
 import re
-import typing as t
 from dataclasses import dataclass
 from dataclasses import field
 
 import redis
 
-from ..engines.base import Engine
-from ..engines.library import Client
 from ..engines.library import library_name
 from ..engines.operations import Info
 from ..registry import Registry
@@ -57,7 +54,7 @@ def report(
     specs = {prefix: registry.get_spec(prefix) for prefix in prefixes}
     answers = ask(
         {
-            prefix: make_questions(registry, spec, timeout, _question(spec.engine))
+            prefix: make_questions(registry, spec, timeout, spec.engine.ask_info)
             for prefix, spec in specs.items()
             if not spec.engine.in_process
         },
@@ -67,13 +64,6 @@ def report(
         prefix: _report(registry, spec, answers.get(prefix), timeout)
         for prefix, spec in specs.items()
     }
-
-
-def _question(engine: Engine) -> cabc.Callable[[Engine, t.Any], Info]:
-    def question(asked: Engine, client: Client) -> Info:
-        return engine.ask_info(client)
-
-    return question
 
 
 def _report(
@@ -114,7 +104,7 @@ def _report_nodes(
 ) -> Report:
     """A line for each node, and each warning once."""
     questions = {
-        address: make_questions(registry, node, timeout, Engine.ask_info)
+        address: make_questions(registry, node, timeout, node.engine.ask_node_info)
         for address, node in nodes.items()
     }
     report = Report([_NODE_HEADER], has_header=True)

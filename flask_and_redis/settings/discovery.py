@@ -152,7 +152,7 @@ def _read(
     except ConfigError as error:
         # Without its traceback, whose frames hold the settings.
         wrong = ConfigError(*error.args)
-        is_option = error.origin == "option"
+        wrong.origin = error.origin
     else:
         discovery.specs[prefix] = spec
 
@@ -161,7 +161,7 @@ def _read(
 
         return
 
-    if is_certain or is_option:
+    if is_certain or wrong.origin == "option":
         raise wrong
 
     discovery.wrong[prefix] = wrong

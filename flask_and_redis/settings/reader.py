@@ -107,10 +107,16 @@ def read_group(
         address=address,
     )
 
+    values = {name: value for name, value in values.items() if value.value is not None}
+
     for name, value in values.items():
-        if value.value is not None:
-            _check_accepted(name, value, kind)
-            spec.arguments[name] = convert(accepted[name], value)
+        if name not in accepted:
+            raise value.error(
+                f"needs a client class that takes {name!r}, and"
+                f" {name_of(kind.client_class)} does not."
+            )
+
+        spec.arguments[name] = convert(accepted[name], value)
 
     pool = spec.arguments.get("connection_pool")
     spec.engine = find_engine(url, spec.client_class, pool)
@@ -179,18 +185,13 @@ def _read_url(
         )
 
     check_scheme(label, url)
-    parts = split_url(label, str(url))
-    address, from_url = kind.engine.read_url(parts, kind.accepted)
+    # Another engine may own the client class, but the scheme says how to read the URL.
+    engine = find_engine(url, redis.Redis)
+    has_host = scheme_of(url) not in engine.schemes_without_host
+    parts = split_url(label, str(url), has_host=has_host)
+    address, from_url = engine.read_url(parts, kind.accepted)
     others = {name: value for name, value in values.items() if name not in ADDRESS}
     return address, others | from_url
-
-
-def _check_accepted(name: str, value: Value, kind: Kind) -> None:
-    if name not in kind.accepted:
-        raise value.error(
-            f"needs a client class that takes {name!r}, and"
-            f" {name_of(kind.client_class)} does not."
-        )
 
 
 def _check_together(spec: Spec, values: Values) -> None:
@@ -200,9 +201,9 @@ def _check_together(spec: Spec, values: Values) -> None:
     if "credential_provider" in arguments:
         for name in ("username", "password"):
             if name in arguments:
-                raise ConfigError(
-                    f"{values[name].label} and {values['credential_provider'].label}"
-                    " both say who logs in: set one of them."
+                raise values[name].error(
+                    f"and {values['credential_provider'].label} both say who logs in:"
+                    " set one of them."
                 )
 
     if "cache" in arguments or "cache_config" in arguments:
@@ -214,9 +215,9 @@ def _check_together(spec: Spec, values: Values) -> None:
             )
 
     if "retry_deadline" in arguments and not isinstance(arguments.get("retry", 0), int):
-        raise ConfigError(
-            f"{values['retry'].label} and {values['retry_deadline'].label} both say how"
-            " long to try again: set one of them."
+        raise values["retry"].error(
+            f"and {values['retry_deadline'].label} both say how long to try again: set"
+            " one of them."
         )
 
     if (pool := arguments.get("connection_pool")) is not None:

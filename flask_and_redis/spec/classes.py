@@ -60,14 +60,14 @@ def find_class(label: str, value: t.Any) -> type[t.Any] | None:
     if is_unset(value):
         return None
 
-    found = import_object(label, value)
+    cls = import_object(label, value)
 
-    if not isinstance(found, type):
+    if not isinstance(cls, type):
         raise ConfigError(
             f"{label} must be a class or the dotted path of one, such as 'redis.Redis'."
         )
 
-    return found
+    return cls
 
 
 def check_installed(label: str, package: str) -> None:
@@ -188,6 +188,8 @@ def subclass(mixin: type[t.Any], base: type[t.Any]) -> type[t.Any]:
     if (mixin, base) not in _subclasses:
         names = ("__module__", "__qualname__", "__doc__")
         namespace = {name: getattr(base, name) for name in names}
-        _subclasses[mixin, base] = type(base.__name__, (mixin, base), namespace)
+        cls = type(base.__name__, (mixin, base), namespace)
+        # setdefault, because two threads may do this at once.
+        _subclasses.setdefault((mixin, base), cls)
 
     return _subclasses[mixin, base]

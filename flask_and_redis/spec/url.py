@@ -218,21 +218,21 @@ def scheme_of(url: object) -> str:
 _URL = r"(?P<scheme>[^:/]+)://(?P<authority>[^/?#]*)(?P<path>[^?#]*)(.*)"
 
 
-def split_url(label: str, text: str) -> Url:
+def split_url(label: str, text: str, *, has_host: bool) -> Url:
     """Split a URL into its parts.
 
     :param label: What an error calls the URL.
     :param text: The URL.
+    :param has_host: Whether a URL with this scheme names a host.
     :raises ConfigError: If it cannot be read. The message does not quote it.
     """
     text = text.strip()
     match = re.fullmatch(_URL, text)
-    is_socket = scheme_of(text) == "unix"
 
     if (
         match is None
         or re.search(r"[\x00-\x20\x7f#]", text)
-        or ("@" in match["path"] and not is_socket)
+        or ("@" in match["path"] and has_host)
     ):
         raise ConfigError(f"{label} cannot be read. {_ESCAPE}")
 
@@ -240,7 +240,7 @@ def split_url(label: str, text: str) -> Url:
     scheme = match["scheme"].lower()
     url = Url(label, scheme, login, hosts, match["path"], match[4][1:])
 
-    if login and not hosts and not is_socket:
+    if login and not hosts and has_host:
         raise url.error("must name a host after the '@'.")
 
     return url
