@@ -303,8 +303,8 @@ def test_pool_with_a_function_for_connections(server: Server) -> None:
     pool.disconnect()
 
 
-def test_client_without_a_pool(server: Server) -> None:
-    """A class that has no pipelines gets none."""
+def test_client_without_pipelines(server: Server) -> None:
+    """A class that has no pipelines gets none, and one that delegates still does."""
 
     class Minimal:
         def __init__(self, host: str, port: int) -> None:
@@ -315,9 +315,87 @@ def test_client_without_a_pool(server: Server) -> None:
 
     client = client_of(HOST="h", PORT="1", CLASS=Minimal)
     assert client.execute_command("PING", "x") == "PING x"
+    assert not hasattr(client, "pipeline")
 
-    with pytest.raises(AttributeError):
-        client.pipeline()
+    class Delegating(Minimal):
+        def __init__(self, host: str, port: int) -> None:
+            self.inner = redis.Redis(host=host, port=port)
+
+        def __getattr__(self, name: str) -> t.Any:
+            return getattr(self.inner, name)
+
+    client = client_of(HOST="127.0.0.1", PORT=server.port, CLASS=Delegating)
+    assert client.pipeline().set("k", "v").execute() == [True]
+    client.inner.close()
+
+
+def test_pipeline_of_a_mock(server: Server) -> None:
+    """A test may replace ``pipeline`` by anything."""
+    client = client_of(URL=server.url)
+
+    with mock.patch.object(redis.Redis, "pipeline", return_value="fake"):
+        assert client.pipeline() == "fake"
+
+
+def test_retry_0_with_connections_of_the_application(
+    server: Server, tmp_path: t.Any
+) -> None:
+    """A pool of the application may have connections already."""
+    own = Server(server.command, tmp_path)
+    own.start()
+    pool = redis.ConnectionPool(host="127.0.0.1", port=own.port)
+    assert redis.Redis(connection_pool=pool).ping()
+    client = client_of(CONNECTION_POOL=pool, RETRY=0)
+    client.ping()
+    own.stop()
+    thread = start_soon(own)
+    assert client.incr("k") == 1
+    thread.join()
+    pool.disconnect()
+    own.stop()
+
+
+def test_pool_that_allows_no_change(server: Server) -> None:
+    """A pool of the application may have a fixed connection class."""
+
+    class Fixed(redis.ConnectionPool):
+        connection_class: t.Any = property(lambda self: redis.Connection)
+
+        def __init__(self, **kwargs: t.Any) -> None:
+            self.options = kwargs
+
+        def get_connection(self, *args: t.Any) -> t.Any:
+            connection: t.Any = redis.Connection
+            return connection(**self.options)
+
+        def release(self, connection: t.Any) -> None:
+            connection.disconnect()
+
+        def disconnect(self, inuse_connections: bool = True) -> None:
+            pass
+
+    pool = Fixed(host="127.0.0.1", port=server.port)
+    pool.connection_kwargs = {}
+    pool.max_connections = 1
+    assert client_of(CONNECTION_POOL=pool, SINGLE_CONNECTION_CLIENT=False).ping()
+
+
+def test_close_does_not_interrupt(server: Server) -> None:
+    """Closing, which drops the client, does not interrupt what uses its pool."""
+    app, manager = manage(URL=server.url)
+
+    with app.app_context():
+        pubsub: t.Any = t.cast(t.Any, current_redis).pubsub()
+        pubsub.subscribe("c")
+        assert pubsub.get_message(timeout=1)
+        other = copy.copy(current_redis.connection)
+        assert other.ping()
+        manager.close()
+        current_redis.publish("c", "text")
+        message = pubsub.get_message(timeout=1)
+        assert message is not None and message["data"] == b"text"
+        assert other.ping()
+        pubsub.close()
 
 
 class Flaky(redis.CredentialProvider):

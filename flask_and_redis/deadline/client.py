@@ -11,6 +11,7 @@ import typing as t
 import redis
 import redis.asyncio
 
+from ..engines.library import library_name
 from ..engines.operations import FakeServers
 from ..spec.classes import subclass
 from ..spec.spec import Spec
@@ -21,26 +22,15 @@ from .pipelines import AsyncPipelineWithDeadline
 from .pipelines import PipelineWithDeadline
 
 
-class _WithPipelines:
+class _HasDeadline:
     #: None before the constructor has ended, and if redis-py's own Retry is used.
     _command_deadline: Deadline | None = None
-    _pipeline_mixin: type[t.Any]
     #: The client's own.
     connection_pool: t.Any
 
-    def pipeline(self, *args: t.Any, **kwargs: t.Any) -> t.Any:
-        pipeline = super().pipeline(*args, **kwargs)  # type: ignore[misc]
 
-        if self._command_deadline is not None:
-            add_deadline(pipeline, self, self._command_deadline, self._pipeline_mixin)
-
-        return pipeline
-
-
-class WithDeadline(_WithPipelines):
+class CommandsWithDeadline(_HasDeadline):
     """Mixed into the class of a synchronous client."""
-
-    _pipeline_mixin = PipelineWithDeadline
 
     def execute_command(self, *args: t.Any, **options: t.Any) -> t.Any:
         execute = super().execute_command  # type: ignore[misc]
@@ -66,6 +56,25 @@ class WithDeadline(_WithPipelines):
         return deadline.run(attempts, execute, *args, **options)
 
 
+class _HasPipelines(_HasDeadline):
+    _pipeline_mixin: type[t.Any]
+
+    def pipeline(self, *args: t.Any, **kwargs: t.Any) -> t.Any:
+        pipeline = super().pipeline(*args, **kwargs)  # type: ignore[misc]
+
+        # A test may have replaced the method, and returns something else.
+        if self._command_deadline is not None and library_name(type(pipeline)):
+            add_deadline(pipeline, self, self._command_deadline, self._pipeline_mixin)
+
+        return pipeline
+
+
+class WithDeadline(_HasPipelines, CommandsWithDeadline):
+    """Mixed into the class of a synchronous client that has pipelines."""
+
+    _pipeline_mixin = PipelineWithDeadline
+
+
 class StaysOpen(WithDeadline):
     """Mixed into the class of a client that cannot be used after ``close()``."""
 
@@ -75,7 +84,7 @@ class StaysOpen(WithDeadline):
         """
 
 
-class AsyncWithDeadline(_WithPipelines):
+class AsyncWithDeadline(_HasPipelines):
     """Mixed into the class of an asynchronous client."""
 
     _pipeline_mixin = AsyncPipelineWithDeadline
@@ -100,7 +109,14 @@ def create_client(spec: Spec, deadline: Deadline, fake_servers: FakeServers) -> 
     :param fake_servers: The app's servers of fakeredis. Missing ones are added.
     """
     engine = spec.engine
-    mixin = StaysOpen if engine.closes_for_good else WithDeadline
+    mixin: type[t.Any] = WithDeadline
+
+    if engine.closes_for_good:
+        mixin = StaysOpen
+    elif not hasattr(spec.client_class, "pipeline"):
+        # A class of the application.
+        mixin = CommandsWithDeadline
+
     client_class = subclass(mixin, spec.client_class)
 
     if engine.connects_when_made:
@@ -113,7 +129,8 @@ def create_client(spec: Spec, deadline: Deadline, fake_servers: FakeServers) -> 
     engine.adopt(spec, client)
 
     if spec.deadline is not None:
-        client._command_deadline = deadline
+        # A class of the application may not allow to set attributes.
+        object.__setattr__(client, "_command_deadline", deadline)
 
     return client
 

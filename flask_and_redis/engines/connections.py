@@ -42,9 +42,9 @@ class _ClosesAfterFailure:
     database 0.
     """
 
-    def connect(self) -> None:
+    def connect(self, *args: t.Any, **kwargs: t.Any) -> None:
         try:
-            super().connect()  # type: ignore[misc]
+            super().connect(*args, **kwargs)  # type: ignore[misc]
         except BaseException as error:
             try:
                 t.cast(t.Any, self).disconnect()
@@ -57,9 +57,9 @@ class _ClosesAfterFailure:
 class _ClosesAfterFailureAsync:
     """The same for connections of asyncio."""
 
-    async def connect(self) -> None:
+    async def connect(self, *args: t.Any, **kwargs: t.Any) -> None:
         try:
-            await super().connect()  # type: ignore[misc]
+            await super().connect(*args, **kwargs)  # type: ignore[misc]
         except BaseException as error:
             try:
                 # Without waiting: the task may have been cancelled.
@@ -78,14 +78,15 @@ class _ConnectsOnce(_ClosesAfterFailure):
 
     is_connected: bool
 
-    def connect(self) -> None:
+    def connect(self, *args: t.Any, **kwargs: t.Any) -> None:
         if not self.is_connected:
-            super().connect()
+            super().connect(*args, **kwargs)
 
 
 def close_failed_connections(pool: Pool, *, is_own: bool) -> None:
     """Make the connections of a pool close if anything fails while they are opened, and
-    mark the error. This affects connections that the pool creates from now on.
+    mark the error. This affects idle connections, and those that the pool creates from
+    now on.
 
     :param pool: The pool.
     :param is_own: Whether the pool is ours, and not the application's.
@@ -104,11 +105,16 @@ def close_failed_connections(pool: Pool, *, is_own: bool) -> None:
         # From redis-py 8.0 on.
         mixin = _ConnectsOnce
 
-    pool.connection_class = subclass(mixin, cls)
+    with contextlib.suppress(AttributeError):
+        # A pool of the application may not allow this.
+        pool.connection_class = subclass(mixin, cls)
+
+    for connection in internals.list_idle(pool):
+        internals.change_class(connection, subclass(mixin, type(connection)))
 
 
 def keep_pools_open(client: t.Any, pools: cabc.Iterable[Pool]) -> None:
-    """Let the client's pools live exactly as long as the client.
+    """Let the client's pools stay open for as long as the client lives.
 
     :param client: The client.
     :param pools: Its pools.
@@ -118,7 +124,10 @@ def keep_pools_open(client: t.Any, pools: cabc.Iterable[Pool]) -> None:
     client.auto_close_connection_pool = False
 
     for pool in pools:
-        weakref.finalize(client, pool.disconnect).atexit = False
+        # Connections in use stay open, for example that of pubsub(). They are closed
+        # when nothing refers to the pool any more.
+        finalizer = weakref.finalize(client, internals.disconnect_idle, pool)
+        finalizer.atexit = False
 
 
 def skip_listeners(pool: Pool) -> None:

@@ -71,6 +71,21 @@ def silence_dispatcher(pool: Pool) -> None:
             setattr(pool, name, _SILENT_DISPATCHER)
 
 
+def list_idle(pool: t.Any) -> list[t.Any]:
+    """The connections of a pool that are not in use.
+
+    Why: there is no public way. Versions: all. Without it: with a pool of the
+    application, ``RETRY = 0`` retries connecting only for new connections.
+
+    :param pool: The pool. For a pool of an unknown class the list is empty.
+    """
+    if hasattr(pool, "_connections"):
+        # A blocking pool.
+        return [each for each in list(pool.pool.queue) if each is not None]
+
+    return list(getattr(pool, "_available_connections", ()))
+
+
 def count_connections(pool: t.Any) -> tuple[int, int] | None:
     """How many connections of a pool are in use, and how many are idle and connected.
 
@@ -85,11 +100,11 @@ def count_connections(pool: t.Any) -> tuple[int, int] | None:
             # They belong to the process that this one was forked from.
             return 0, 0
 
+        idle = list_idle(pool)
+
         if hasattr(pool, "_connections"):
-            idle = [each for each in list(pool.pool.queue) if each is not None]
             in_use = len(pool._connections) - len(idle)
         else:
-            idle = list(pool._available_connections)
             in_use = len(pool._in_use_connections)
     except AttributeError:
         return None
@@ -168,7 +183,8 @@ def own_arguments(pool: Pool) -> Arguments:
     """The arguments that a pool was created with.
 
     Why: the pool adds objects of its own to ``connection_kwargs``. Versions: 7.0 and
-    newer. Without it: a probe with a copy of them acts on the other pool.
+    newer. Without it: the connections of a probe would change the settings of the
+    prefix's own pool.
 
     :param pool: The pool.
     """
@@ -182,16 +198,17 @@ def own_arguments(pool: Pool) -> Arguments:
 # Pipelines
 
 
-def change_class(pipeline: object, cls: type) -> None:
-    """Make a pipeline an instance of a subclass of its class.
+def change_class(instance: object, cls: type) -> None:
+    """Make a pipeline or a connection an instance of a subclass of its class.
 
     Why: ``client.pipeline()`` names the class of the pipeline itself, and no argument
-    changes it. Versions: all. Without it: pipelines have no deadline.
+    changes it. A pool of the application may have connections already. Versions: all.
+    Without it: pipelines have no deadline.
 
-    :param pipeline: The pipeline.
-    :param cls: A subclass of the pipeline's class.
+    :param instance: The pipeline or the connection.
+    :param cls: A subclass of its class.
     """
-    pipeline.__class__ = cls
+    instance.__class__ = cls
 
 
 def copy_scripts(pipeline: t.Any) -> set[t.Any]:

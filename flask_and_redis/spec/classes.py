@@ -176,8 +176,8 @@ _subclasses: dict[tuple[type[t.Any], type[t.Any]], type[t.Any]] = {}
 
 
 def subclass(mixin: type[t.Any], base: type[t.Any]) -> type[t.Any]:
-    """A class with a mixin in front of another class. It is created once and has the
-    other class's name, so that nobody can tell the two apart.
+    """A class with a mixin in front of another class. It is created once, and has the
+    other class's name, so that messages show that.
 
     :param mixin: The mixin.
     :param base: The other class.
