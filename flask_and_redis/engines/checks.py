@@ -31,7 +31,7 @@ OWN_SETTINGS = {
 }
 
 #: The arguments that limit how long connecting, and each reply, may take.
-TIMEOUTS = ("socket_timeout", "socket_connect_timeout")
+TIMEOUTS: tuple[str, ...] = ("socket_timeout", "socket_connect_timeout")
 
 
 @once_per_class
