@@ -5,10 +5,12 @@ import contextlib
 import os
 import shutil
 import typing as t
+from pathlib import Path
 
 import pytest
 from flask import Flask
 
+from .cutter import Cutter
 from .servers import Certificates
 from .servers import Cluster
 from .servers import find_command
@@ -99,6 +101,22 @@ def server(_server: Server) -> Server:
     _server.clear()
 
     return _server
+
+
+@pytest.fixture
+def cutter(server: Server) -> cabc.Iterator[Cutter]:
+    """A server in front of the shared one that can lose replies."""
+    with Cutter(server.port) as cutter:
+        yield cutter
+
+
+@pytest.fixture
+def own_server(server: Server, tmp_path: Path) -> cabc.Iterator[Server]:
+    """A server for one test, which may stop and start it."""
+    own = Server(server.command, tmp_path)
+    own.start()
+    yield own
+    own.stop()
 
 
 @pytest.fixture(scope="session", params=list(KINDS))

@@ -203,17 +203,13 @@ POOLS: dict[str, tuple[type[t.Any], str]] = {
 
 
 @pytest.mark.parametrize("kind", POOLS)
-def test_retry_0_with_a_pool_of_the_application(
-    server: Server, tmp_path: t.Any, kind: str
-) -> None:
+def test_retry_0_with_a_pool_of_the_application(own_server: Server, kind: str) -> None:
     """With RETRY = 0 connecting is retried with a pool of the application too. What was
     sent is not retried.
     """
     pool_class, client_class = POOLS[kind]
-    own = Server(server.command, tmp_path)
-    own.start()
 
-    with Cutter(own.port) as cutter:
+    with Cutter(own_server.port) as cutter:
         pool = pool_class(host="127.0.0.1", port=cutter.server_address[1])
         client = client_of(CONNECTION_POOL=pool, CLASS=client_class, RETRY=0)
         cutter.lose(b"INCR")
@@ -224,27 +220,24 @@ def test_retry_0_with_a_pool_of_the_application(
         assert client.get("k") == b"1"
         pool.disconnect()
 
-    pool = pool_class(host="127.0.0.1", port=own.port)
+    pool = pool_class(host="127.0.0.1", port=own_server.port)
     client = client_of(CONNECTION_POOL=pool, CLASS=client_class, RETRY=0)
     client.ping()
-    own.stop()
-    thread = start_soon(own)
+    own_server.stop()
+    thread = start_soon(own_server)
     assert client.incr("k") == 1
     thread.join()
     pool.disconnect()
-    own.stop()
 
 
-def test_retry_0_in_asyncio(server: Server, tmp_path: t.Any) -> None:
+def test_retry_0_in_asyncio(server: Server, own_server: Server) -> None:
     """Asynchronous clients as well retry connecting, but not what was sent."""
-    own = Server(server.command, tmp_path)
-    own.start()
-    app, manager = manage(URL=own.url, RETRY=0)
+    app, manager = manage(URL=own_server.url, RETRY=0)
 
     async def use() -> None:
         async with manager.get_async() as client:
-            own.stop()
-            thread = start_soon(own)
+            own_server.stop()
+            thread = start_soon(own_server)
             assert await client.incr("k") == 1
             thread.join()
 
@@ -266,24 +259,19 @@ def test_retry_0_in_asyncio(server: Server, tmp_path: t.Any) -> None:
         with cut_app.app_context():
             asyncio.run(lose())
 
-    own.stop()
-
 
 def test_retry_0_after_an_idle_connection_was_lost(
-    server: Server, tmp_path: t.Any
+    own_server: Server,
 ) -> None:
     """If a restart has closed the idle connections of the pool, nothing was sent, and
     connecting is retried.
     """
-    own = Server(server.command, tmp_path)
-    own.start()
-    client = client_of(URL=own.url, RETRY=0)
+    client = client_of(URL=own_server.url, RETRY=0)
     client.ping()
-    own.stop()
-    thread = start_soon(own)
+    own_server.stop()
+    thread = start_soon(own_server)
     assert client.incr("k") == 1
     thread.join()
-    own.stop()
 
 
 def test_pool_with_a_function_for_connections(server: Server) -> None:
@@ -338,21 +326,18 @@ def test_pipeline_of_a_mock(server: Server) -> None:
 
 
 def test_retry_0_with_connections_of_the_application(
-    server: Server, tmp_path: t.Any
+    own_server: Server,
 ) -> None:
     """A pool of the application may have connections already."""
-    own = Server(server.command, tmp_path)
-    own.start()
-    pool = redis.ConnectionPool(host="127.0.0.1", port=own.port)
+    pool = redis.ConnectionPool(host="127.0.0.1", port=own_server.port)
     assert redis.Redis(connection_pool=pool).ping()
     client = client_of(CONNECTION_POOL=pool, RETRY=0)
     client.ping()
-    own.stop()
-    thread = start_soon(own)
+    own_server.stop()
+    thread = start_soon(own_server)
     assert client.incr("k") == 1
     thread.join()
     pool.disconnect()
-    own.stop()
 
 
 def test_pool_that_allows_no_change(server: Server) -> None:

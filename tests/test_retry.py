@@ -43,21 +43,6 @@ def make(**config: t.Any) -> t.Any:
     return app.extensions["redis"]["REDIS"]
 
 
-@pytest.fixture
-def cutter(server: Server) -> t.Iterator[Cutter]:
-    with Cutter(server.port) as cutter:
-        yield cutter
-
-
-@pytest.fixture
-def own_server(server: Server, tmp_path: t.Any) -> t.Iterator[Server]:
-    """A server for one test, which may stop and start it."""
-    own = Server(server.command, tmp_path)
-    own.start()
-    yield own
-    own.stop()
-
-
 def start_soon(server: Server) -> threading.Thread:
     """Start a server after half a second, while a command waits for it."""
 
