@@ -11,6 +11,21 @@ from importlib import import_module
 from ..spec.spec import Arguments
 
 
+class Connection(t.Protocol):
+    """What this package uses of a connection, synchronous or not."""
+
+    host: str
+    port: int
+
+    def connect(self) -> t.Any: ...
+
+    def disconnect(self) -> t.Any: ...
+
+    def send_command(self, *args: t.Any) -> t.Any: ...
+
+    def read_response(self) -> t.Any: ...
+
+
 class Pool(t.Protocol):
     """What this package uses of a connection pool."""
 

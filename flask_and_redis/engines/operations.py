@@ -15,6 +15,7 @@ from ..spec.url import join_address
 from . import internals
 from .checks import TIMEOUTS
 from .library import Client
+from .library import Connection
 from .library import Library
 from .library import library_name
 from .library import library_of
@@ -162,7 +163,7 @@ class Operations:
 
         :param client: A client from :meth:`open_probe`.
         """
-        connection = client.connection_pool.get_connection()
+        connection: Connection = client.connection_pool.get_connection()
 
         try:
             return connection.host, int(connection.port)
@@ -217,14 +218,15 @@ async def check_answer_async(pool: Pool, library: Library) -> None:
         await connection.disconnect()
 
 
-def _make_connection(pool: Pool) -> t.Any:
+def _make_connection(pool: Pool) -> Connection:
     """A connection like those of a pool, but with short timeouts."""
     kwargs = dict(pool.connection_kwargs)
 
     for name in TIMEOUTS:
         kwargs[name] = min(kwargs.get(name) or ANSWER_TIMEOUT, ANSWER_TIMEOUT)
 
-    return pool.connection_class(**kwargs)
+    connection: Connection = pool.connection_class(**kwargs)
+    return connection
 
 
 def probe_spec(spec: Spec, client_class: type[t.Any], timeout: float) -> Spec:
