@@ -540,7 +540,7 @@ def test_value_shows_no_secret() -> None:
     value = Value("'REDIS_PASSWORD'", "secret")
     assert repr(value) == "<Value 'REDIS_PASSWORD'>"
     assert repr({"password": value}) == "{'password': <Value 'REDIS_PASSWORD'>}"
-    url = split_url("'REDIS_URL'", "redis://:secret@h", has_host=True)
+    url = split_url("'REDIS_URL'", "redis://:secret@h")
     assert (url.login, repr(url)) == (":secret", "<Url 'REDIS_URL'>")
 
 

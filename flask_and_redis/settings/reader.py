@@ -70,7 +70,11 @@ def read_kind(
     pool = find_class(f"'{prefix}_CONNECTION_POOL_CLASS'", pool_class)
     engine = find_engine(url, own_class or redis.Redis)
     cls = own_class or engine.client_class
-    engine.check_classes(prefix, scheme_of(url), cls, pool)
+
+    # Most prefixes set neither.
+    if own_class is not None or pool is not None:
+        engine.check_classes(prefix, scheme_of(url), cls, pool)
+
     return Kind(engine, cls, pool)
 
 
@@ -118,8 +122,9 @@ def read_group(
 
         spec.arguments[name] = convert(accepted[name], value)
 
-    pool = spec.arguments.get("connection_pool")
-    spec.engine = find_engine(url, spec.client_class, pool)
+    if (pool := spec.arguments.get("connection_pool")) is not None:
+        spec.engine = find_engine(url, spec.client_class, pool)
+
     spec.engine.check(spec, values)
     _check_together(spec, values)
     _warn_about(spec, values, warn)
@@ -187,8 +192,7 @@ def _read_url(
     check_scheme(label, url)
     # Another engine may own the client class, but the scheme says how to read the URL.
     engine = find_engine(url, redis.Redis)
-    has_host = scheme_of(url) not in engine.schemes_without_host
-    parts = split_url(label, str(url), has_host=has_host)
+    parts = split_url(label, str(url), engine.schemes_without_host)
     address, from_url = engine.read_url(parts, kind.accepted)
     others = {name: value for name, value in values.items() if name not in ADDRESS}
     return address, others | from_url

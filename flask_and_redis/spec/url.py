@@ -218,16 +218,21 @@ def scheme_of(url: object) -> str:
 _URL = r"(?P<scheme>[^:/]+)://(?P<authority>[^/?#]*)(?P<path>[^?#]*)(.*)"
 
 
-def split_url(label: str, text: str, *, has_host: bool) -> Url:
+def split_url(
+    label: str, text: str, schemes_without_host: cabc.Container[str] = ()
+) -> Url:
     """Split a URL into its parts.
 
     :param label: What an error calls the URL.
     :param text: The URL.
-    :param has_host: Whether a URL with this scheme names a host.
+    :param schemes_without_host: The schemes whose URLs have a path in place of a host.
     :raises ConfigError: If it cannot be read. The message does not quote it.
     """
     text = text.strip()
     match = re.fullmatch(_URL, text)
+
+    scheme = match["scheme"].lower() if match else ""
+    has_host = scheme not in schemes_without_host
 
     if (
         match is None
@@ -237,7 +242,6 @@ def split_url(label: str, text: str, *, has_host: bool) -> Url:
         raise ConfigError(f"{label} cannot be read. {_ESCAPE}")
 
     login, _, hosts = match["authority"].rpartition("@")
-    scheme = match["scheme"].lower()
     url = Url(label, scheme, login, hosts, match["path"], match[4][1:])
 
     if login and not hosts and has_host:
