@@ -107,6 +107,22 @@ def test_count_connections_of_other_classes() -> None:
     assert internals.count_connections(object()) is None
 
 
+def test_list_idle(pool: t.Any) -> None:
+    """Only connections that are not in use are listed."""
+    used, idle = take(pool), take(pool)
+    pool.release(idle)
+    assert internals.list_idle(pool) == [idle]
+    pool.release(used)
+    assert internals.list_idle(object()) == []
+
+
+def test_find_limit(pool: t.Any) -> None:
+    """A pool without a limit has a very large one, which is not shown."""
+    assert internals.find_limit(pool) == 2
+    assert internals.find_limit(valkey.ConnectionPool()) is None
+    assert internals.find_limit(object()) is None
+
+
 def test_disconnect_idle(pool: t.Any) -> None:
     """Idle connections are disconnected, and those in use are not."""
     used, idle = take(pool), take(pool)
