@@ -225,7 +225,7 @@ def test_refresh_slots(cluster: Cluster) -> None:
     client.close()
 
 
-@pytest.mark.skipif(redis.VERSION[0] >= 7, reason="Newer ones raise it only once.")
+@pytest.mark.skipif(redis.VERSION[0] >= 7, reason="Only redis-py 6 keeps it.")
 def test_forget_redirection(cluster: Cluster) -> None:
     """redis-py 6 raises a redirection from all later commands."""
     host, port = cluster.address.split(",")[0].split(":")
