@@ -150,6 +150,11 @@ def test_default(name: str) -> None:
         assert documented == f"``{settings.client_class.__module__[:5]}.Redis``"
     elif name == "RETRY_DEADLINE":
         assert documented == f"``{settings.deadline:g}``"
+    elif name == "MAX_IDLE":
+        assert documented == f"``{settings.max_idle:g}``"
+    elif name == "MAINT_NOTIFICATIONS":
+        config = settings.arguments["maint_notifications_config"]
+        assert documented == f"``{str(config.enabled).lower()}``"
     elif name == "TIMEOUT":
         # This default is added when the client is created.
         app = Flask("docs")
@@ -233,6 +238,11 @@ def test_example(name: str, app: Flask, monkeypatch: pytest.MonkeyPatch) -> None
         "CONNECTION_POOL_CLASS": settings.pool_class,
         "RETRY_DEADLINE": settings.deadline != 5,
         "RETRY": settings.retries == 0,
+        "MAX_IDLE": settings.max_idle == 60,
+        "MAINT_NOTIFICATIONS": (
+            "maint_notifications_config" not in settings.arguments
+            or settings.arguments["maint_notifications_config"].enabled == "auto"
+        ),
         "SENTINEL_KWARGS": "password" in settings.sentinel_arguments,
         "STARTUP_NODES": settings.engine.describe_address(settings),
     }

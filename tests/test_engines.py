@@ -622,9 +622,9 @@ def test_sentinel_without_tls(app: Flask) -> None:
             sentinel.connection_pool for sentinel in pool.sentinel_manager.sentinels
         ]
 
-    assert sentinels_of("A")[0].connection_class is redis.SSLConnection
+    assert issubclass(sentinels_of("A")[0].connection_class, redis.SSLConnection)
     assert sentinels_of("A")[0].connection_kwargs["ssl_ca_certs"] == "/ca.pem"
-    assert sentinels_of("B")[0].connection_class is redis.Connection
+    assert not issubclass(sentinels_of("B")[0].connection_class, redis.SSLConnection)
     assert sentinels_of("B")[0].connection_kwargs["socket_timeout"] == 0.5
     provider = sentinels_of("C")[0].connection_kwargs["credential_provider"]
     assert provider.get_credentials() == ("default", "provided")

@@ -13,10 +13,10 @@ import pytest
 import redis
 import redis.cache
 import valkey
-from redis.event import EventDispatcher
 
 from flask_and_redis.engines import internals
 from flask_and_redis.spec.classes import parameters
+from flask_and_redis.spec.classes import subclass
 
 from .conftest import Starter
 from .servers import Cluster
@@ -34,8 +34,9 @@ POOLS = [
 def pool(request: pytest.FixtureRequest, server: Server) -> t.Iterator[t.Any]:
     """A pool of each class, with at most two connections."""
     options = {"timeout": 0.1} if "Blocking" in request.param.__name__ else {}
+    # With protocol 3, redis-py asks for maintenance notifications.
     pool = request.param(
-        host="127.0.0.1", port=server.port, max_connections=2, **options
+        host="127.0.0.1", port=server.port, protocol=2, max_connections=2, **options
     )
     yield pool
     pool.disconnect()
@@ -47,43 +48,119 @@ def take(pool: t.Any) -> t.Any:
     return pool.get_connection("PING") if of_valkey else pool.get_connection()
 
 
-def test_renew_locks(server: Server) -> None:
-    """A pool of redis-py has a lock that a fork does not renew. Objects that share a
-    lock share the new one.
-    """
-    pool: t.Any = redis.ConnectionPool(port=server.port)
+def locks_of(*owners: t.Any) -> dict[tuple[int, str], t.Any]:
+    """The locks among the attributes of objects."""
     kinds = (type(threading.Lock()), type(threading.RLock()))
-    names = [name for name, value in vars(pool).items() if isinstance(value, kinds)]
-    assert names
-    before = {name: getattr(pool, name) for name in names}
+    return {
+        (index, name): value
+        for index, owner in enumerate(owners)
+        for name, value in vars(owner).items()
+        if isinstance(value, kinds)
+    }
+
+
+def test_renew_locks(cluster: Cluster) -> None:
+    """Clients of redis-py have locks that a fork does not renew, and so have the
+    objects that they refer to. Objects that share a lock share the new one.
+    """
+    host, port = cluster.address.split(",")[0].split(":")
+    client: t.Any = redis.RedisCluster(host=host, port=int(port))
+    pool = client.get_nodes()[0].redis_connection.connection_pool
+    owners = [client, client.nodes_manager, pool, *internals.list_connections(pool)]
+    before = locks_of(*owners)
+    assert {index for index, _ in before} >= {1, 2}
     other = type("Other", (), {})()
-    other.lock = before[names[0]]
-    internals.renew_locks([pool, other, object()])
+    other.lock = next(iter(locks_of(pool).values()))
+    internals.renew_locks([client, pool, other, object()])
+    after = locks_of(*owners)
+    assert before.keys() == after.keys()
 
-    for name in names:
-        assert type(getattr(pool, name)) is type(before[name])
-        assert getattr(pool, name) is not before[name]
+    for key, lock in after.items():
+        assert type(lock) is type(before[key])
+        assert lock is not before[key]
 
-    assert other.lock is getattr(pool, names[0])
+    assert other.lock in locks_of(pool).values()
+    client.close()
 
 
-def test_silence_dispatcher(server: Server) -> None:
-    """A pool of redis-py keeps a dispatcher of its own, which can be replaced."""
-    pool: t.Any = redis.ConnectionPool(port=server.port)
+def test_lent_connections() -> None:
+    """Lent connections are a set that does not keep them alive."""
 
-    def dispatchers() -> list[EventDispatcher]:
-        values = vars(pool).values()
-        return [value for value in values if isinstance(value, EventDispatcher)]
+    class Connection:
+        pass
 
-    assert [type(each) for each in dispatchers()] == [EventDispatcher]
-    internals.silence_dispatcher(pool)
-    (silent,) = dispatchers()
-    assert type(silent) is not EventDispatcher
-    # Not even an event that no listener expects is an error.
-    silent.dispatch(object())
-    client = redis.Redis(connection_pool=pool)
-    assert client.ping()
-    pool.disconnect()
+    first, second = Connection(), Connection()
+    lent = internals.LentConnections([first])
+    lent.add(second)
+    assert set(lent) == {first, second}
+    lent.remove(first)
+    assert first not in lent
+    assert list(lent) == [second]
+
+    with pytest.raises(KeyError):
+        lent.remove(first)
+
+    del second
+    assert len(lent) == 0
+
+
+def test_pool_state(pool: t.Any) -> None:
+    """The pools of the libraries have the state that ours uses."""
+    of_lists = not hasattr(pool, "_connections")
+    kept = take(pool)
+    internals.change_class(pool, subclass(internals.PoolState, type(pool)))
+    internals.prepare_state(pool)
+    lent = take(pool)
+    assert pool.is_unobserved()
+    assert internals.is_plain(pool)
+
+    with pytest.raises((redis.ConnectionError, valkey.ConnectionError)):
+        take(pool)
+
+    if of_lists:
+        assert pool.put_back(kept)
+        # A second time does nothing.
+        assert pool.put_back(kept)
+        assert pool.take_idle() is kept
+        assert pool.take_idle() is None
+        kept.pid = -1
+        assert not pool.put_back(kept)
+        # A lost connection frees its place.
+        del lent
+        assert len({take(pool), take(pool)}) == 2
+    else:
+        pool.release(lent)
+        assert take(pool) is lent
+
+    pool.reset()
+    assert pool.is_unobserved()
+    assert internals.count_connections(pool) == (0, 0)
+    pool.pid = os.getpid() + 1
+    assert not pool.is_unobserved()
+
+
+@pytest.mark.skipif(redis.VERSION < (7, 1), reason="Older ones record no metrics.")
+def test_records_metrics(monkeypatch: pytest.MonkeyPatch) -> None:
+    """redis-py records metrics once there is a collector."""
+    from redis.observability import recorder
+
+    assert not internals.records_metrics()
+    monkeypatch.setattr(recorder, "_get_or_create_collector", object)
+    monkeypatch.setattr(recorder, "_metrics_collector", None)
+    recorder.record_connection_count("pool", recorder.ConnectionState.IDLE)
+    assert internals.records_metrics()
+
+
+def test_inner_connection(server: Server) -> None:
+    """With a cache, a pool lends an object in front of the connection."""
+    options: dict[str, t.Any] = {"port": server.port, "protocol": 3}
+    pool = redis.ConnectionPool(cache_config=redis.cache.CacheConfig(), **options)
+    connection = pool.make_connection()
+    assert not isinstance(connection, redis.Connection)
+    inner = internals.inner_connection(connection)
+    assert isinstance(inner, redis.Connection)
+    assert internals.inner_connection(inner) is inner
+    assert not internals.is_plain(pool)
 
 
 def test_count_connections(pool: t.Any) -> None:
@@ -218,10 +295,6 @@ def test_refresh_slots(cluster: Cluster) -> None:
     assert not client.get_nodes()
     internals.refresh_slots(client)
     assert len(client.get_nodes()) == nodes
-    kinds = (type(threading.Lock()), type(threading.RLock()))
-    owners = internals.cluster_locks(client)
-    values = [value for owner in owners for value in vars(owner).values()]
-    assert any(isinstance(value, kinds) for value in values)
     client.close()
 
 

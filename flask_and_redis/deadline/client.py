@@ -151,7 +151,7 @@ async def open_async_client(
     async_spec = engine.for_asyncio(spec)
     client_class = subclass(AsyncWithDeadline, async_spec.client_class)
     client = engine.make(async_spec, client_class, fake_servers)
-    engine.adopt_async(client)
+    engine.adopt_async(async_spec, client)
 
     if spec.deadline is not None:
         client._command_deadline = deadline

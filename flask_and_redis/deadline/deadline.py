@@ -31,6 +31,26 @@ LONGEST_PAUSE = 0.5
 POOL_PAUSE = 0.01
 
 
+# The attribute of a pipeline's error if the server ran some of its commands.
+_EXECUTED = "_flask_and_redis_executed"
+
+
+def mark_executed(error: BaseException) -> None:
+    """Remember that the server ran other commands of a pipeline.
+
+    :param error: The error of one of its commands.
+    """
+    setattr(error, _EXECUTED, True)
+
+
+def was_executed(error: BaseException) -> bool:
+    """Whether the server ran some commands of the pipeline that raised an error.
+
+    :param error: The error.
+    """
+    return getattr(error, _EXECUTED, False)
+
+
 class Deadline:
     """How long the commands of one prefix are retried.
 
@@ -147,6 +167,8 @@ class Attempts:
         # One probe per command. A command that waits for a connection would otherwise
         # probe before each attempt.
         self._may_probe = client is not None and self._engine.can_probe(client)
+        # A refused command is tried once more, on a new connection.
+        self._may_reconnect = True
 
     def take_probe(self) -> bool:
         """Whether to probe the server before the next attempt."""
@@ -169,6 +191,10 @@ class Attempts:
         self.has_failed = True
         self._count += 1
 
+        if self.may_reconnect(error):
+            self.pause = 0.0
+            return True
+
         if not self._engine.is_transient(error, self._spec, self._handled):
             if isinstance(error, self._deadline.response_error):
                 self._deadline.down = False
@@ -185,6 +211,26 @@ class Attempts:
         pause = self._wait_for_server(error)
         self.pause = pause or 0.0
         return pause is not None
+
+    def may_reconnect(self, error: BaseException) -> bool:
+        """Whether to try a refused command once more, on a new connection. The server
+        did not run it, so ``<P>_RETRY`` has no say.
+
+        :param error: What the last attempt raised, or the error of its first command.
+        """
+        if not self._may_reconnect or not self._engine.is_refused(error, self._spec):
+            return False
+
+        self._may_reconnect = False
+
+        if was_executed(error) and self._is_sent_too_often(error):
+            # Other commands of the same pipeline did run.
+            return False
+
+        if self.client is not None:
+            self._engine.replace_connections(self.client)
+
+        return True
 
     def _wait_for_pool(self, error: Exception) -> float:
         """Seconds to wait until a full pool may have a connection.

@@ -7,6 +7,7 @@ import typing as t
 from ..engines import internals
 from ..spec.classes import subclass
 from .deadline import Deadline
+from .deadline import mark_executed
 
 # The arguments and options of one command.
 _Command = tuple[tuple[t.Any, ...], dict[str, t.Any]]
@@ -54,6 +55,15 @@ class _Records:
         self._is_immediate = False
         self._is_explicit = False
         return super().reset()  # type: ignore[misc]
+
+    def raise_first_error(self, commands: t.Any, response: t.Any) -> None:
+        try:
+            super().raise_first_error(commands, response)  # type: ignore[misc]
+        except Exception as error:
+            if not _all_failed(response):
+                mark_executed(error)
+
+            raise
 
     def _take_commands(self) -> list[_Command]:
         """The commands to retry. It is empty if the pipeline must not be retried."""
@@ -103,7 +113,14 @@ class PipelineWithDeadline(_Records):
                     engine.before_pipeline_retry(self._pipeline_client)
                     self._refill(commands, scripts, is_explicit)
 
-                return execute(*args, **kwargs)
+                replies = execute(*args, **kwargs)
+
+                # Without raise_on_error, errors are among the replies.
+                if _all_failed(replies) and attempts.may_reconnect(replies[0]):
+                    self._refill(commands, scripts, is_explicit)
+                    replies = execute(*args, **kwargs)
+
+                return replies
             finally:
                 # redis-py forgets this if it gets no connection.
                 self.reset()
@@ -140,7 +157,13 @@ class AsyncPipelineWithDeadline(_Records):
 
                     self._refill(commands, scripts, is_explicit)
 
-                return await execute(*args, **kwargs)
+                replies = await execute(*args, **kwargs)
+
+                if _all_failed(replies) and attempts.may_reconnect(replies[0]):
+                    self._refill(commands, scripts, is_explicit)
+                    replies = await execute(*args, **kwargs)
+
+                return replies
             finally:
                 await self.reset()
 
@@ -149,6 +172,11 @@ class AsyncPipelineWithDeadline(_Records):
         finally:
             await self.reset()
             engine.after_pipeline(self._pipeline_client)
+
+
+def _all_failed(replies: t.Sequence[object]) -> bool:
+    """Whether each command of a pipeline was answered by an error."""
+    return all(isinstance(reply, Exception) for reply in replies) and bool(replies)
 
 
 def add_deadline(

@@ -24,6 +24,7 @@ from ..spec.values import mask_secrets
 from . import checks
 from . import connections
 from . import internals
+from . import tracking
 from .library import Client
 from .library import library_name
 from .library import library_of
@@ -166,6 +167,7 @@ class Engine(Operations, abc.ABC):
         :param values: See :meth:`check`.
         :raises ConfigError: If a required setting is missing.
         """
+        checks.set_library_defaults(spec, values)
         self.read_sentinel_kwargs(spec, values)
 
         if "connection_pool" not in spec.arguments:
@@ -262,24 +264,29 @@ class Engine(Operations, abc.ABC):
         :param spec: The spec.
         :param client: The client.
         """
-        is_own = "connection_pool" not in spec.arguments
+        pools = self.all_pools(client)
 
-        if (pool := getattr(client, "connection_pool", None)) is not None:
-            connections.close_failed_connections(pool, is_own=is_own)
-
-            if is_own:
+        if "connection_pool" in spec.arguments:
+            for pool in pools:
+                connections.guard_pool(pool)
+        else:
+            for pool in pools:
                 mask_secrets(pool.connection_kwargs)
-                connections.keep_pools_open(client, self.all_pools(client))
-                connections.skip_listeners(pool)
+                connections.adopt_pool(pool, spec.max_idle)
 
-        connections.renew_locks_after_fork(client, self.lock_owners)
+            if self.pools(client):
+                connections.keep_pools_open(client, pools)
 
-    def adopt_async(self, client: Client) -> None:
+        connections.renew_locks_after_fork(client, self.all_pools)
+
+    def adopt_async(self, spec: Spec, client: Client) -> None:
         """Prepare a new asynchronous client.
 
+        :param spec: The spec.
         :param client: The client.
         """
-        connections.close_failed_connections(client.connection_pool, is_own=True)
+        for pool in self.all_pools(client):
+            connections.adopt_pool(pool, spec.max_idle)
 
     def pools(self, client: Client) -> list[Pool]:
         """The pools of connections to the servers. It is empty if the client's class
@@ -293,10 +300,6 @@ class Engine(Operations, abc.ABC):
     def all_pools(self, client: Client) -> list[Pool]:
         """All pools of a client, including those of connections to sentinels."""
         return self.pools(client)
-
-    def lock_owners(self, client: Client) -> list[object]:
-        """The objects beside the client that have locks which its threads share."""
-        return [*self.all_pools(client)]
 
     def disconnect(self, client: Client, *, in_use: bool) -> None:
         """Disconnect all pools of a client. It connects again when it is used.
@@ -363,7 +366,7 @@ class Engine(Operations, abc.ABC):
 
         :param error: What an attempt raised.
         """
-        return not (connections.is_unsent(error) or internals.is_full_pool(error))
+        return not (tracking.is_unsent(error) or internals.is_full_pool(error))
 
     def is_hang(
         self, error: BaseException, spec: Spec, handled: BaseException | None = None
@@ -401,6 +404,37 @@ class Engine(Operations, abc.ABC):
 
     def after_pipeline(self, client: Client) -> None:
         """Clean up after a pipeline that may have failed."""
+
+    # Refused commands
+
+    def is_refused(self, error: BaseException, spec: Spec) -> bool:
+        """Whether the server refused a command, which another connection may run: the
+        server's role or the credentials have changed.
+
+        :param error: What an attempt raised.
+        :param spec: The spec.
+        """
+        errors = library_of(spec.client_class).errors
+
+        if not isinstance(error, errors.AuthenticationError):
+            return internals.is_demoted(error, errors)
+
+        arguments = self.connection_arguments(spec)
+
+        if arguments.get("credential_provider") is not None:
+            return True
+
+        # A wrong password stays wrong.
+        has_login = bool(arguments.get("password") or arguments.get("username"))
+        return has_login and not tracking.is_unsent(error)
+
+    def replace_connections(self, client: Client) -> None:
+        """Replace all connections of a client before their next use.
+
+        :param client: The client.
+        """
+        for pool in self.pools(client):
+            connections.replace_connections(pool)
 
 
 def create_provider(arguments: Arguments) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections.abc as cabc
+import functools
 import inspect
 import typing as t
 
@@ -15,6 +16,7 @@ from ..spec.classes import once_per_class
 from ..spec.classes import parameters
 from ..spec.classes import required_parameters
 from ..spec.spec import Spec
+from ..spec.spec import Value
 from ..spec.spec import Values
 from .library import get_library
 from .library import library_name
@@ -25,10 +27,16 @@ _KEYWORD = inspect.Parameter.KEYWORD_ONLY
 OWN_SETTINGS = {
     "retry": inspect.Parameter("retry", _KEYWORD),
     "retry_deadline": inspect.Parameter("retry_deadline", _KEYWORD, annotation=float),
+    "max_idle": inspect.Parameter("max_idle", _KEYWORD, annotation=float),
+    "maint_notifications": inspect.Parameter("maint_notifications", _KEYWORD),
     "sentinel_kwargs": inspect.Parameter(
         "sentinel_kwargs", _KEYWORD, annotation=cabc.Mapping
     ),
 }
+
+#: Set by :func:`set_library_defaults`. redis-py added them to its asynchronous classes
+#: later.
+LIBRARY_DEFAULTS = {"maint_notifications_config", "driver_info"}
 
 #: The arguments that limit how long connecting, and each reply, may take.
 TIMEOUTS: tuple[str, ...] = ("socket_timeout", "socket_connect_timeout")
@@ -61,6 +69,61 @@ def timeouts_without_default(client_class: type[t.Any]) -> list[str]:
         if name in accepted
         and any(library.get(name) == accepted[name] for library in libraries)
     ]
+
+
+def set_library_defaults(spec: Spec, values: Values) -> None:
+    """Set arguments whose defaults in redis-py do not suit a web application.
+
+    :param spec: The spec. It is changed in place.
+    :param values: The values behind its arguments.
+    :raises ConfigError: If a setting asks for notifications that cannot be had.
+    """
+    enabled = spec.arguments.pop("maint_notifications", False)
+
+    if "connection_pool" in spec.arguments:
+        return
+
+    accepted = parameters(spec.client_class)
+
+    if "maint_notifications_config" in accepted:
+        if enabled is True:
+            _check_notifications(spec, values["maint_notifications"])
+
+        spec.arguments.setdefault("maint_notifications_config", maint_config(enabled))
+    elif enabled is True:
+        raise values["maint_notifications"].error(
+            f"needs redis-py 7 or newer, and {name_of(spec.client_class)} has no such"
+            " notifications."
+        )
+
+    # redis-py would read its version from a file for each new connection.
+    if "driver_info" in accepted and not {"lib_name", "lib_version"} & values.keys():
+        spec.arguments.setdefault("driver_info", _driver_info())
+
+
+def _check_notifications(spec: Spec, value: Value) -> None:
+    if spec.arguments.get("protocol", 3) == 2:
+        raise value.error(f"needs '{spec.prefix}_PROTOCOL' to be 3.")
+
+    if "unix_socket_path" in spec.arguments:
+        raise value.error("cannot be used with a socket: notifications need a host.")
+
+
+@functools.cache
+def maint_config(enabled: bool | t.Literal["auto"]) -> t.Any:
+    """redis-py's settings of maintenance notifications, without longer timeouts: they
+    would exceed those of the prefix.
+
+    :param enabled: Whether to ask the server for them.
+    """
+    from redis.maint_notifications import MaintNotificationsConfig
+
+    return MaintNotificationsConfig(enabled, relaxed_timeout=-1)
+
+
+@functools.cache
+def _driver_info() -> t.Any:
+    return redis.DriverInfo()
 
 
 def check_tls(spec: Spec, values: Values) -> None:
@@ -176,6 +239,9 @@ def convert_to_async(spec: Spec, classes: cabc.Mapping[str, str]) -> Spec:
         # The pool lives as long as the client, so its class makes no difference.
         of_client = parameters(spec.client_class)
         arguments = {k: v for k, v in arguments.items() if k in of_client}
+
+    for name in LIBRARY_DEFAULTS - accepted.keys():
+        arguments.pop(name, None)
 
     for name in arguments:
         if name not in accepted or name == "connection_pool":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections.abc as cabc
+import functools
 import inspect
 import typing as t
 
@@ -18,15 +19,18 @@ from ..spec.spec import Spec
 from ..spec.spec import Values
 from ..spec.url import join_address
 from ..spec.url import Url
+from . import connections
 from . import internals
 from .base import Engine
 from .checks import client_settings
 from .checks import TIMEOUTS
+from .library import get_library
 from .library import library_of
 from .operations import FakeServers
 from .operations import Info
 from .operations import probe_spec
 from .standalone import ENGINE as STANDALONE
+from .standalone import split_arguments
 
 SLOTS = 16384
 
@@ -102,9 +106,18 @@ class Cluster(Engine):
         arguments: Arguments,
         fake_servers: FakeServers,
     ) -> t.Any:
+        library = library_of(client_class)
+
+        if not library.is_async and "url" in parameters(client_class):
+            # redis-py lets the class of the nodes' pools be set next to a URL only.
+            arguments["url"] = f"redis://{join_address(*self.nodes(spec)[0])}"
+            arguments["connection_pool_class"] = functools.partial(
+                _make_pool, spec.max_idle
+            )
+
         if spec.address.nodes:
             # New objects each time, because the client changes them.
-            node_class = library_of(client_class).cluster.ClusterNode
+            node_class = library.cluster.ClusterNode
             arguments["startup_nodes"] = [
                 node_class(host, port) for host, port in spec.address.nodes
             ]
@@ -120,12 +133,9 @@ class Cluster(Engine):
         clients = [node.redis_connection for node in client.get_nodes()]
         return [each.connection_pool for each in clients if each is not None]
 
-    def lock_owners(self, client: t.Any) -> list[object]:
-        return [*internals.cluster_locks(client), *self.all_pools(client)]
-
-    def adopt_async(self, client: t.Any) -> None:
-        # Its nodes have no pools yet.
-        pass
+    def adopt_async(self, spec: Spec, client: t.Any) -> None:
+        # Its nodes have connections, but no pools.
+        connections.track_nodes(client)
 
     async def close_async(self, client: t.Any) -> None:
         # This closes the nodes as well.
@@ -231,6 +241,17 @@ class Cluster(Engine):
     def native_arguments(self, spec: Spec) -> list[str]:
         # Follow redirections to the node that has the key.
         return ["-c"]
+
+
+def _make_pool(max_idle: float, **arguments: t.Any) -> redis.ConnectionPool:
+    """The pool of a node."""
+    tls = arguments.pop("ssl", False)
+    arguments.pop("connection_class", None)
+    connection_class = get_library("redis").connection_class(tls=tls)
+    for_pool, _ = split_arguments(arguments, redis.ConnectionPool, connection_class)
+    pool = redis.ConnectionPool(connection_class=connection_class, **for_pool)
+    connections.adopt_pool(pool, max_idle)
+    return pool
 
 
 @once_per_class

@@ -1,4 +1,4 @@
-"""Connections and their pools: what is changed in those of the client library."""
+"""Pools that lend only connections in the right state."""
 
 from __future__ import annotations
 
@@ -6,111 +6,224 @@ import collections.abc as cabc
 import contextlib
 import inspect
 import os
+import time
 import typing as t
 import weakref
 
 from ..spec.classes import subclass
+from ..spec.spec import MAX_IDLE
 from . import internals
 from .library import Client
+from .library import get_library
+from .library import library_name
 from .library import Pool
+from .tracking import AsyncTrackedConnection
+from .tracking import GuardedConnection
+from .tracking import TrackedConnection
 
-# The attribute of an error that occurred before anything was sent.
-_UNSENT = "_flask_and_redis_unsent"
+# Seconds in which a connection that was returned is lent again without a look at its
+# socket. The look takes about 5 % of a whole GET.
+_JUST_USED = 0.0001
 
 
-def is_unsent(error: BaseException) -> bool:
-    """Whether an error occurred while a connection was being opened, so that the
-    command was not sent.
+class _Outdates:
+    """What pools know, synchronous or not."""
 
-    :param error: What a command raised.
+    #: Seconds that a connection may be unused.
+    max_idle: float = MAX_IDLE
+    #: Connections that were opened before are replaced. By :func:`time.monotonic`.
+    valid_from: float = 0.0
+
+    def replace_connections(self) -> None:
+        """Replace each connection before its next use, as the server's role or the
+        credentials have changed.
+        """
+        self.valid_from = time.monotonic()
+
+    def is_outdated(self, connection: t.Any, now: float) -> bool:
+        """Whether an idle connection must be replaced.
+
+        :param connection: The connection.
+        :param now: The time, by :func:`time.monotonic`.
+        """
+        is_old: bool = connection.opened_at <= self.valid_from
+        return is_old or now - connection.returned_at > self.max_idle
+
+
+class TrackedPool(_Outdates, internals.PoolState):
+    """Mixed into the class of a synchronous pool of ours. It does what redis-py's pool
+    does, but skips work that a healthy connection does not need.
     """
-    return getattr(error, _UNSENT, False)
 
+    #: Whether nothing needs redis-py's own methods: no cache, no notifications, no
+    #: method of the application.
+    is_fast: bool = False
 
-def _mark_unsent(error: BaseException) -> None:
-    # An error of the application may refuse attributes.
-    with contextlib.suppress(Exception):
-        setattr(error, _UNSENT, True)
+    def get_connection(self, *args: t.Any, **options: t.Any) -> t.Any:
+        if self.is_fast and self.is_unobserved():
+            if (connection := self.take_idle()) is not None:
+                return self._make_ready(connection)
 
+        connection = super().get_connection(*args, **options)  # type: ignore[misc]
+        tracked = internals.inner_connection(connection)
 
-class _ClosesAfterFailure:
-    """Mixed into the class of a pool's connections. If anything fails while connecting,
-    it closes the connection, and marks the error for :func:`is_unsent`.
+        # redis-py's pool may have lent an idle one.
+        if tracked.returned_at and self.is_outdated(tracked, time.monotonic()):
+            self._reconnect(connection)
 
-    redis-py closes it only for its own errors. After any other error, such as that of a
-    credential provider, commands would run without AUTH and SELECT: as another user, in
-    database 0.
-    """
+        return connection
 
-    def connect(self, *args: t.Any, **kwargs: t.Any) -> None:
-        try:
-            super().connect(*args, **kwargs)  # type: ignore[misc]
-        except BaseException as error:
+    def _make_ready(self, connection: t.Any) -> t.Any:
+        now = time.monotonic()
+
+        if not connection.is_open or self.is_outdated(connection, now):
+            self._reconnect(connection)
+        elif now - connection.returned_at > _JUST_USED:
             try:
-                t.cast(t.Any, self).disconnect()
-            finally:
-                _mark_unsent(error)
+                is_ready = not internals.has_data(connection)
+            except BaseException:
+                self.release(connection)
+                raise
 
+            if not is_ready:
+                self._reconnect(connection)
+
+        return connection
+
+    def _reconnect(self, connection: t.Any) -> None:
+        try:
+            connection.disconnect()
+            connection.connect()
+        except BaseException:
+            self.release(connection)
             raise
 
+    def release(self, connection: t.Any) -> None:
+        tracked = internals.inner_connection(connection)
 
-class _ClosesAfterFailureAsync:
-    """The same for connections of asyncio."""
+        if tracked.is_dirty:
+            connection.disconnect()
 
-    async def connect(self, *args: t.Any, **kwargs: t.Any) -> None:
-        try:
-            await super().connect(*args, **kwargs)  # type: ignore[misc]
-        except BaseException as error:
-            try:
-                # Without waiting: the task may have been cancelled.
-                await t.cast(t.Any, self).disconnect(nowait=True)
-            finally:
-                _mark_unsent(error)
+        tracked.returned_at = time.monotonic()
 
-            raise
+        if not (self.is_fast and self.is_unobserved()):
+            super().release(connection)  # type: ignore[misc]
+        elif not self.put_back(connection):
+            connection.disconnect()
 
 
-class _ConnectsOnce(_ClosesAfterFailure):
-    """Mixed into the class of connections of our own pools. redis-py connects a
-    connection before each command. If it is connected already, finding that out takes
-    3 % of the whole command.
+class AsyncTrackedPool(_Outdates):
+    """Mixed into the class of an asynchronous pool of ours."""
+
+    async def ensure_connection(self, connection: t.Any) -> None:
+        if connection.is_open and self.is_outdated(connection, time.monotonic()):
+            await connection.disconnect(nowait=True)
+
+        await super().ensure_connection(connection)  # type: ignore[misc]
+
+    async def release(self, connection: t.Any) -> None:
+        if connection.is_dirty:
+            await connection.disconnect(nowait=True)
+
+        connection.returned_at = time.monotonic()
+        await super().release(connection)  # type: ignore[misc]
+
+
+def adopt_pool(pool: t.Any, max_idle: float) -> None:
+    """Make a pool that the client library has just created one of ours.
+
+    :param pool: The pool, synchronous or not.
+    :param max_idle: Seconds that a connection may be unused.
     """
+    cls = type(pool)
 
-    is_connected: bool
+    if not (name := library_name(cls)):
+        # The application's client has a pool of another kind.
+        guard_pool(pool)
+    elif inspect.iscoroutinefunction(cls.release):
+        internals.change_class(pool, subclass(AsyncTrackedPool, cls))
+        _track(pool, AsyncTrackedConnection)
+        pool.max_idle = max_idle
+    elif not isinstance(pool, TrackedPool):
+        internals.change_class(pool, subclass(TrackedPool, cls))
+        internals.prepare_state(pool)
+        _track(pool, TrackedConnection)
+        pool.max_idle = max_idle
+        of_library = get_library(name).pool_class
+        pool.is_fast = internals.is_plain(pool) and all(
+            getattr(cls, method) is getattr(of_library, method)
+            for method in ("get_connection", "release")
+        )
 
-    def connect(self, *args: t.Any, **kwargs: t.Any) -> None:
-        if not self.is_connected:
-            super().connect(*args, **kwargs)
 
-
-def close_failed_connections(pool: Pool, *, is_own: bool) -> None:
-    """Make the connections of a pool close if anything fails while they are opened, and
-    mark the error. This affects idle connections, and those that the pool creates from
-    now on.
+def guard_pool(pool: Pool) -> None:
+    """Do what can be done for a pool of the application without changing it: close
+    connections that failed to open, and let it close those with unread replies.
 
     :param pool: The pool.
-    :param is_own: Whether the pool is ours, and not the application's.
     """
-    cls = getattr(pool, "connection_class", None)
+    # The application's pool may create its connections otherwise.
+    if isinstance(getattr(pool, "connection_class", None), type):
+        with contextlib.suppress(AttributeError):
+            # It may not allow this.
+            _track(pool, GuardedConnection)
 
-    if not isinstance(cls, type):
-        # The application's pool may create its connections otherwise.
-        return
 
-    mixin: type[t.Any] = _ClosesAfterFailure
+def _track(pool: Pool, mixin: type[t.Any]) -> None:
+    """Add a mixin to the class of a pool's connections, and to those that exist."""
+    pool.connection_class = subclass(mixin, pool.connection_class)
 
-    if inspect.iscoroutinefunction(getattr(cls, "connect", None)):
-        mixin = _ClosesAfterFailureAsync
-    elif is_own and hasattr(cls, "is_connected") and cls.__module__[:6] == "redis.":
-        # From redis-py 8.0 on.
-        mixin = _ConnectsOnce
-
-    with contextlib.suppress(AttributeError):
-        # A pool of the application may not allow this.
-        pool.connection_class = subclass(mixin, cls)
-
-    for connection in internals.list_idle(pool):
+    for connection in internals.list_connections(pool):
         internals.change_class(connection, subclass(mixin, type(connection)))
+
+
+def track_nodes(client: t.Any) -> None:
+    """Track the connections of a new asynchronous cluster's client, which has no pools.
+
+    :param client: The client.
+    """
+    internals.set_node_connections(
+        client,
+        lambda connection_class: subclass(AsyncTrackedConnection, connection_class),
+    )
+
+
+def replace_connections(pool: t.Any) -> None:
+    """Replace the connections of a pool before their next use.
+
+    :param pool: A pool of ours or of the application.
+    """
+    if isinstance(pool, _Outdates):
+        pool.replace_connections()
+    else:
+        internals.disconnect_idle(pool)
+
+
+_clients: weakref.WeakKeyDictionary[
+    Client, cabc.Callable[[t.Any], cabc.Iterable[object]]
+] = weakref.WeakKeyDictionary()
+
+
+def renew_locks_after_fork(
+    client: Client, find_pools: cabc.Callable[[t.Any], cabc.Iterable[object]]
+) -> None:
+    """Give a client and its pools new locks in every process that is forked from this
+    one.
+
+    :param client: The client.
+    :param find_pools: Returns its pools.
+    """
+    _clients[client] = find_pools
+
+
+def _renew_locks() -> None:
+    for client, find_pools in list(_clients.items()):
+        internals.renew_locks([client, *find_pools(client)])
+
+
+with contextlib.suppress(AttributeError):
+    # Windows cannot fork.
+    os.register_at_fork(after_in_child=_renew_locks)
 
 
 def keep_pools_open(client: t.Any, pools: cabc.Iterable[Pool]) -> None:
@@ -128,40 +241,3 @@ def keep_pools_open(client: t.Any, pools: cabc.Iterable[Pool]) -> None:
         # when nothing refers to the pool any more.
         finalizer = weakref.finalize(client, internals.disconnect_idle, pool)
         finalizer.atexit = False
-
-
-def skip_listeners(pool: Pool) -> None:
-    """Skip a pool's events where nobody listens to them.
-
-    :param pool: The pool.
-    """
-    kwargs = pool.connection_kwargs
-
-    if not (kwargs.get("credential_provider") or kwargs.get("event_dispatcher")):
-        internals.silence_dispatcher(pool)
-
-
-_clients: weakref.WeakKeyDictionary[
-    Client, cabc.Callable[[t.Any], cabc.Iterable[object]]
-] = weakref.WeakKeyDictionary()
-
-
-def renew_locks_after_fork(
-    client: Client, find_owners: cabc.Callable[[t.Any], cabc.Iterable[object]]
-) -> None:
-    """Give a client new locks in every process that is forked from this one.
-
-    :param client: The client.
-    :param find_owners: Returns the objects that have its locks.
-    """
-    _clients[client] = find_owners
-
-
-def _renew_locks() -> None:
-    for client, find_owners in list(_clients.items()):
-        internals.renew_locks([client, *find_owners(client)])
-
-
-with contextlib.suppress(AttributeError):
-    # Windows cannot fork.
-    os.register_at_fork(after_in_child=_renew_locks)

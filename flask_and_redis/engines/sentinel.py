@@ -248,6 +248,7 @@ def _read_sentinel_kwargs(value: Value, arguments: Arguments) -> Arguments:
     accepted = parameters(redis.Redis)
     own: Arguments = dict.fromkeys(checks.TIMEOUTS, _TIMEOUT)
     own |= {k: v for k, v in arguments.items() if _is_tls(k)}
+    own |= {k: v for k, v in arguments.items() if k in checks.LIBRARY_DEFAULTS}
 
     for name, given in value.value.items():
         # A retry asks the next sentinel, so that "retry" would have no effect.

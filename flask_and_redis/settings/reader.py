@@ -20,6 +20,7 @@ from ..spec.classes import name_of
 from ..spec.classes import parameters
 from ..spec.spec import ADDRESS
 from ..spec.spec import Address
+from ..spec.spec import MAX_IDLE
 from ..spec.spec import RETRY_DEADLINE
 from ..spec.spec import Spec
 from ..spec.spec import Value
@@ -34,6 +35,9 @@ OLD_NAMES = {"charset": "encoding", "errors": "encoding_errors", "user": "userna
 
 #: Settings that choose classes. They are not arguments of the client.
 CLASS_SETTINGS = ("class", "connection_pool_class")
+
+# Settings of pools that are no arguments of their connections.
+_OF_OWN_POOLS = ("ssl", "max_connections", "max_idle", "maint_notifications")
 
 _HAZARDS = {
     "single_connection_client": "replies cross after a fork",
@@ -128,7 +132,7 @@ def read_group(
     spec.engine.check(spec, values)
     _check_together(spec, values)
     _warn_about(spec, values, warn)
-    _read_retries(spec)
+    _read_own(spec)
     spec.engine.complete(spec, values)
     return spec
 
@@ -234,7 +238,7 @@ def _check_together(spec: Spec, values: Values) -> None:
 def _warn_about(spec: Spec, values: Values, warn: cabc.Callable[[str], None]) -> None:
     """Warn of settings that have no effect, or a dangerous one."""
     if "connection_pool" in spec.arguments:
-        of_pool = {*parameters(redis.SSLConnection), *ADDRESS, "ssl", "max_connections"}
+        of_pool = {*parameters(redis.SSLConnection), *ADDRESS, *_OF_OWN_POOLS}
         pool = values["connection_pool"].label
 
         for name, value in values.items():
@@ -250,9 +254,10 @@ def _warn_about(spec: Spec, values: Values, warn: cabc.Callable[[str], None]) ->
             warn(f"{values[name].label} is not safe in a web application: {hazard}.")
 
 
-def _read_retries(spec: Spec) -> None:
-    """Take the settings of the deadline out of the client's arguments."""
+def _read_own(spec: Spec) -> None:
+    """Take the settings of this package out of the client's arguments."""
     spec.deadline = spec.arguments.pop("retry_deadline", RETRY_DEADLINE)
+    spec.max_idle = spec.arguments.pop("max_idle", MAX_IDLE)
     retry = spec.arguments.get("retry")
 
     if isinstance(retry, int):

@@ -20,6 +20,10 @@ RETRY_DEADLINE = 5.0
 #: Arguments of a client, pool or connection, by name.
 Arguments = dict[str, t.Any]
 
+#: Seconds after which an unused connection is replaced. A firewall may have forgotten
+#: it.
+MAX_IDLE = 300.0
+
 Origin = t.Literal["setting", "option", "url"]
 
 
@@ -99,6 +103,8 @@ class Spec:
         #: How often a command may be retried once it may have been sent. None if there
         #: is no limit.
         self.retries: int | None = None
+        #: Seconds that a connection may be unused before it is replaced.
+        self.max_idle: float = MAX_IDLE
 
     def replace(self, **changes: t.Any) -> Spec:
         """A copy with other values for some attributes."""

@@ -327,6 +327,13 @@ def _to_driver_info(value: t.Any) -> t.Any:
     return value
 
 
+def _to_notifications(value: t.Any) -> t.Any:
+    if isinstance(value, str) and value.strip().lower() == "auto":
+        return "auto"
+
+    return _to_type((bool,), value)
+
+
 def _to_load_balancing(value: t.Any) -> t.Any:
     if isinstance(value, str):
         return redis.cluster.LoadBalancingStrategy[value.strip().upper()]
@@ -349,6 +356,7 @@ _CONVERTERS: dict[str, tuple[str, cabc.Callable[[t.Any], t.Any]]] = {
         "a redis.cluster.LoadBalancingStrategy or its name, such as round_robin",
         _to_load_balancing,
     ),
+    "maint_notifications": ("true, false or auto", _to_notifications),
     "retry": ("a whole number, 0 or above, or a redis.retry.Retry", _to_retry),
     "retry_on_error": ("a list of exception classes", _to_error_classes),
     "socket_keepalive_options": (
@@ -392,6 +400,7 @@ _LIMITS: dict[str, tuple[str, cabc.Callable[[t.Any], bool]]] = {
         "a number of seconds, 0 or above",
         lambda value: value >= 0,
     ),
+    "max_idle": ("a number of seconds, 0 or above", lambda value: value >= 0),
     "protocol": ("2 or 3", lambda version: version in (2, 3)),
     "socket_timeout": (_SECONDS, _is_seconds),
     "socket_connect_timeout": (_SECONDS, _is_seconds),

@@ -1,0 +1,276 @@
+"""Connections that know whether they are in the right state. They are mixed into the
+client library's own classes.
+"""
+
+from __future__ import annotations
+
+import collections.abc as cabc
+import contextlib
+import time
+import typing as t
+
+from .library import get_library
+from .library import library_name
+
+# The attribute of an error that occurred before the command was sent.
+_UNSENT = "_flask_and_redis_unsent"
+
+
+def is_unsent(error: BaseException) -> bool:
+    """Whether an error occurred while a connection was being opened or its health was
+    being checked, so that the command was not sent.
+
+    :param error: What a command raised.
+    """
+    return getattr(error, _UNSENT, False)
+
+
+def _mark_unsent(error: BaseException) -> None:
+    # An error of the application may refuse attributes.
+    with contextlib.suppress(Exception):
+        setattr(error, _UNSENT, True)
+
+
+class _Tracked:
+    """What connections know about themselves, synchronous or not."""
+
+    #: Replies that are still to come. Negative after pub/sub, which gets more messages
+    #: than it sent commands.
+    unread: int = 0
+    #: Whether the login has ended, and nothing has closed the connection since.
+    is_open: bool = False
+    #: Whether opening or closing it was interrupted, or redis-py wants it closed.
+    is_broken: bool = False
+    #: When opening it began, by :func:`time.monotonic`.
+    opened_at: float = 0.0
+    #: When it was last returned to its pool.
+    returned_at: float = 0.0
+    #: Looks for data. Set by :func:`.internals.has_data`.
+    poll: cabc.Callable[[int], object] | None = None
+    _is_opening: bool = False
+    # How many replies the next packed command gets.
+    _packed: int = 1
+
+    @property
+    def is_dirty(self) -> bool:
+        """Whether it must be closed before anybody uses it again."""
+        return self.is_broken or self.unread != 0
+
+    def mark_for_reconnect(self) -> None:
+        self.is_broken = True
+        super().mark_for_reconnect()  # type: ignore[misc]
+
+    def pack_commands(self, commands: cabc.Iterable[t.Any]) -> t.Any:
+        commands = list(commands)
+        self._packed = len(commands)
+        return super().pack_commands(commands)  # type: ignore[misc]
+
+    # A signal handler may raise between any two lines of these methods. The order of
+    # the lines then leaves the connection broken.
+
+    def _start_opening(self) -> None:
+        self.is_broken = True
+        self._is_opening = True
+        self.opened_at = time.monotonic()
+
+    def _end_opening(self) -> None:
+        self._is_opening = False
+        self.is_open = True
+        self.is_broken = False
+
+    def _end_closing(self) -> None:
+        self.unread = 0
+        self._packed = 1
+        self.poll = None
+        self.is_open = False
+        # redis-py's own Retry opens it again after closing it.
+        self.is_broken = self._is_opening
+
+    def _count_reply(self, error: BaseException) -> None:
+        """Count a reply that is an error of the server. After any other error, redis-py
+        has closed the connection, or the reply is still to come.
+        """
+        errors = get_library(library_name(type(self))).errors
+
+        if isinstance(error, errors.ResponseError):
+            self.unread -= 1
+
+
+class TrackedConnection(_Tracked):
+    """Mixed into the class of connections. It counts the replies to come, and closes
+    the connection if anything fails while it is opened.
+
+    redis-py closes it only for its own errors. After any other error, such as that of a
+    credential provider, commands would run without AUTH and SELECT: as another user, in
+    database 0.
+    """
+
+    def connect(self, *args: t.Any, **kwargs: t.Any) -> None:
+        self._open(super().connect, *args, **kwargs)  # type: ignore[misc]
+
+    def connect_check_health(self, *args: t.Any, **kwargs: t.Any) -> None:
+        # redis-py calls this one while it sends.
+        self._open(super().connect_check_health, *args, **kwargs)  # type: ignore[misc]
+
+    def _open(
+        self, connect: cabc.Callable[..., None], *args: t.Any, **kwargs: t.Any
+    ) -> None:
+        if self._is_opening:
+            connect(*args, **kwargs)
+            return
+
+        if self.is_broken:
+            self.disconnect()
+
+        if self.is_open:
+            return
+
+        try:
+            self._start_opening()
+            connect(*args, **kwargs)
+            self._end_opening()
+        except BaseException as error:
+            self._is_opening = False
+
+            try:
+                self.disconnect()
+            finally:
+                _mark_unsent(error)
+
+            raise
+
+    def disconnect(self, *args: t.Any, **kwargs: t.Any) -> None:
+        self.is_broken = True
+        super().disconnect(*args, **kwargs)  # type: ignore[misc]
+        self._end_closing()
+
+    def check_health(self) -> None:
+        try:
+            super().check_health()  # type: ignore[misc]
+        except BaseException as error:
+            _mark_unsent(error)
+            raise
+
+    def send_packed_command(self, command: t.Any, check_health: bool = True) -> None:
+        replies, self._packed = self._packed, 1
+
+        # redis-py would do both after the replies were counted.
+        if not (self.is_open or self._is_opening):
+            self.connect()
+
+        if check_health:
+            self.check_health()
+
+        self.unread += replies
+        super().send_packed_command(command, check_health=False)  # type: ignore[misc]
+
+    def read_response(self, *args: t.Any, **kwargs: t.Any) -> t.Any:
+        try:
+            response = super().read_response(*args, **kwargs)  # type: ignore[misc]
+        except Exception as error:
+            self._count_reply(error)
+            raise
+
+        self.unread -= 1
+        return response
+
+
+class GuardedConnection(TrackedConnection):
+    """The same for the pool of an application, which does not close dirty connections.
+    It asks ``can_read()``, and closes a connection from which something can be read.
+    """
+
+    _is_listening: bool = False
+
+    def register_connect_callback(self, callback: t.Any) -> None:
+        # For pub/sub, which waits for messages with can_read().
+        self._is_listening = True
+        super().register_connect_callback(callback)  # type: ignore[misc]
+
+    def deregister_connect_callback(self, callback: t.Any) -> None:
+        self._is_listening = False
+        super().deregister_connect_callback(callback)  # type: ignore[misc]
+
+    def can_read(self, *args: t.Any, **kwargs: t.Any) -> bool:
+        if self.is_dirty and not self._is_listening:
+            return True
+
+        can_read: bool = super().can_read(*args, **kwargs)  # type: ignore[misc]
+        return can_read
+
+
+class AsyncTrackedConnection(_Tracked):
+    """The same for connections of asyncio. See :class:`TrackedConnection`."""
+
+    async def connect(self, *args: t.Any, **kwargs: t.Any) -> None:
+        await self._open(super().connect, *args, **kwargs)  # type: ignore[misc]
+
+    async def connect_check_health(self, *args: t.Any, **kwargs: t.Any) -> None:
+        await self._open(super().connect_check_health, *args, **kwargs)  # type: ignore[misc]
+
+    async def _open(
+        self,
+        connect: cabc.Callable[..., cabc.Awaitable[None]],
+        *args: t.Any,
+        **kwargs: t.Any,
+    ) -> None:
+        if self._is_opening:
+            await connect(*args, **kwargs)
+            return
+
+        if self.is_broken:
+            await self.disconnect(nowait=True)
+
+        if self.is_open:
+            return
+
+        try:
+            self._start_opening()
+            await connect(*args, **kwargs)
+            self._end_opening()
+        except BaseException as error:
+            self._is_opening = False
+
+            try:
+                # Without waiting: the task may have been cancelled.
+                await self.disconnect(nowait=True)
+            finally:
+                _mark_unsent(error)
+
+            raise
+
+    async def disconnect(self, *args: t.Any, **kwargs: t.Any) -> None:
+        self.is_broken = True
+        await super().disconnect(*args, **kwargs)  # type: ignore[misc]
+        self._end_closing()
+
+    async def check_health(self) -> None:
+        try:
+            await super().check_health()  # type: ignore[misc]
+        except BaseException as error:
+            _mark_unsent(error)
+            raise
+
+    async def send_packed_command(
+        self, command: t.Any, check_health: bool = True
+    ) -> None:
+        replies, self._packed = self._packed, 1
+
+        if not (self.is_open or self._is_opening):
+            await self.connect()
+
+        if check_health:
+            await self.check_health()
+
+        self.unread += replies
+        await super().send_packed_command(command, check_health=False)  # type: ignore[misc]
+
+    async def read_response(self, *args: t.Any, **kwargs: t.Any) -> t.Any:
+        try:
+            response = await super().read_response(*args, **kwargs)  # type: ignore[misc]
+        except Exception as error:
+            self._count_reply(error)
+            raise
+
+        self.unread -= 1
+        return response
