@@ -11,6 +11,7 @@ import pytest
 from flask import Flask
 
 from .cutter import Cutter
+from .scripted import Scripted
 from .servers import Certificates
 from .servers import Cluster
 from .servers import find_command
@@ -111,6 +112,13 @@ def cutter(server: Server) -> cabc.Iterator[Cutter]:
 
 
 @pytest.fixture
+def scripted() -> cabc.Iterator[Scripted]:
+    """A server whose replies the test plans."""
+    with Scripted() as scripted:
+        yield scripted
+
+
+@pytest.fixture
 def own_server(server: Server, tmp_path: Path) -> cabc.Iterator[Server]:
     """A server for one test, which may stop and start it."""
     own = Server(server.command, tmp_path)
@@ -149,6 +157,13 @@ def cluster(_cluster: Cluster) -> Cluster:
 def fresh_cluster(start: Starter) -> Cluster:
     """A cluster for one test, which may kill its nodes. It fails over after 1 s."""
     return start(Cluster)
+
+
+@pytest.fixture(scope="session")
+def shared_sentinels(_start: Starter) -> Sentinels:
+    """Sentinels for all tests, which must not kill anything."""
+    # The timeout is long, so that a slow machine does not cause a failover.
+    return _start(Sentinels, down_after=15_000)
 
 
 @pytest.fixture

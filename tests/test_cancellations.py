@@ -1,0 +1,174 @@
+"""Tasks of asyncio that are cancelled leave no connection in a wrong state."""
+
+from __future__ import annotations
+
+import asyncio
+import collections.abc as cabc
+import itertools
+import typing as t
+
+import pytest
+
+from .interrupter import Interrupted
+from .prefixes import KEYS
+from .prefixes import make_prefix
+from .prefixes import NAMES
+
+
+class CancelAt:
+    """Awaits a coroutine, and cancels its task the n-th time that it waits.
+
+    :param moment: From 0 on.
+    :param is_ready: Whether to cancel it when it could go on, as when a reply has just
+        arrived.
+    """
+
+    def __init__(
+        self,
+        coroutine: cabc.Coroutine[t.Any, t.Any, t.Any],
+        moment: int,
+        is_ready: bool,
+    ) -> None:
+        self._coroutine = coroutine
+        self._left = moment
+        self._is_ready = is_ready
+        self.has_cancelled = False
+
+    def __await__(self) -> cabc.Generator[t.Any, t.Any, t.Any]:
+        task = asyncio.current_task()
+        assert task is not None
+        steps = self._coroutine.__await__()
+        send: cabc.Callable[[t.Any], t.Any] = steps.send
+        sent: t.Any = None
+
+        while True:
+            try:
+                future = send(sent)
+            except StopIteration as end:
+                return end.value
+
+            if self._left == 0:
+                self.has_cancelled = True
+
+                if future is None or not self._is_ready:
+                    task.cancel()
+                else:
+                    # Called before the task is told that the future is done.
+                    future.add_done_callback(lambda _: task.cancel())
+
+            self._left -= 1
+
+            try:
+                sent = yield future
+                send = steps.send
+            except BaseException as error:
+                sent = error
+                send = steps.throw
+
+
+async def cancel_everywhere(
+    use: cabc.Callable[[], cabc.Coroutine[t.Any, t.Any, t.Any]],
+    check: cabc.Callable[[], cabc.Awaitable[None]],
+    prepare: cabc.Callable[[], cabc.Awaitable[None]],
+) -> int:
+    """Cancel a coroutine each time that it waits. Returns how often that was."""
+    for moment in itertools.count():
+        for is_ready in (False, True):
+            await prepare()
+            step = CancelAt(use(), moment, is_ready)
+
+            async def run(step: CancelAt = step) -> None:
+                await step
+
+            task = asyncio.ensure_future(run())
+            await asyncio.wait([task])
+
+            if not task.cancelled():
+                # It may have ended in spite of it, but not with an error.
+                task.result()
+
+            await check()
+
+            if not step.has_cancelled:
+                return moment
+
+    raise AssertionError
+
+
+@pytest.mark.parametrize("protocol", [2, 3])
+@pytest.mark.parametrize("use", ["get", "pipeline", "transaction", "login"])
+@pytest.mark.parametrize(
+    "engine", ["server", "unix", "tls", "sentinel", "cluster", "valkey", "fake"]
+)
+def test_cancelled_tasks(
+    request: pytest.FixtureRequest, engine: str, use: str, protocol: int
+) -> None:
+    """Wherever a task is cancelled, the next commands get their own replies, from the
+    right database, as the right user. The pool's one connection is not lost.
+    """
+    prefix = make_prefix(request, engine, PROTOCOL=protocol)
+
+    async def main() -> None:
+        async with prefix.manager.get_async() as redis:
+            client: t.Any = redis
+
+            async def get() -> None:
+                assert await client.get("own") == prefix.value("own")
+
+            async def use_pipeline() -> None:
+                async with client.pipeline(transaction=use != "pipeline") as commands:
+                    replies = await commands.get("own").get("own").execute()
+
+                assert replies == [prefix.value("own")] * 2
+
+            async def check() -> None:
+                for key in KEYS[1:]:
+                    assert await client.get(key) == prefix.value(key)
+
+                if prefix.has_user:
+                    name = await client.execute_command("ACL WHOAMI")
+                    assert name in NAMES
+
+            async def prepare() -> None:
+                if use == "login" and engine != "cluster":
+                    await client.connection_pool.disconnect()
+
+            await check()
+            function = get if use in ("get", "login") else use_pipeline
+            assert await cancel_everywhere(function, check, prepare) > 0
+
+    with prefix.app.app_context():
+        asyncio.run(main())
+
+
+def raise_interrupted(*args: object, **options: object) -> None:
+    raise Interrupted
+
+
+@pytest.mark.parametrize("protocol", [2, 3])
+@pytest.mark.parametrize("engine", ["server", "cluster", "valkey"])
+def test_callback_raises_in_asyncio(
+    request: pytest.FixtureRequest, engine: str, protocol: int
+) -> None:
+    """A response callback that raises inside a pipeline of asyncio has no effect on
+    later commands.
+    """
+    prefix = make_prefix(request, engine, PROTOCOL=protocol)
+
+    async def main() -> None:
+        async with prefix.manager.get_async() as redis:
+            client: t.Any = redis
+            client.set_response_callback("STRLEN", raise_interrupted)
+
+            for transaction in (False, True):
+                commands = client.pipeline(transaction=transaction)
+                commands.get("own").strlen("own").get("own")
+
+                with pytest.raises(Interrupted):
+                    await commands.execute()
+
+                for key in KEYS:
+                    assert await client.get(key) == prefix.value(key)
+
+    with prefix.app.app_context():
+        asyncio.run(main())

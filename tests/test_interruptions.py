@@ -1,0 +1,303 @@
+"""Commands that are interrupted leave no connection in a wrong state."""
+
+from __future__ import annotations
+
+import collections.abc as cabc
+import gc
+import itertools
+import signal
+import time
+import typing as t
+
+import pytest
+
+from .interrupter import interrupt_everywhere
+from .interrupter import Interrupted
+from .interrupter import Stopped
+from .prefixes import DATABASE
+from .prefixes import KEYS
+from .prefixes import make_prefix
+from .prefixes import PASSWORD
+from .prefixes import Prefix
+from .prefixes import USER
+from .scripted import Scripted
+from .servers import wait_until
+
+#: Each protocol with one kind of error.
+PROTOCOLS = [(2, Interrupted), (3, Stopped)]
+
+
+# Each function makes a prefix use its connection in one way.
+
+
+def get(prefix: Prefix) -> None:
+    assert prefix.client.get("own") == prefix.value("own")
+
+
+def pipeline(prefix: Prefix, transaction: bool = False) -> None:
+    commands = prefix.client.pipeline(transaction=transaction)
+    values = [prefix.value("own"), prefix.value("a")]
+    # In a cluster, a transaction has the keys of one node.
+    keys = ("own", "own") if transaction else ("own", "a")
+    expected = values[:1] * 2 if transaction else values
+    assert commands.get(keys[0]).get(keys[1]).execute() == expected
+
+
+def transaction(prefix: Prefix) -> None:
+    pipeline(prefix, transaction=True)
+
+
+def log_in(prefix: Prefix) -> None:
+    get(prefix)
+
+
+def watch(prefix: Prefix) -> None:
+    with prefix.client.pipeline() as commands:
+        commands.watch("watched")
+        assert commands.get("own") == prefix.value("own")
+        commands.multi()
+        assert commands.get("a").execute() == [prefix.value("a")]
+
+
+def subscribe(prefix: Prefix) -> None:
+    with prefix.client.pubsub() as pubsub:
+        pubsub.subscribe("channel")
+        assert pubsub.get_message(timeout=5)["type"] == "subscribe"
+
+
+def disconnect(prefix: Prefix) -> None:
+    client = prefix.client
+
+    if hasattr(client, "disconnect_connection_pools"):
+        # A cluster.
+        client.disconnect_connection_pools()
+    else:
+        client.connection_pool.disconnect()
+
+
+def interrupt(
+    prefix: Prefix,
+    use: cabc.Callable[[Prefix], None],
+    error: type[BaseException],
+    step: int = 1,
+) -> None:
+    """Interrupt a use of the connection everywhere, and check the prefix each time."""
+    prefix.check()
+
+    def prepare() -> None:
+        if use is log_in:
+            disconnect(prefix)
+
+    moments = interrupt_everywhere(
+        error, lambda: use(prefix), prefix.check, prepare=prepare, step=step
+    )
+    # Otherwise nothing was tested.
+    assert moments > 30 / step
+
+
+@pytest.mark.parametrize("error", [Interrupted, Stopped])
+@pytest.mark.parametrize("protocol", [2, 3])
+@pytest.mark.parametrize("use", [get, pipeline, transaction, log_in])
+def test_every_moment(
+    request: pytest.FixtureRequest,
+    use: cabc.Callable[[Prefix], None],
+    protocol: int,
+    error: type[BaseException],
+) -> None:
+    """Whenever a signal handler raises, the next commands get their own replies, from
+    the right database, as the right user. The pool's one connection is not lost.
+    """
+    step = 3 if use is log_in else 1
+    interrupt(make_prefix(request, "server", PROTOCOL=protocol), use, error, step)
+
+
+@pytest.mark.parametrize(("protocol", "error"), PROTOCOLS)
+@pytest.mark.parametrize("use", [get, pipeline, transaction, log_in])
+@pytest.mark.parametrize(
+    "engine", ["unix", "tls", "sentinel", "cluster", "valkey", "fake"]
+)
+def test_each_engine(
+    request: pytest.FixtureRequest,
+    engine: str,
+    use: cabc.Callable[[Prefix], None],
+    protocol: int,
+    error: type[BaseException],
+) -> None:
+    """The same for the other engines, at some of the moments."""
+    # Connecting takes long with TLS, and to a cluster's node.
+    step = {"tls": 31, "cluster": 11}.get(engine, 7) if use is log_in else 2
+    interrupt(make_prefix(request, engine, PROTOCOL=protocol), use, error, step)
+
+
+@pytest.mark.parametrize(("protocol", "error"), PROTOCOLS)
+@pytest.mark.parametrize("engine", ["server", "sentinel", "valkey", "fake"])
+def test_watch(
+    request: pytest.FixtureRequest,
+    engine: str,
+    protocol: int,
+    error: type[BaseException],
+) -> None:
+    """An interrupted transaction leaves no WATCH to the next user of its connection."""
+    prefix = make_prefix(request, engine, PROTOCOL=protocol, MAX_CONNECTIONS=2)
+    numbers = itertools.count()
+
+    def check() -> None:
+        # A reference cycle may keep the pipeline, and so its connection.
+        gc.collect()
+        client = prefix.client
+        client.set("watched", next(numbers))
+        assert client.pipeline().get("a").execute() == [prefix.value("a")]
+        prefix.check()
+
+    check()
+    moments = interrupt_everywhere(error, lambda: watch(prefix), check, step=5)
+    assert moments > 20
+
+
+@pytest.mark.parametrize(("protocol", "error"), PROTOCOLS)
+@pytest.mark.parametrize("engine", ["server", "valkey", "fake"])
+def test_subscription(
+    request: pytest.FixtureRequest,
+    engine: str,
+    protocol: int,
+    error: type[BaseException],
+) -> None:
+    """An interrupted subscription is not left to the next user of its connection."""
+    prefix = make_prefix(request, engine, PROTOCOL=protocol)
+
+    def check() -> None:
+        gc.collect()
+        prefix.check()
+
+    check()
+    moments = interrupt_everywhere(error, lambda: subscribe(prefix), check, step=5)
+    assert moments > 20
+
+
+class Alarm:
+    """Raises an error in the main thread after some seconds, as a job's time limit
+    does.
+    """
+
+    def __init__(self, error: type[BaseException], seconds: float) -> None:
+        self.error = error
+        self.seconds = seconds
+
+    def _raise(self, *args: object) -> None:
+        raise self.error
+
+    def __enter__(self) -> None:
+        self._handler = signal.signal(signal.SIGALRM, self._raise)
+        signal.setitimer(signal.ITIMER_REAL, self.seconds)
+
+    def __exit__(self, *error: object) -> None:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, self._handler)
+
+
+@pytest.fixture
+def slow(scripted: Scripted) -> Scripted:
+    """A server that requires a login. Tests make it answer late."""
+    scripted.users = {USER: PASSWORD}
+    return scripted
+
+
+def make_slow(slow: Scripted, protocol: int, library: str) -> t.Any:
+    """A client of the server that answers late."""
+    prefix = Prefix(
+        URL=f"{slow.url}/{DATABASE}",
+        USERNAME=USER,
+        PASSWORD=PASSWORD,
+        PROTOCOL=protocol,
+        CLASS={"redis": "redis.Redis", "valkey": "valkey.Valkey"}[library],
+    )
+    return prefix.client
+
+
+def check_slow(client: t.Any) -> None:
+    for key in KEYS:
+        assert client.get(key) == f"{DATABASE} {USER} {key}".encode()
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="Windows has no timers.")
+@pytest.mark.parametrize(("protocol", "error"), PROTOCOLS)
+@pytest.mark.parametrize("library", ["redis", "valkey"])
+@pytest.mark.parametrize(
+    "command", [b"GET", b"EXEC", b"pipeline", b"SELECT", b"HELLO", b"AUTH"]
+)
+def test_late_reply(
+    slow: Scripted,
+    command: bytes,
+    library: str,
+    protocol: int,
+    error: type[BaseException],
+) -> None:
+    """A reply that arrives after the interruption is not taken for that of the next
+    command: neither if that one is sent before it arrives, nor after.
+    """
+    if command == (b"AUTH" if protocol == 3 else b"HELLO"):
+        pytest.skip("This protocol logs in with another command.")
+
+    client = make_slow(slow, protocol, library)
+    use: cabc.Callable[[], t.Any] = lambda: client.get("own")  # noqa: E731
+
+    if command in (b"EXEC", b"pipeline"):
+        commands = client.pipeline(transaction=command == b"EXEC")
+        use = commands.get("own").get("other").execute
+
+    if command in (b"GET", b"EXEC", b"pipeline"):
+        check_slow(client)
+
+    for wait in (False, True):
+        late = slow.late
+        slow.plan(command if command != b"pipeline" else b"GET", 0.3)
+
+        if command not in (b"GET", b"EXEC", b"pipeline"):
+            client.connection_pool.disconnect()
+
+        with pytest.raises(error), Alarm(error, 0.1):
+            use()
+
+        if wait:
+            wait_until(lambda late=late: slow.late > late, "the reply was sent")
+            time.sleep(0.05)
+
+        check_slow(client)
+        wait_until(lambda late=late: slow.late > late, "the reply was sent")
+        check_slow(client)
+
+        if command in (b"EXEC", b"pipeline"):
+            use = client.pipeline().get("own").get("other").execute
+
+
+def raise_interrupted(*args: object, **options: object) -> None:
+    raise Interrupted
+
+
+@pytest.mark.parametrize("transaction", [False, True])
+@pytest.mark.parametrize("protocol", [2, 3])
+@pytest.mark.parametrize(
+    "engine", ["server", "unix", "tls", "sentinel", "cluster", "valkey", "fake"]
+)
+def test_callback_raises(
+    request: pytest.FixtureRequest, engine: str, protocol: int, transaction: bool
+) -> None:
+    """If a response callback raises inside a pipeline, the replies that were not read
+    are not taken for those of later commands.
+    """
+    prefix = make_prefix(request, engine, PROTOCOL=protocol)
+    client = prefix.client
+    prefix.check()
+    client.set_response_callback("STRLEN", raise_interrupted)
+
+    for number in range(5):
+        commands = client.pipeline(transaction=transaction)
+        commands.get("own").strlen("own")
+
+        for _ in range(number):
+            commands.get("own")
+
+        with pytest.raises(Interrupted):
+            commands.execute()
+
+        prefix.check()
