@@ -47,6 +47,14 @@ class Prefix:
         assert figures.in_use is not None
         return figures.in_use
 
+    def disconnect(self) -> None:
+        """Let the next command open a new connection."""
+        if hasattr(self.client, "disconnect_connection_pools"):
+            # A cluster.
+            self.client.disconnect_connection_pools()
+        else:
+            self.client.connection_pool.disconnect()
+
     def check(self) -> None:
         """Check that all is well with the connection that the next commands use."""
         client = self.client
@@ -68,12 +76,21 @@ def fill(client: t.Any, database: int) -> None:
         client.set(key, f"{database}-{key}")
 
 
-def prepare_server(server: Server) -> None:
+def prepare_server(server: Server, *, keys: bool = True) -> None:
     """Add the user, and keys with different values to both databases."""
     with server.admin() as admin:
-        admin.execute_command(  # type: ignore[no-untyped-call]
-            "ACL", "SETUSER", USER, "on", f">{PASSWORD}", "~*", "&*", "+@all"
+        admin.acl_setuser(  # type: ignore[no-untyped-call]
+            USER,
+            enabled=True,
+            passwords=[f"+{PASSWORD}"],
+            keys=["*"],
+            channels=["*"],
+            categories=["+@all"],
         )
+
+        if not keys:
+            return
+
         fill(admin, 0)
 
     with server.admin(db=DATABASE) as admin:
@@ -93,7 +110,7 @@ def make_prefix(request: pytest.FixtureRequest, engine: str, **config: t.Any) ->
         fill(prefix.client, DATABASE)
         return prefix
 
-    config |= {"USERNAME": USER, "PASSWORD": PASSWORD}
+    config = {"USERNAME": USER, "PASSWORD": PASSWORD, **config}
 
     if engine == "sentinel":
         sentinels = request.getfixturevalue("shared_sentinels")

@@ -59,15 +59,23 @@ class Scripted(socketserver.ThreadingTCPServer):
         return f"redis://127.0.0.1:{self.server_address[1]}"
 
     def plan(self, command: bytes, *replies: Reply) -> None:
-        """Answer the next requests of a command with these replies."""
+        """Answer the next requests of a command, such as ``CLIENT SETNAME``, with these
+        replies.
+        """
         self._planned[command] = collections.deque(replies)
 
-    def take_reply(self, command: bytes) -> list[Reply]:
+    def take_reply(self, *command: bytes) -> list[Reply]:
         """The next planned reply of a command in a list, or an empty one."""
-        try:
-            return [self._planned[command].popleft()]
-        except (KeyError, IndexError):
-            return []
+        for words in (command, command[:1]):
+            if planned := self._planned.get(b" ".join(words)):
+                return [planned.popleft()]
+
+        return []
+
+    def push(self, message: bytes) -> None:
+        """Send a push to all connections."""
+        for session in list(self.sessions):
+            session.wfile.write(message)
 
     def names(self, connection: int | None = None) -> list[bytes]:
         """The names of the commands of one connection or of all."""
@@ -126,7 +134,7 @@ class Session(socketserver.StreamRequestHandler):
         return arguments
 
     def _answer(self, arguments: list[bytes]) -> None:
-        for reply in self.server.take_reply(arguments[0]):
+        for reply in self.server.take_reply(*arguments[:2]):
             if not isinstance(reply, float):
                 self.wfile.write(reply or b"")
                 return

@@ -65,16 +65,6 @@ def subscribe(prefix: Prefix) -> None:
         assert pubsub.get_message(timeout=5)["type"] == "subscribe"
 
 
-def disconnect(prefix: Prefix) -> None:
-    client = prefix.client
-
-    if hasattr(client, "disconnect_connection_pools"):
-        # A cluster.
-        client.disconnect_connection_pools()
-    else:
-        client.connection_pool.disconnect()
-
-
 def interrupt(
     prefix: Prefix,
     use: cabc.Callable[[Prefix], None],
@@ -86,7 +76,7 @@ def interrupt(
 
     def prepare() -> None:
         if use is log_in:
-            disconnect(prefix)
+            prefix.disconnect()
 
     moments = interrupt_everywhere(
         error, lambda: use(prefix), prefix.check, prepare=prepare, step=step
@@ -214,6 +204,10 @@ def make_slow(slow: Scripted, protocol: int, library: str) -> t.Any:
     return prefix.client
 
 
+def wait_for_late(slow: Scripted, count: int) -> None:
+    wait_until(lambda: slow.late > count, "the late reply was sent")
+
+
 def check_slow(client: t.Any) -> None:
     for key in KEYS:
         assert client.get(key) == f"{DATABASE} {USER} {key}".encode()
@@ -259,11 +253,11 @@ def test_late_reply(
             use()
 
         if wait:
-            wait_until(lambda late=late: slow.late > late, "the reply was sent")
+            wait_for_late(slow, late)
             time.sleep(0.05)
 
         check_slow(client)
-        wait_until(lambda late=late: slow.late > late, "the reply was sent")
+        wait_for_late(slow, late)
         check_slow(client)
 
         if command in (b"EXEC", b"pipeline"):

@@ -1,0 +1,721 @@
+"""The pool never lends a connection that is half open, stale or dead."""
+
+from __future__ import annotations
+
+import asyncio
+import collections.abc as cabc
+import os
+import signal
+import threading
+import time
+import typing as t
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import redis
+import valkey
+from flask import Flask
+
+from flask_and_redis import ConfigError
+from flask_and_redis import RedisManager
+
+from .cutter import Cutter
+from .prefixes import DATABASE
+from .prefixes import KEYS
+from .prefixes import make_prefix
+from .prefixes import NAMES
+from .prefixes import PASSWORD
+from .prefixes import Prefix
+from .prefixes import prepare_server
+from .prefixes import USER
+from .scripted import push
+from .scripted import Scripted
+from .servers import Server
+from .servers import wait_until
+
+CLASSES = {"redis": "redis.Redis", "valkey": "valkey.Valkey"}
+READ_ONLY = (redis.ReadOnlyError, valkey.exceptions.ReadOnlyError)
+ENGINES = ["server", "unix", "tls", "sentinel", "cluster", "valkey"]
+
+
+def run_async(prefix: Prefix, use: cabc.Callable[[t.Any], t.Any]) -> t.Any:
+    """Run a coroutine function with an asynchronous client."""
+
+    async def main() -> t.Any:
+        async with prefix.manager.get_async() as client:
+            return await use(client)
+
+    with prefix.app.app_context():
+        return asyncio.run(main())
+
+
+# Half open
+
+
+class Vault(redis.CredentialProvider):
+    """A credential provider whose source is unreachable the next so many times."""
+
+    def __init__(self) -> None:
+        self.failures = 0
+
+    def get_credentials(self) -> tuple[str, str]:
+        if self.failures:
+            self.failures -= 1
+            raise OSError("The vault is unreachable.")
+
+        return USER, PASSWORD
+
+
+class ValkeyVault(valkey.CredentialProvider):
+    def __init__(self, vault: Vault) -> None:
+        self.get_credentials = vault.get_credentials
+
+
+def with_vault(
+    request: pytest.FixtureRequest, engine: str, protocol: int
+) -> tuple[Prefix, Vault]:
+    """A prefix that logs in with credentials of a vault."""
+    vault = Vault()
+    provider: t.Any = ValkeyVault(vault) if engine == "valkey" else vault
+
+    if engine == "cluster":
+        for node in request.getfixturevalue("cluster").nodes[:3]:
+            prepare_server(node, keys=False)
+
+    prefix = make_prefix(
+        request,
+        engine,
+        PROTOCOL=protocol,
+        CREDENTIAL_PROVIDER=provider,
+        USERNAME=None,
+        PASSWORD=None,
+    )
+    return prefix, vault
+
+
+@pytest.mark.parametrize("protocol", [2, 3])
+@pytest.mark.parametrize("engine", ENGINES)
+def test_provider_fails_once(
+    request: pytest.FixtureRequest, engine: str, protocol: int
+) -> None:
+    """After the credential provider has raised, the next command logs in, and selects
+    the database.
+    """
+    prefix, vault = with_vault(request, engine, protocol)
+    prefix.check()
+
+    for use in (
+        prefix.client.get,
+        lambda key: prefix.client.pipeline().get(key).execute(),
+    ):
+        prefix.disconnect()
+        vault.failures = 1
+
+        with pytest.raises(OSError, match="The vault is unreachable"):
+            use("a")
+
+        assert vault.failures == 0
+        prefix.check()
+
+
+@pytest.mark.parametrize("engine", ["server", "unix", "sentinel", "valkey"])
+def test_provider_fails_once_in_asyncio(
+    request: pytest.FixtureRequest, engine: str
+) -> None:
+    """The same in asyncio."""
+    prefix, vault = with_vault(request, engine, 3)
+
+    async def use(client: t.Any) -> None:
+        vault.failures = 1
+
+        with pytest.raises(OSError, match="The vault is unreachable"):
+            await client.get("a")
+
+        for key in KEYS:
+            assert await client.get(key) == prefix.value(key)
+
+        assert await client.execute_command("ACL WHOAMI") in NAMES
+
+    run_async(prefix, use)
+
+
+def make_scripted(scripted: Scripted, **config: t.Any) -> t.Any:
+    """A client of a scripted server that requires a login."""
+    scripted.users = {USER: PASSWORD}
+    app = Flask("scripted")
+    defaults = {
+        "URL": f"{scripted.url}/{DATABASE}",
+        "USERNAME": USER,
+        "PASSWORD": PASSWORD,
+        "SOCKET_TIMEOUT": 0.3,
+        "RETRY_DEADLINE": 2,
+    }
+    app.config.update(
+        {f"REDIS_{name}": value for name, value in (defaults | config).items()}
+    )
+    RedisManager(app)
+    return app.extensions["redis"]["REDIS"]
+
+
+def check_scripted(client: t.Any) -> None:
+    for key in KEYS:
+        assert client.get(key) == f"{DATABASE} {USER} {key}".encode()
+
+
+@pytest.mark.parametrize("fault", [b"-ERR refused\r\n", b"-LOADING\r\n", None])
+@pytest.mark.parametrize(
+    ("protocol", "command"),
+    [(2, b"AUTH"), (3, b"HELLO"), (2, b"SELECT"), (3, b"SELECT")],
+)
+@pytest.mark.parametrize("library", CLASSES)
+def test_login_fails(
+    scripted: Scripted,
+    library: str,
+    protocol: int,
+    command: bytes,
+    fault: bytes | None,
+) -> None:
+    """Whatever goes wrong in a login, no command runs as another user or in another
+    database.
+    """
+    client = make_scripted(scripted, PROTOCOL=protocol, CLASS=CLASSES[library])
+    scripted.plan(command, fault)
+
+    try:
+        # A login that was not answered is tried again.
+        assert client.get("own") == f"{DATABASE} {USER} own".encode()
+    except (redis.RedisError, valkey.ValkeyError) as error:
+        assert fault is not None, error
+
+    check_scripted(client)
+    used = {number for number, (name, *_) in scripted.requests if name == b"GET"}
+    assert used == {scripted.connections}
+
+
+# Stale: the server is no longer the master
+
+
+@pytest.fixture
+def moved(
+    cutter: Cutter, own_server: Server, server: Server
+) -> cabc.Callable[[], None]:
+    """Moves the cutter's address from one server to another, which becomes its master.
+    Connections to the first one stay open.
+    """
+    cutter.upstream = own_server.port
+
+    def move() -> None:
+        with own_server.admin() as admin:
+            admin.replicaof("127.0.0.1", str(server.port))  # type: ignore[no-untyped-call]
+
+        # It refuses writes from now on, even before it has copied the data.
+        cutter.upstream = server.port
+
+    return move
+
+
+def increment(client: t.Any) -> int:
+    value: int = client.incr("n")
+    return value
+
+
+def increment_in_pipeline(client: t.Any) -> int:
+    pipeline = client.pipeline(transaction=False)
+    return int(pipeline.get("n").incr("n").get("n").execute()[1])
+
+
+def increment_in_transaction(client: t.Any) -> int:
+    return int(client.pipeline().get("n").incr("n").get("n").execute()[1])
+
+
+def increment_in_script(client: t.Any) -> int:
+    script = client.register_script("return redis.call('incr', KEYS[1])")
+    return int(script(keys=["n"]))
+
+
+def increment_in_eval(client: t.Any) -> int:
+    return int(client.eval("return redis.call('incr', KEYS[1])", 1, "n"))
+
+
+def increment_in_scripted_pipeline(client: t.Any) -> int:
+    script = client.register_script("return redis.call('incr', KEYS[1])")
+    pipeline = client.pipeline()
+    script(keys=["n"], client=pipeline)
+    return int(pipeline.execute()[0])
+
+
+WRITES = [
+    increment,
+    increment_in_pipeline,
+    increment_in_transaction,
+    increment_in_script,
+    increment_in_eval,
+    increment_in_scripted_pipeline,
+]
+
+
+def make_client(url: str, **config: t.Any) -> t.Any:
+    return Prefix(URL=url, MAX_CONNECTIONS=None, **config).client
+
+
+@pytest.mark.parametrize("retry", [None, 0])
+@pytest.mark.parametrize("write", WRITES)
+def test_moved_address(
+    cutter: Cutter,
+    moved: cabc.Callable[[], None],
+    write: cabc.Callable[[t.Any], int],
+    retry: int | None,
+) -> None:
+    """After a failover by address, a write that the old master refuses is sent to the
+    new one, even with RETRY = 0. It is counted once.
+    """
+    client = make_client(cutter.url, RETRY=retry)
+    assert write(client) == 1
+    moved()
+    connections = cutter.connections
+    client_n = write(client)
+    assert client_n == increment(client) - 1 == 1
+    assert cutter.connections == connections + 1
+
+
+@pytest.mark.parametrize("library", CLASSES)
+@pytest.mark.parametrize("protocol", [2, 3])
+def test_moved_address_of_many_connections(
+    cutter: Cutter, moved: cabc.Callable[[], None], protocol: int, library: str
+) -> None:
+    """Each of the connections to the old master is replaced. No write fails."""
+    client = make_client(cutter.url, RETRY=0, PROTOCOL=protocol, CLASS=CLASSES[library])
+    together = threading.Barrier(4)
+
+    def write(_: int) -> int:
+        together.wait()
+        client.eval("for n = 1, 1e5 do end return 1", 0)
+        together.wait()
+        return increment(client)
+
+    with ThreadPoolExecutor(4) as threads:
+        assert sorted(threads.map(write, range(4))) == [1, 2, 3, 4]
+        moved()
+        assert sorted(threads.map(write, range(4))) == [1, 2, 3, 4]
+
+
+def test_moved_address_in_asyncio(
+    cutter: Cutter, moved: cabc.Callable[[], None]
+) -> None:
+    """The same in asyncio."""
+    prefix = Prefix(URL=cutter.url, RETRY=0)
+
+    async def use(client: t.Any) -> None:
+        for transaction in (False, True):
+            assert await client.pipeline(transaction).incr("p").execute() == [
+                transaction + 1
+            ]
+
+        await asyncio.to_thread(moved)
+        assert await client.incr("n") == 1
+        assert await client.eval("return redis.call('incr', KEYS[1])", 1, "n") == 2
+
+        for transaction in (False, True):
+            pipeline = client.pipeline(transaction).incr("n")
+            assert await pipeline.execute() == [transaction + 3]
+
+    run_async(prefix, use)
+
+
+@pytest.mark.parametrize("library", CLASSES)
+@pytest.mark.parametrize("retry", [None, 0])
+@pytest.mark.parametrize("write", WRITES)
+def test_replica_on_purpose(
+    cutter: Cutter,
+    moved: cabc.Callable[[], None],
+    own_server: Server,
+    write: cabc.Callable[[t.Any], int],
+    retry: int | None,
+    library: str,
+) -> None:
+    """A write to a replica fails after one new connection. Reads work."""
+    moved()
+    cutter.upstream = own_server.port
+    client = make_client(cutter.url, RETRY=retry, CLASS=CLASSES[library])
+    assert client.get("n") is None
+    connections = cutter.connections
+
+    with pytest.raises(READ_ONLY):
+        write(client)
+
+    assert cutter.connections == connections + 1
+    assert client.get("n") is None
+
+
+@pytest.mark.parametrize("protocol", [2, 3])
+def test_replica_behind_sentinels(
+    request: pytest.FixtureRequest, protocol: int
+) -> None:
+    """The same for a replica that sentinels name."""
+    sentinels = request.getfixturevalue("shared_sentinels")
+    url = f"redis+sentinel://{sentinels.address}/mymaster?role=replica"
+    client = make_client(url, PROTOCOL=protocol, RETRY=0)
+
+    for write in WRITES:
+        with pytest.raises(redis.ReadOnlyError):
+            write(client)
+
+    assert client.get("n") is None
+
+
+# Stale: idle for too long
+
+
+def connection_id(client: t.Any) -> int:
+    """The number of the connection that a command uses."""
+    options = {}
+
+    if hasattr(client, "get_node_from_key"):
+        options = {"target_nodes": client.get_node_from_key("a")}
+
+    found = client.client_id(**options)
+    return int(found)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_max_idle(request: pytest.FixtureRequest, engine: str) -> None:
+    """A connection that was idle for longer than MAX_IDLE is replaced before its next
+    use, and closed.
+    """
+    prefix = make_prefix(request, engine, MAX_IDLE="0.5", RETRY=0)
+    client = prefix.client
+    first = connection_id(client)
+    time.sleep(0.7)
+    second = connection_id(client)
+    assert second != first
+    prefix.check()
+    time.sleep(0.7)
+    assert client.pipeline().get("a").execute() == [prefix.value("a")]
+    assert connection_id(client) != second
+    prefix.check()
+
+
+def test_max_idle_is_not_reached(request: pytest.FixtureRequest) -> None:
+    """A connection that is used often enough is kept."""
+    prefix = make_prefix(request, "server", MAX_IDLE=30)
+    first = connection_id(prefix.client)
+
+    for _ in range(3):
+        time.sleep(0.1)
+        assert connection_id(prefix.client) == first
+
+
+def test_max_idle_closes_connections(server: Server) -> None:
+    """The server does not keep connections that were replaced."""
+    client = make_client(server.url, MAX_IDLE=0.3, CLIENT_NAME="idle")
+    together = threading.Barrier(3)
+
+    def use(_: int) -> None:
+        together.wait()
+        client.eval("for n = 1, 1e6 do end return 1", 0)
+
+    with ThreadPoolExecutor(3) as threads:
+        list(threads.map(use, range(3)))
+        time.sleep(0.5)
+        list(threads.map(use, range(3)))
+
+    def names() -> list[str]:
+        with server.admin() as admin:
+            return [connection["name"] for connection in admin.client_list()]
+
+    wait_until(lambda: names().count("idle") <= 3, "old connections are closed")
+
+
+def test_max_idle_default(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By default, a connection is replaced after 300 s."""
+    prefix = make_prefix(request, "server")
+    real, shift = time.monotonic, 0.0
+    monkeypatch.setattr(time, "monotonic", lambda: real() + shift)
+    first = connection_id(prefix.client)
+    shift += 280
+    assert connection_id(prefix.client) == first
+    shift += 310
+    assert connection_id(prefix.client) != first
+
+
+def test_max_idle_in_asyncio(request: pytest.FixtureRequest) -> None:
+    """Connections of asyncio are replaced, too."""
+    prefix = make_prefix(request, "server", MAX_IDLE=0.3)
+
+    async def use(client: t.Any) -> None:
+        first = await client.client_id()
+        assert await client.client_id() == first
+        await asyncio.sleep(0.5)
+        assert await client.client_id() != first
+
+    run_async(prefix, use)
+
+
+def test_max_idle_behind_a_firewall(scripted: Scripted) -> None:
+    """No command is sent on a connection that a firewall may have dropped silently."""
+    client = make_scripted(scripted, MAX_IDLE=0.3, RETRY=0)
+    check_scripted(client)
+    first = scripted.connections
+    sent = scripted.names(first)
+    time.sleep(0.5)
+    check_scripted(client)
+    assert scripted.names(first) == sent
+
+
+def test_max_idle_of_a_fake_server() -> None:
+    """The setting may stay in tests."""
+    client = make_client("fakeredis://", MAX_IDLE=0.01)
+    client.set("a", 1)
+    time.sleep(0.1)
+    assert client.get("a") == b"1"
+
+
+def test_max_idle_must_be_a_number(app: Flask) -> None:
+    app.config.update(REDIS_URL="redis://h", REDIS_MAX_IDLE="soon")
+
+    with pytest.raises(ConfigError, match="'REDIS_MAX_IDLE'"):
+        RedisManager(app)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_closed_by_the_server(request: pytest.FixtureRequest, engine: str) -> None:
+    """A connection that the server has closed since its last use is replaced, so that
+    no command fails, even with RETRY = 0. This may be a moment after that use.
+    """
+    prefix = make_prefix(request, engine, RETRY=0)
+    prefix.check()
+
+    if engine == "cluster":
+        servers = request.getfixturevalue("cluster").nodes[:3]
+    elif engine == "sentinel":
+        servers = request.getfixturevalue("shared_sentinels").servers[:1]
+    else:
+        servers = [
+            request.getfixturevalue("tls_server" if engine == "tls" else "server")
+        ]
+
+    admins = [server.admin() for server in servers]
+
+    for _ in range(10):
+        for admin in admins:
+            admin.client_kill_filter(_type="normal", skipme=True)
+
+        prefix.check()
+
+    for admin in admins:
+        admin.close()
+
+
+# Health checks
+
+
+@pytest.mark.parametrize("library", CLASSES)
+@pytest.mark.parametrize("protocol", [2, 3])
+@pytest.mark.parametrize("answer", [None, b"-LOADING\r\n"])
+def test_health_check_is_not_answered(
+    scripted: Scripted, answer: bytes | None, protocol: int, library: str
+) -> None:
+    """If the PING of a health check is not answered, the command was not sent. It is
+    sent on a new connection, even with RETRY = 0.
+    """
+    client = make_scripted(
+        scripted,
+        RETRY=0,
+        PROTOCOL=protocol,
+        HEALTH_CHECK_INTERVAL=1,
+        CLASS=CLASSES[library],
+    )
+
+    for use in (
+        lambda: client.get("own"),
+        lambda: client.pipeline().get("own").execute()[0],
+    ):
+        check_scripted(client)
+        first = scripted.connections
+        time.sleep(1.1)
+        scripted.plan(b"PING", answer)
+        before = scripted.names().count(b"GET")
+        assert use() == f"{DATABASE} {USER} own".encode()
+        assert scripted.names(first)[-1] == b"PING"
+        assert scripted.connections == first + 1
+        assert scripted.names().count(b"GET") == before + 1
+
+
+def test_health_check_in_asyncio(scripted: Scripted) -> None:
+    """The same in asyncio."""
+    scripted.users = {}
+    prefix = Prefix(
+        URL=scripted.url, RETRY=0, HEALTH_CHECK_INTERVAL=1, SOCKET_TIMEOUT=0.3
+    )
+
+    async def use(client: t.Any) -> None:
+        assert await client.get("own") == b"0 default own"
+        await asyncio.sleep(1.1)
+        scripted.plan(b"PING", None)
+        assert await client.get("a") == b"0 default a"
+        assert scripted.names().count(b"GET") == 2
+
+    run_async(prefix, use)
+
+
+# Pushes and maintenance notifications
+
+
+@pytest.mark.parametrize("library", CLASSES)
+def test_push_to_an_idle_connection(scripted: Scripted, library: str) -> None:
+    """A push that arrives between two commands is not taken for a reply."""
+    client = make_scripted(scripted, PROTOCOL=3, RETRY=0, CLASS=CLASSES[library])
+
+    for _ in range(3):
+        check_scripted(client)
+        scripted.push(push("message", "channel", "text"))
+        time.sleep(0.05)
+
+    check_scripted(client)
+
+
+def maintenance_requests(scripted: Scripted) -> list[list[bytes]]:
+    return [
+        arguments
+        for _, arguments in scripted.requests
+        if arguments[:2] == [b"CLIENT", b"MAINT_NOTIFICATIONS"]
+    ]
+
+
+@pytest.mark.parametrize("value", [None, False, "false", "no"])
+def test_no_maintenance_notifications(scripted: Scripted, value: t.Any) -> None:
+    """By default, a connection does not ask for them."""
+    client = make_scripted(scripted, PROTOCOL=3, MAINT_NOTIFICATIONS=value)
+    check_scripted(client)
+    assert maintenance_requests(scripted) == []
+
+
+def test_no_maintenance_notifications_in_asyncio(scripted: Scripted) -> None:
+    prefix = Prefix(URL=scripted.url, PROTOCOL=3)
+
+    async def use(client: t.Any) -> None:
+        assert await client.get("own") == b"0 default own"
+
+    run_async(prefix, use)
+    assert maintenance_requests(scripted) == []
+
+
+@pytest.mark.parametrize("value", [True, "true", "auto"])
+def test_maintenance_notifications(scripted: Scripted, value: t.Any) -> None:
+    """A setting turns them on."""
+    pytest.importorskip("redis.maint_notifications")
+    client = make_scripted(scripted, PROTOCOL=3, MAINT_NOTIFICATIONS=value)
+    check_scripted(client)
+    assert maintenance_requests(scripted) != []
+
+
+def test_maintenance_notifications_are_refused(scripted: Scripted) -> None:
+    """With "auto", a server may refuse them."""
+    pytest.importorskip("redis.maint_notifications")
+    client = make_scripted(scripted, PROTOCOL=3, MAINT_NOTIFICATIONS="auto")
+    scripted.plan(b"CLIENT MAINT_NOTIFICATIONS", *[b"-ERR unknown subcommand\r\n"] * 9)
+    check_scripted(client)
+
+
+def test_maintenance_notifications_value(app: Flask) -> None:
+    app.config.update(REDIS_URL="redis://h", REDIS_MAINT_NOTIFICATIONS="sometimes")
+
+    with pytest.raises(ConfigError, match="'REDIS_MAINT_NOTIFICATIONS'"):
+        RedisManager(app)
+
+
+@pytest.mark.parametrize("value", [True, "auto"])
+@pytest.mark.parametrize(
+    "message",
+    [
+        push("MIGRATING", 1, 30, "0"),
+        push("FAILING_OVER", 2, 30, "0"),
+        push("MOVING", 3, 30, ""),
+    ],
+    ids=["migrating", "failing-over", "moving"],
+)
+def test_wait_during_maintenance(
+    scripted: Scripted, message: bytes, value: t.Any
+) -> None:
+    """During maintenance, no command waits longer than the prefix's own limits."""
+    pytest.importorskip("redis.maint_notifications")
+    client = make_scripted(
+        scripted, PROTOCOL=3, MAINT_NOTIFICATIONS=value, RETRY_DEADLINE=0.5
+    )
+    check_scripted(client)
+    scripted.push(message)
+    check_scripted(client)
+    scripted.plan(b"GET", *[None] * 99)
+    started = time.monotonic()
+
+    for _ in range(2):
+        with pytest.raises((redis.TimeoutError, redis.ConnectionError)):
+            client.get("own")
+
+    # redis-py waits 10 s for each.
+    assert time.monotonic() - started < 8
+
+
+# Forks
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="This system cannot fork.")
+@pytest.mark.filterwarnings("ignore:This process.*multi-threaded:DeprecationWarning")
+@pytest.mark.parametrize("engine", ENGINES)
+def test_fork_while_threads_are_busy(
+    request: pytest.FixtureRequest, engine: str
+) -> None:
+    """A child that is forked while threads use all connections works, with threads of
+    its own. Parent and child never get each other's replies.
+    """
+    prefix = make_prefix(request, engine, MAX_CONNECTIONS=4, RETRY_DEADLINE=10)
+    prefix.check()
+    done = threading.Event()
+
+    def use(number: int) -> None:
+        key = KEYS[number % len(KEYS)]
+
+        for _ in range(20):
+            assert prefix.client.get(key) == prefix.value(key)
+            pipeline = prefix.client.pipeline(transaction=False)
+            assert pipeline.get(key).execute() == [prefix.value(key)]
+
+    def keep_using(number: int) -> None:
+        while not done.is_set():
+            use(number)
+
+    def run_child() -> None:
+        # Ends the child if it hangs.
+        signal.alarm(20)
+
+        with ThreadPoolExecutor(4) as threads:
+            list(threads.map(use, range(4)))
+
+    with ThreadPoolExecutor(8) as threads:
+        futures = [threads.submit(keep_using, number) for number in range(8)]
+        children = []
+
+        for _ in range(8):
+            time.sleep(0.02)
+
+            if not (pid := os.fork()):
+                status = 1
+
+                try:
+                    run_child()
+                    status = 0
+                finally:
+                    os._exit(status)
+
+            children.append(pid)
+
+        statuses = [os.waitpid(pid, 0)[1] for pid in children]
+        done.set()
+        assert statuses == [0] * len(children)
+
+        for future in futures:
+            future.result()
+
+    prefix.check()
