@@ -229,18 +229,21 @@ def has_data(connection: t.Any) -> bool:
     :param connection: A connection of :mod:`.tracking`.
     """
     if connection.poll is None:
-        connection.poll = _make_poll(connection)
+        sock = connection._sock
+
+        if not (_HAS_POLL and isinstance(sock, socket.socket)):
+            # fakeredis has no sockets.
+            return bool(connection.can_read())
+
+        connection.poll = _make_poll(sock)
 
     return bool(connection.poll(0))
 
 
-def _make_poll(connection: t.Any) -> cabc.Callable[[int], object]:
-    sock = connection._sock
+_HAS_POLL = hasattr(select, "poll")
 
-    if not (hasattr(select, "poll") and isinstance(sock, socket.socket)):
-        # A system without poll(), or fakeredis.
-        return lambda timeout: connection.can_read()
 
+def _make_poll(sock: socket.socket) -> cabc.Callable[[int], object]:
     poller = select.poll()
     poller.register(sock, select.POLLIN)
 

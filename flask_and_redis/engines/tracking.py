@@ -12,6 +12,14 @@ import typing as t
 from .library import get_library
 from .library import library_name
 
+# Commands that change what later commands on the same connection do. Each of the
+# others is safe to follow.
+_ALTERING = ("AUTH", "HELLO", "MULTI", "RESET", "SELECT", "WATCH")
+_RESTORING = ("DISCARD", "EXEC", "UNWATCH")
+_ALTERS = {form: True for name in _ALTERING for form in (name, name.lower())} | {
+    form: False for name in _RESTORING for form in (name, name.lower())
+}
+
 # The attribute of an error that occurred before the command was sent.
 _UNSENT = "_flask_and_redis_unsent"
 
@@ -41,6 +49,8 @@ class _Tracked:
     is_open: bool = False
     #: Whether opening or closing it was interrupted, or redis-py wants it closed.
     is_broken: bool = False
+    #: Whether a command has changed the database, the user, or what is watched.
+    is_altered: bool = False
     #: When opening it began, by :func:`time.monotonic`.
     opened_at: float = 0.0
     #: When it was last returned to its pool.
@@ -48,13 +58,14 @@ class _Tracked:
     #: Looks for data. Set by :func:`.internals.has_data`.
     poll: cabc.Callable[[int], object] | None = None
     _is_opening: bool = False
-    # How many replies the next packed command gets.
+    # How many replies the next packed command gets, and whether it ends with EXEC.
     _packed: int = 1
+    _restores: bool = False
 
     @property
     def is_dirty(self) -> bool:
         """Whether it must be closed before anybody uses it again."""
-        return self.is_broken or self.unread != 0
+        return self.is_broken or self.is_altered or self.unread != 0
 
     def mark_for_reconnect(self) -> None:
         self.is_broken = True
@@ -63,6 +74,7 @@ class _Tracked:
     def pack_commands(self, commands: cabc.Iterable[t.Any]) -> t.Any:
         commands = list(commands)
         self._packed = len(commands)
+        self._restores = bool(commands) and commands[-1][0] == "EXEC"
         return super().pack_commands(commands)  # type: ignore[misc]
 
     # A signal handler may raise between any two lines of these methods. The order of
@@ -81,10 +93,16 @@ class _Tracked:
     def _end_closing(self) -> None:
         self.unread = 0
         self._packed = 1
+        self._restores = self.is_altered = False
         self.poll = None
         self.is_open = False
         # redis-py's own Retry opens it again after closing it.
         self.is_broken = self._is_opening
+
+    def _note_command(self, name: str) -> None:
+        if not self._is_opening:
+            self._restores = not _ALTERS[name]
+            self.is_altered = self.is_altered or _ALTERS[name]
 
     def _count_reply(self, error: BaseException) -> None:
         """Count a reply that is an error of the server. After any other error, redis-py
@@ -151,8 +169,15 @@ class TrackedConnection(_Tracked):
             _mark_unsent(error)
             raise
 
+    def send_command(self, *args: t.Any, **kwargs: t.Any) -> None:
+        if args[0] in _ALTERS:
+            self._note_command(args[0])
+
+        super().send_command(*args, **kwargs)  # type: ignore[misc]
+
     def send_packed_command(self, command: t.Any, check_health: bool = True) -> None:
-        replies, self._packed = self._packed, 1
+        replies, restores = self._packed, self._restores
+        self._packed, self._restores = 1, False
 
         # redis-py would do both after the replies were counted.
         if not (self.is_open or self._is_opening):
@@ -162,6 +187,10 @@ class TrackedConnection(_Tracked):
             self.check_health()
 
         self.unread += replies
+
+        if restores:
+            self.is_altered = False
+
         super().send_packed_command(command, check_health=False)  # type: ignore[misc]
 
     def read_response(self, *args: t.Any, **kwargs: t.Any) -> t.Any:
@@ -251,10 +280,17 @@ class AsyncTrackedConnection(_Tracked):
             _mark_unsent(error)
             raise
 
+    async def send_command(self, *args: t.Any, **kwargs: t.Any) -> None:
+        if args[0] in _ALTERS:
+            self._note_command(args[0])
+
+        await super().send_command(*args, **kwargs)  # type: ignore[misc]
+
     async def send_packed_command(
         self, command: t.Any, check_health: bool = True
     ) -> None:
-        replies, self._packed = self._packed, 1
+        replies, restores = self._packed, self._restores
+        self._packed, self._restores = 1, False
 
         if not (self.is_open or self._is_opening):
             await self.connect()
@@ -263,6 +299,10 @@ class AsyncTrackedConnection(_Tracked):
             await self.check_health()
 
         self.unread += replies
+
+        if restores:
+            self.is_altered = False
+
         await super().send_packed_command(command, check_health=False)  # type: ignore[misc]
 
     async def read_response(self, *args: t.Any, **kwargs: t.Any) -> t.Any:
