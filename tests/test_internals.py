@@ -140,15 +140,17 @@ def test_pool_state(pool: t.Any) -> None:
 
 
 @pytest.mark.skipif(redis.VERSION < (7, 1), reason="Older ones record no metrics.")
-def test_records_metrics(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_metrics(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     """redis-py records metrics once there is a collector."""
     from redis.observability import recorder
 
-    assert not internals.records_metrics()
+    pool: t.Any = redis.ConnectionPool(port=server.port)
+    internals.change_class(pool, subclass(internals.PoolState, redis.ConnectionPool))
+    assert pool.is_unobserved()
     monkeypatch.setattr(recorder, "_get_or_create_collector", object)
     monkeypatch.setattr(recorder, "_metrics_collector", None)
     recorder.record_connection_count("pool", recorder.ConnectionState.IDLE)
-    assert internals.records_metrics()
+    assert not pool.is_unobserved()
 
 
 def test_inner_connection(server: Server) -> None:

@@ -250,7 +250,7 @@ class Attempts:
             " higher, up to the number of threads."
         ) from None
 
-    def _is_sent_too_often(self, error: Exception) -> bool:
+    def _is_sent_too_often(self, error: BaseException) -> bool:
         """Whether ``<P>_RETRY`` forbids another attempt."""
         limit = self._spec.retries
 

@@ -76,19 +76,26 @@ class TrackedPool(_Outdates, internals.PoolState):
     def _make_ready(self, connection: t.Any) -> t.Any:
         now = time.monotonic()
 
-        if not connection.is_open or self.is_outdated(connection, now):
-            self._reconnect(connection)
-        elif now - connection.returned_at > _JUST_USED:
-            try:
-                is_ready = not internals.has_data(connection)
-            except BaseException:
-                self.release(connection)
-                raise
+        is_new = connection.opened_at > self.valid_from
 
-            if not is_ready:
-                self._reconnect(connection)
+        if is_new and connection.is_open:
+            unused = now - connection.returned_at
 
+            if unused < _JUST_USED:
+                return connection
+
+            if unused <= self.max_idle and not self._has_data(connection):
+                return connection
+
+        self._reconnect(connection)
         return connection
+
+    def _has_data(self, connection: t.Any) -> bool:
+        try:
+            return internals.has_data(connection)
+        except BaseException:
+            self.release(connection)
+            raise
 
     def _reconnect(self, connection: t.Any) -> None:
         try:
@@ -99,9 +106,9 @@ class TrackedPool(_Outdates, internals.PoolState):
             raise
 
     def release(self, connection: t.Any) -> None:
-        tracked = internals.inner_connection(connection)
+        tracked = connection if self.is_fast else internals.inner_connection(connection)
 
-        if tracked.is_dirty:
+        if tracked.unread or tracked.is_broken or tracked.is_altered:
             connection.disconnect()
 
         tracked.returned_at = time.monotonic()

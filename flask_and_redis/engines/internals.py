@@ -72,14 +72,13 @@ class LentConnections(cabc.MutableSet[t.Any]):
     """
 
     def __init__(self, connections: cabc.Iterable[t.Any] = ()) -> None:
-        self._references: set[weakref.ref[t.Any]] = set()
-
-        for connection in connections:
-            self.add(connection)
+        self._references = {weakref.ref(each) for each in connections}
 
     def add(self, value: t.Any) -> None:
-        # The set's own method is the callback: it cannot be interrupted.
-        self._references.add(weakref.ref(value, self._references.discard))
+        self._references.add(weakref.ref(value))
+
+    def remove(self, value: t.Any) -> None:
+        self._references.remove(weakref.ref(value))
 
     def discard(self, value: t.Any) -> None:
         self._references.discard(weakref.ref(value))
@@ -88,11 +87,25 @@ class LentConnections(cabc.MutableSet[t.Any]):
         return weakref.ref(value) in self._references
 
     def __iter__(self) -> cabc.Iterator[t.Any]:
-        lent = (reference() for reference in self._references.copy())
-        return iter([each for each in lent if each is not None])
+        lent = []
+
+        for reference in self._references.copy():
+            if (connection := reference()) is None:
+                self._references.discard(reference)
+            else:
+                lent.append(connection)
+
+        return iter(lent)
 
     def __len__(self) -> int:
-        return len(self._references)
+        return sum(1 for _ in self)
+
+
+try:
+    from redis.observability import recorder as _recorder
+except ImportError:
+    # redis-py before 7.1 records no metrics.
+    _recorder = types.SimpleNamespace(_metrics_collector=None)  # type: ignore[assignment]
 
 
 class PoolState:
@@ -131,7 +144,7 @@ class PoolState:
         """Whether connections can be lent without redis-py's methods: this process has
         created them, and redis-py records no metrics.
         """
-        return self.pid == os.getpid() and not records_metrics()
+        return self.pid == os.getpid() and _recorder._metrics_collector is None
 
     def take_idle(self) -> t.Any:
         """Lend the connection that was returned last, or None if there is none."""
@@ -151,11 +164,11 @@ class PoolState:
         :return: Whether it can be lent again. If not, the caller disconnects it.
         """
         with self._lock:
-            if connection not in self._in_use_connections:
+            try:
+                self._in_use_connections.remove(connection)
+            except KeyError:
                 # It is not the pool's, or has been returned already.
                 return True
-
-            self._in_use_connections.discard(connection)
 
             if not self.owns_connection(connection):
                 return False
@@ -191,22 +204,6 @@ def is_plain(pool: t.Any) -> bool:
         or pool.connection_kwargs.get("event_dispatcher")
         or notifies()
     )
-
-
-try:
-    from redis.observability import recorder as _recorder
-except ImportError:
-    # redis-py before 7.1.
-    _recorder = None  # type: ignore[assignment]
-
-
-def records_metrics() -> bool:
-    """Whether redis-py records metrics of its own.
-
-    Why: there is no public way that is fast enough for each command. Versions: 7.1 and
-    newer. Without it: redis-py's metrics are wrong.
-    """
-    return _recorder is not None and _recorder._metrics_collector is not None
 
 
 def inner_connection(connection: t.Any) -> t.Any:

@@ -42,6 +42,8 @@ def _mark_unsent(error: BaseException) -> None:
 class _Tracked:
     """What connections know about themselves, synchronous or not."""
 
+    #: redis-py's own setting.
+    health_check_interval: float
     #: Replies that are still to come. Negative after pub/sub, which gets more messages
     #: than it sent commands.
     unread: int = 0
@@ -183,7 +185,7 @@ class TrackedConnection(_Tracked):
         if not (self.is_open or self._is_opening):
             self.connect()
 
-        if check_health:
+        if check_health and self.health_check_interval:
             self.check_health()
 
         self.unread += replies
@@ -295,7 +297,7 @@ class AsyncTrackedConnection(_Tracked):
         if not (self.is_open or self._is_opening):
             await self.connect()
 
-        if check_health:
+        if check_health and self.health_check_interval:
             await self.check_health()
 
         self.unread += replies
