@@ -17,13 +17,12 @@ from werkzeug.local import LocalProxy
 
 from .proxy import current_redis
 from .proxy import Redis
+from .registry import check_prefix
+from .registry import DEFAULT_PREFIX
 from .registry import find_app
 from .registry import find_registry
 from .registry import get_or_create_registry
 from .registry import get_registry
-from .settings.discovery import check_prefix
-from .settings.discovery import DEFAULT_PREFIX
-from .settings.discovery import discover
 
 if t.TYPE_CHECKING:
     from .operate.health import PingResult
@@ -103,6 +102,9 @@ class RedisManager:
         :raises RuntimeError: If the app has a manager already, or another extension
             uses ``app.extensions["redis"]``.
         """
+        # Importing the package takes a third of the time without this module.
+        from .settings.discovery import discover
+
         registry = get_or_create_registry(app)
 
         if registry.is_managed:

@@ -12,14 +12,15 @@ from flask import Flask
 from werkzeug.local import LocalProxy
 
 from .exceptions import ConfigError
+from .registry import check_prefix
+from .registry import DEFAULT_PREFIX
 from .registry import find_app
 from .registry import get_or_create_registry
 from .registry import get_registry
 from .registry import Registry
-from .settings.discovery import check_prefix
-from .settings.discovery import DEFAULT_PREFIX
-from .settings.discovery import read_prefix
-from .spec.spec import Spec
+
+if t.TYPE_CHECKING:
+    from .spec.spec import Spec
 
 
 def _forward(name: str, doc: str | None) -> property:
@@ -129,6 +130,9 @@ class Redis(_Base):
             this object has another prefix on another app.
         :raises RuntimeError: If another extension uses ``app.extensions["redis"]``.
         """
+        # Importing the package takes a third of the time without this module.
+        from .settings.discovery import read_prefix
+
         prefix = check_prefix(config_prefix or self._proxy_prefix or DEFAULT_PREFIX)
 
         if self._proxy_is_registered and prefix != self._proxy_prefix:

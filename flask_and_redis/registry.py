@@ -16,17 +16,18 @@ import redis.asyncio
 from flask import current_app
 from flask import Flask
 
-from .deadline.client import create_client
-from .deadline.client import open_async_client
-from .deadline.deadline import Deadline
-from .engines.operations import FakeServers
 from .exceptions import ConfigError
 from .exceptions import UnknownPrefixError
-from .settings.discovery import DEFAULT_PREFIX
-from .settings.discovery import Discovery
-from .spec.spec import Spec
+
+if t.TYPE_CHECKING:
+    from .deadline.deadline import Deadline
+    from .engines.operations import FakeServers
+    from .settings.discovery import Discovery
+    from .spec.spec import Spec
 
 _KEY = "redis"
+
+DEFAULT_PREFIX = "REDIS"
 
 #: Returns the current app itself. Asking ``current_app`` for this method each time
 #: would take twice as long.
@@ -41,6 +42,15 @@ class Registry(cabc.Mapping[str, redis.Redis]):
     """
 
     def __init__(self) -> None:
+        # Modules that only an app with Redis needs are imported by init_app. Not later:
+        # a child that is forked while another thread imports a module would hang.
+        from .deadline import client
+        from .deadline import deadline
+
+        self._create_client = client.create_client
+        self._open_async_client = client.open_async_client
+        self._create_deadline = deadline.Deadline
+
         self.default: str = DEFAULT_PREFIX
         #: Whether a manager has searched the app's settings.
         self.is_managed: bool = False
@@ -81,7 +91,7 @@ class Registry(cabc.Mapping[str, redis.Redis]):
                 client = self._created.get(prefix)
 
                 if client is None:
-                    client = self._created[prefix] = create_client(
+                    client = self._created[prefix] = self._create_client(
                         spec, self._get_deadline(spec), self.fake_servers
                     )
             except BaseException as error:
@@ -113,10 +123,11 @@ class Registry(cabc.Mapping[str, redis.Redis]):
         :raises UnknownPrefixError: If the app has no such prefix.
         """
         spec = self.get_spec(prefix)
-        return open_async_client(spec, self._get_deadline(spec), self.fake_servers)
+        deadline = self._get_deadline(spec)
+        return self._open_async_client(spec, deadline, self.fake_servers)
 
     def _get_deadline(self, spec: Spec) -> Deadline:
-        return self._deadlines.setdefault(spec.prefix, Deadline(spec))
+        return self._deadlines.setdefault(spec.prefix, self._create_deadline(spec))
 
     def __iter__(self) -> cabc.Iterator[str]:
         return iter(self._specs)
@@ -315,6 +326,27 @@ class _Override:
 
     def __init__(self, client: t.Any) -> None:
         self.client = client
+
+
+def check_prefix(prefix: str) -> str:
+    """Check that settings can begin with a prefix, and return it.
+
+    :param prefix: The prefix.
+    :raises ConfigError: If no setting that Flask reads can.
+    """
+    if not isinstance(prefix, str):
+        raise ConfigError(
+            f"The prefix must be text, such as {DEFAULT_PREFIX!r}, and is"
+            f" {type(prefix).__name__}."
+        )
+
+    if not prefix.isupper() or prefix.endswith("_"):
+        raise ConfigError(
+            f"The prefix {prefix!r} must be in upper case, as Flask's settings are, and"
+            " without the '_' after it."
+        )
+
+    return prefix
 
 
 def find_registry(app: Flask) -> Registry | None:

@@ -300,6 +300,53 @@ tell()
         flask_and_redis.X  # type: ignore[attr-defined] # noqa: B018
 
 
+@pytest.mark.parametrize(
+    ("extension", "url"),
+    [
+        ("RedisManager(app)", "redis://127.0.0.1:1"),
+        ("RedisManager(app)", "redis+cluster://127.0.0.1:1"),
+        ("RedisManager(app)", "redis+sentinel://127.0.0.1:1/main"),
+        ("RedisManager(app)", "fakeredis://"),
+        ("Redis(app, 'X')", "redis://127.0.0.1:1"),
+    ],
+)
+def test_imports_at_init_app(extension: str, url: str) -> None:
+    """Few modules are imported with the package, and all others by init_app. None is
+    imported by a command: a child that is forked meanwhile would wait for the module
+    without end.
+    """
+    code = f"""
+import asyncio
+import contextlib
+import sys
+import redis
+from flask import Flask
+from flask_and_redis import Redis, RedisManager
+def list_modules():
+    return {{name for name in sys.modules if name.startswith("flask_and_redis.")}}
+print(*sorted(list_modules()))
+app = Flask("x")
+app.config.update(X_URL="{url}", X_RETRY_DEADLINE=0.1)
+{extension}
+before = list_modules()
+refused = redis.RedisError, redis.exceptions.RedisClusterException
+def use():
+    with contextlib.suppress(*refused):
+        app.extensions["redis"]["X"].pipeline().get("k").execute()
+async def use_async():
+    with contextlib.suppress(*refused):
+        async with app.extensions["redis"].open_async("X") as client:
+            await client.pipeline().get("k").execute()
+use()
+asyncio.run(use_async())
+print(len(before), *list_modules() - before)
+"""
+    at_import, later = run(code)
+    modules = ("exceptions", "manager", "proxy", "registry")
+    assert at_import.split() == [f"flask_and_redis.{name}" for name in modules]
+    assert int(later) > len(modules)
+
+
 def run(code: str) -> list[str]:
     """Run code in a new Python process, and return the lines that it prints."""
     result = subprocess.run(

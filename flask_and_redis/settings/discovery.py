@@ -26,8 +26,6 @@ from .reader import read_kind
 
 logger: logging.Logger = logging.getLogger("flask_and_redis")
 
-DEFAULT_PREFIX = "REDIS"
-
 #: What makes a group of settings a prefix. No suffix is the end of another one.
 SUFFIXES = ("_URL", "_HOST", "_UNIX_SOCKET_PATH", "_CONNECTION_POOL")
 
@@ -196,27 +194,6 @@ def read_prefix(
         warn(message)
 
     return spec
-
-
-def check_prefix(prefix: str) -> str:
-    """Check that settings can begin with a prefix, and return it.
-
-    :param prefix: The prefix.
-    :raises ConfigError: If no setting that Flask reads can.
-    """
-    if not isinstance(prefix, str):
-        raise ConfigError(
-            f"The prefix must be text, such as {DEFAULT_PREFIX!r}, and is"
-            f" {type(prefix).__name__}."
-        )
-
-    if not prefix.isupper() or prefix.endswith("_"):
-        raise ConfigError(
-            f"The prefix {prefix!r} must be in upper case, as Flask's settings are, and"
-            " without the '_' after it."
-        )
-
-    return prefix
 
 
 def _find_groups(config: Config) -> list[str]:
