@@ -43,8 +43,8 @@ def list_schemes() -> str:
     return f"{', '.join(most)} or {last}"
 
 
-def check_scheme(label: str, url: object) -> None:
-    """Raise unless a URL is one of an engine.
+def get_engine(label: str, url: object) -> Engine:
+    """The engine of a URL's scheme.
 
     :param label: What an error calls the URL.
     :param url: The URL.
@@ -59,6 +59,8 @@ def check_scheme(label: str, url: object) -> None:
             f"{label} must begin with {list_schemes()}.{near} If it is no Redis, name"
             " its prefix in RedisManager(ignore=...)."
         )
+
+    return _load(ENGINES[scheme])
 
 
 def find_engine(url: object, client_class: type[t.Any], pool: object = None) -> Engine:

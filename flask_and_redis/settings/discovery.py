@@ -128,7 +128,9 @@ def discover(
 
     for prefix in dict.fromkeys(names):
         if prefix not in registered:
-            _check_address(config, prefix)
+            if prefixes is not None:
+                _check_address(config, prefix)
+
             _read(config, prefix, groups, options, prefix in certain, discovery)
 
     discovery.warnings += groups.find_misspellings(certain)

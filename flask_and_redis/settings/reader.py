@@ -8,8 +8,8 @@ import typing as t
 
 import redis
 
-from ..engines import check_scheme
 from ..engines import find_engine
+from ..engines import get_engine
 from ..engines.base import Engine
 from ..engines.library import library_name
 from ..exceptions import ConfigError
@@ -21,6 +21,7 @@ from ..spec.classes import parameters
 from ..spec.spec import ADDRESS
 from ..spec.spec import Address
 from ..spec.spec import MAX_IDLE
+from ..spec.spec import NO_URL
 from ..spec.spec import RETRY_DEADLINE
 from ..spec.spec import Spec
 from ..spec.spec import Value
@@ -100,10 +101,10 @@ def read_group(
     kind = read_kind(prefix, url, *map(group.get, CLASS_SETTINGS))
     accepted = kind.accepted
     values = _read_options(options, kind) | _read_settings(prefix, group, accepted)
-    address = Address()
+    address = NO_URL
 
     if url is not None:
-        address, values = _read_url(prefix, url, kind, values)
+        address, values = _read_url(prefix, url, accepted, values)
     elif "unix_socket_path" not in values and "host" in values:
         values |= read_host(values["host"])
 
@@ -182,7 +183,10 @@ def _read_settings(
 
 
 def _read_url(
-    prefix: str, url: object, kind: Kind, values: Values
+    prefix: str,
+    url: object,
+    accepted: cabc.Mapping[str, inspect.Parameter],
+    values: Values,
 ) -> tuple[Address, Values]:
     """The address, and what a URL says over what settings and options say."""
     label = f"'{prefix}_URL'"
@@ -193,11 +197,10 @@ def _read_url(
             " is: set one of them."
         )
 
-    check_scheme(label, url)
     # Another engine may own the client class, but the scheme says how to read the URL.
-    engine = find_engine(url, redis.Redis)
+    engine = get_engine(label, url)
     parts = split_url(label, str(url), engine.schemes_without_host)
-    address, from_url = engine.read_url(parts, kind.accepted)
+    address, from_url = engine.read_url(parts, accepted)
     others = {name: value for name, value in values.items() if name not in ADDRESS}
     return address, others | from_url
 

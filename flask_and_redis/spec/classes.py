@@ -124,10 +124,10 @@ def once_per_class(
 
     @functools.wraps(function)
     def cached(cls: type[t.Any]) -> R:
-        if cls not in results:
-            results[cls] = function(cls)
+        if (result := results.get(cls)) is None:
+            result = results[cls] = function(cls)
 
-        return results[cls]
+        return result
 
     return cached
 

@@ -68,7 +68,8 @@ class Address(t.NamedTuple):
     fake_server: str = ""
 
 
-_NO_URL = Address()
+#: The address of a prefix without a URL.
+NO_URL: Address = Address()
 
 
 class Spec:
@@ -88,7 +89,7 @@ class Spec:
         engine: Engine,
         client_class: type[t.Any],
         pool_class: type[t.Any] | None = None,
-        address: Address = _NO_URL,
+        address: Address = NO_URL,
     ) -> None:
         self.prefix: str = prefix
         self.engine: Engine = engine

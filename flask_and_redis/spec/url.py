@@ -82,6 +82,9 @@ class Url(t.NamedTuple):
 
     def read_login(self) -> Values:
         """The user name and the password."""
+        if not self.login:
+            return {}
+
         username, _, password = self.login.partition(":")
         return {
             name: self.value(self.unquote(text), name)
@@ -147,7 +150,7 @@ class Url(t.NamedTuple):
 
         :raises ConfigError: If the path is something else.
         """
-        if not self.path.strip("/"):
+        if not (number := self.path.strip("/")):
             return {}
 
         if not re.fullmatch(r"/[0-9]+/?", self.path):
@@ -155,7 +158,7 @@ class Url(t.NamedTuple):
                 "must end in the number of a database, such as /0, or in nothing."
             )
 
-        return {"db": self.value(self.path.strip("/"), "database")}
+        return {"db": self.value(number, "database")}
 
     def read_query(
         self, accepted: cabc.Mapping[str, inspect.Parameter], before: Values
@@ -168,6 +171,9 @@ class Url(t.NamedTuple):
             it twice. The message tells an option by its number, because its name may
             be the rest of a password with a question mark.
         """
+        if not self.query:
+            return {}
+
         values: Values = {}
 
         try:
