@@ -79,7 +79,7 @@ def fill(client: t.Any, database: int) -> None:
 def prepare_server(server: Server, *, keys: bool = True) -> None:
     """Add the user, and keys with different values to both databases."""
     with server.admin() as admin:
-        admin.acl_setuser(  # type: ignore[no-untyped-call]
+        admin.acl_setuser(
             USER,
             enabled=True,
             passwords=[f"+{PASSWORD}"],

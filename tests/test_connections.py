@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import collections.abc as cabc
+import contextlib
 import os
 import signal
 import threading
@@ -67,8 +68,13 @@ class Vault(redis.CredentialProvider):
 
 
 class ValkeyVault(valkey.CredentialProvider):
+    """The same for valkey-py."""
+
     def __init__(self, vault: Vault) -> None:
-        self.get_credentials = vault.get_credentials
+        self.vault = vault
+
+    def get_credentials(self) -> tuple[str, str]:
+        return self.vault.get_credentials()
 
 
 def with_vault(
@@ -128,8 +134,11 @@ def test_provider_fails_once_in_asyncio(
     async def use(client: t.Any) -> None:
         vault.failures = 1
 
-        with pytest.raises(OSError, match="The vault is unreachable"):
+        # On a Unix socket, this is a failure to connect, which is retried.
+        with contextlib.suppress(OSError):
             await client.get("a")
+
+        assert vault.failures == 0
 
         for key in KEYS:
             assert await client.get(key) == prefix.value(key)
@@ -206,7 +215,7 @@ def moved(
 
     def move() -> None:
         with own_server.admin() as admin:
-            admin.replicaof("127.0.0.1", str(server.port))  # type: ignore[no-untyped-call]
+            admin.replicaof("127.0.0.1", str(server.port))
 
         # It refuses writes from now on, even before it has copied the data.
         cutter.upstream = server.port
@@ -528,10 +537,10 @@ def test_health_check_is_not_answered(
         CLASS=CLASSES[library],
     )
 
-    for use in (
-        lambda: client.get("own"),
-        lambda: client.pipeline().get("own").execute()[0],
-    ):
+    def use_pipeline() -> t.Any:
+        return client.pipeline().get("own").execute()[0]
+
+    for use in (lambda: client.get("own"), use_pipeline):
         check_scripted(client)
         first = scripted.connections
         time.sleep(1.1)
