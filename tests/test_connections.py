@@ -537,16 +537,19 @@ def test_health_check_is_not_answered(
         CLASS=CLASSES[library],
     )
 
+    def use() -> t.Any:
+        return client.get("own")
+
     def use_pipeline() -> t.Any:
         return client.pipeline().get("own").execute()[0]
 
-    for use in (lambda: client.get("own"), use_pipeline):
+    for function in (use, use_pipeline):
         check_scripted(client)
         first = scripted.connections
         time.sleep(1.1)
         scripted.plan(b"PING", answer)
         before = scripted.names().count(b"GET")
-        assert use() == f"{DATABASE} {USER} own".encode()
+        assert function() == f"{DATABASE} {USER} own".encode()
         assert scripted.names(first)[-1] == b"PING"
         assert scripted.connections == first + 1
         assert scripted.names().count(b"GET") == before + 1
