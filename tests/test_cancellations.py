@@ -15,6 +15,10 @@ from .prefixes import make_prefix
 from .prefixes import NAMES
 
 
+# The socket of an interrupted connect() is closed when it is collected.
+pytestmark = pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")
+
+
 class CancelAt:
     """Awaits a coroutine, and cancels its task the n-th time that it waits.
 

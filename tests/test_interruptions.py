@@ -23,6 +23,9 @@ from .prefixes import USER
 from .scripted import Scripted
 from .servers import wait_until
 
+# The socket of an interrupted connect() is closed when it is collected.
+pytestmark = pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")
+
 #: Each protocol with one kind of error.
 PROTOCOLS = [(2, Interrupted), (3, Stopped)]
 
