@@ -14,7 +14,6 @@ from .prefixes import KEYS
 from .prefixes import make_prefix
 from .prefixes import NAMES
 
-
 # The socket of an interrupted connect() is closed when it is collected.
 pytestmark = pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")
 

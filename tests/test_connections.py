@@ -229,8 +229,7 @@ def increment(client: t.Any) -> int:
 
 
 def increment_in_pipeline(client: t.Any) -> int:
-    pipeline = client.pipeline(transaction=False)
-    return int(pipeline.get("n").incr("n").get("n").execute()[1])
+    return int(client.pipeline(transaction=False).incr("n").set("k", 1).execute()[0])
 
 
 def increment_in_transaction(client: t.Any) -> int:
@@ -285,6 +284,40 @@ def test_moved_address(
     client_n = write(client)
     assert client_n == increment(client) - 1 == 1
     assert cutter.connections == connections + 1
+
+
+def test_moved_address_and_other_commands(
+    cutter: Cutter, moved: cabc.Callable[[], None]
+) -> None:
+    """With RETRY = 0, a pipeline is not sent again if the old master ran a part of it.
+    The next one reaches the new master.
+    """
+    client = make_client(cutter.url, RETRY=0)
+    client.ping()
+    moved()
+
+    with pytest.raises(redis.ReadOnlyError):
+        client.pipeline(transaction=False).publish("c", "m").incr("n").execute()
+
+    pipeline = client.pipeline(transaction=False).publish("c", "m").incr("n")
+    assert pipeline.execute() == [0, 1]
+
+
+@pytest.mark.parametrize("raise_on_error", [True, False])
+@pytest.mark.parametrize("transaction", [True, False])
+def test_moved_address_and_errors_as_replies(
+    cutter: Cutter,
+    moved: cabc.Callable[[], None],
+    transaction: bool,
+    raise_on_error: bool,
+) -> None:
+    """A pipeline that is to return errors reaches the new master, too."""
+    client = make_client(cutter.url)
+    client.ping()
+    moved()
+    pipeline = client.pipeline(transaction=transaction)
+    pipeline.incr("n").incr("n")
+    assert pipeline.execute(raise_on_error=raise_on_error) == [1, 2]
 
 
 @pytest.mark.parametrize("library", CLASSES)
@@ -365,7 +398,8 @@ def test_replica_behind_sentinels(
     url = f"redis+sentinel://{sentinels.address}/mymaster?role=replica"
     client = make_client(url, PROTOCOL=protocol, RETRY=0)
 
-    for write in WRITES:
+    # Each new connection may lead to another replica, which has other scripts.
+    for write in (increment, increment_in_pipeline, increment_in_transaction):
         with pytest.raises(redis.ReadOnlyError):
             write(client)
 
