@@ -562,6 +562,32 @@ def test_cli_asks_the_provider(
     assert "'BROKEN_CREDENTIAL_PROVIDER' gives no password (LookupError)" in done.output
 
 
+def test_cli_reads_the_password_file(
+    runner: Run, native_client: None, start: Starter, tmp_path: Path
+) -> None:
+    """The password comes from the file. If it is gone, the error names the setting."""
+    server = start(Server)
+
+    with server.admin() as admin:
+        admin.acl_setuser("ada", enabled=True, passwords=["+s3"], categories=["+@all"])
+
+    path = tmp_path / SECRET
+    path.write_text("s3\n")
+    config = {
+        "REDIS_URL": f"redis://ada@{server.address}",
+        "REDIS_PASSWORD_FILE": str(path),
+    }
+    assert runner(config, "cli", "--", "ACL", "WHOAMI").output == "ada\n"
+    app = Flask("operate")
+    app.config.update(config)
+    RedisManager(app)
+    path.unlink()
+    result = app.test_cli_runner().invoke(args=["redis", "cli", "--", "PING"])
+    done = check(Done(result.exit_code, result.output))
+    assert done.code == 1
+    assert "'REDIS_PASSWORD_FILE' must be the path of a file" in done.output
+
+
 def test_cli_on_a_server_that_fails(
     run: Run, native_client: None, start: Starter
 ) -> None:

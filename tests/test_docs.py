@@ -11,6 +11,7 @@ import sys
 import types
 import typing as t
 import warnings
+from pathlib import Path
 
 import pytest
 import redis
@@ -200,7 +201,9 @@ def shop(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("shop")
 @pytest.mark.parametrize("name", SETTINGS)
-def test_example(name: str, app: Flask, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_example(
+    name: str, app: Flask, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     """Each example is read from the environment and reaches the client. Examples of
     objects are Python code.
     """
@@ -218,6 +221,10 @@ def test_example(name: str, app: Flask, monkeypatch: pytest.MonkeyPatch) -> None
         namespace = {"redis": redis, "ClusterNode": ClusterNode}
         app.config[f"X_{name}"] = eval(example, namespace)
     else:
+        if name == "PASSWORD_FILE":
+            example = str(tmp_path / example.replace("/", "_"))
+            Path(example).write_text("s3cret\n")
+
         monkeypatch.setenv(f"FLASK_X_{name}", example)
         app.config.from_prefixed_env()
 
@@ -243,6 +250,7 @@ def test_example(name: str, app: Flask, monkeypatch: pytest.MonkeyPatch) -> None
             "maint_notifications_config" not in settings.arguments
             or settings.arguments["maint_notifications_config"].enabled == "auto"
         ),
+        "PASSWORD_FILE": "credential_provider" in settings.arguments,
         "SENTINEL_KWARGS": "password" in settings.sentinel_arguments,
         "STARTUP_NODES": settings.engine.describe_address(settings),
     }

@@ -39,6 +39,7 @@ NAMES = [
     *("DECODE_RESPONSES", "ENCODING", "ERRORS", "CLIENT_NAME", "PROTOCOL", "TIMEOUT"),
     *("CONNECTION_POOL_CLASS", "CREDENTIAL_PROVIDER", "RETRY_ON_ERROR", "PASWORD"),
     *("RETRY_DEADLINE", "SENTINEL_KWARGS", "READ_FROM_REPLICAS", "STARTUP_NODES"),
+    *("PASSWORD_FILE",),
     *("SOCKET_KEEPALIVE_OPTIONS", "HEALTH_CHECK_INTERVAL", "LEGACY_RESPONSES"),
 ]
 
@@ -228,6 +229,10 @@ PLACES: dict[str, t.Callable[[str], dict[str, t.Any]]] = {
         "URL": f"redis://{address}",
         "CREDENTIAL_PROVIDER": redis.UsernamePasswordCredentialProvider(SECRET, SECRET),
     },
+    "file": lambda address: {
+        "URL": f"redis://{SECRET}@{address}",
+        "PASSWORD_FILE": SECRET,
+    },
     "sentinels": lambda address: {
         "URL": f"redis+sentinel://:{SECRET}@{address}/m",
         "SENTINEL_KWARGS": {"password": SECRET, "username": SECRET},
@@ -316,11 +321,19 @@ async def set_async(manager: RedisManager) -> None:
 
 @pytest.mark.parametrize("place", PLACES)
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
-def test_errors_of_outages(place: str, start: Starter, server: Server) -> None:
+def test_errors_of_outages(
+    place: str,
+    start: Starter,
+    server: Server,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """Wherever the password is set, no error of an outage contains it: connection
     refused, unknown host, hung server, wrong password, full pool.
     """
     config = PLACES[place]
+    monkeypatch.chdir(tmp_path)
+    Path(SECRET).write_text(SECRET)
 
     with socket.create_server(("127.0.0.1", 0)) as hung:
         port = hung.getsockname()[1]

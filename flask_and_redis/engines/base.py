@@ -23,6 +23,7 @@ from ..spec.url import Url
 from ..spec.values import mask_secrets
 from . import checks
 from . import connections
+from . import credentials
 from . import internals
 from . import tracking
 from .library import Client
@@ -159,6 +160,7 @@ class Engine(Operations, abc.ABC):
         :raises ConfigError: If they contradict each other.
         """
         checks.check_tls(spec, values)
+        credentials.check_password_file(spec, values)
 
     def complete(self, spec: Spec, values: Values) -> None:
         """Add defaults to a spec, and remove what is not an argument of the client.
@@ -169,6 +171,7 @@ class Engine(Operations, abc.ABC):
         """
         checks.set_library_defaults(spec, values)
         self.read_sentinel_kwargs(spec, values)
+        credentials.read_password_file(spec, values)
 
         if "connection_pool" not in spec.arguments:
             for name in self.timeouts_to_set(spec.client_class):

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from ..engines import find_engine
 from ..engines import internals
+from ..engines.credentials import Credentials
 from ..engines.library import Client
 from ..engines.library import library_name
 from ..exceptions import ConfigError
@@ -238,8 +239,11 @@ def explain(registry: Registry, prefix: str, error: BaseException | None) -> str
         text = spec.engine.error_text(spec, error)
 
     for value in (*arguments.values(), *spec.sentinel_arguments.values()):
-        if isinstance(value, Secret) and value:
-            text = text.replace(value, "***")
+        secrets = value.secrets if isinstance(value, Credentials) else (value,)
+
+        for secret in secrets:
+            if isinstance(secret, Secret) and secret:
+                text = text.replace(secret, "***")
 
     # A server's text may contain control characters of the terminal.
     words = "".join(char if char.isprintable() else " " for char in text).split()

@@ -10,6 +10,7 @@ import ssl
 import click
 
 from ..engines.base import create_provider
+from ..exceptions import ConfigError
 from ..registry import Registry
 from ..spec.spec import Arguments
 from ..spec.spec import Spec
@@ -90,6 +91,8 @@ def _find_login(spec: Spec, connection: Arguments) -> tuple[str, str]:
     try:
         create_provider(connection)
         *user, password = connection["credential_provider"].get_credentials()
+    except ConfigError as error:
+        raise click.ClickException(wrap_error(str(error))) from None
     except Exception as error:
         # Its message may quote anything.
         kind = type(error).__name__

@@ -11,6 +11,7 @@ import redis
 from ..engines import find_engine
 from ..engines import get_engine
 from ..engines.base import Engine
+from ..engines.credentials import check_login
 from ..engines.library import library_name
 from ..exceptions import ConfigError
 from ..spec.classes import did_you_mean
@@ -38,7 +39,10 @@ OLD_NAMES = {"charset": "encoding", "errors": "encoding_errors", "user": "userna
 CLASS_SETTINGS = ("class", "connection_pool_class")
 
 # Settings of pools that are no arguments of their connections.
-_OF_OWN_POOLS = ("ssl", "max_connections", "max_idle", "maint_notifications")
+_OF_OWN_POOLS = (
+    *("ssl", "max_connections", "max_idle", "maint_notifications"),
+    "password_file",
+)
 
 _HAZARDS = {
     "single_connection_client": "replies cross after a fork",
@@ -208,14 +212,7 @@ def _read_url(
 def _check_together(spec: Spec, values: Values) -> None:
     """Check settings that contradict each other with every engine."""
     arguments = spec.arguments
-
-    if "credential_provider" in arguments:
-        for name in ("username", "password"):
-            if name in arguments:
-                raise values[name].error(
-                    f"and {values['credential_provider'].label} both say who logs in:"
-                    " set one of them."
-                )
+    check_login(spec, values)
 
     if "cache" in arguments or "cache_config" in arguments:
         default = parameters(redis.Redis)["protocol"].default
