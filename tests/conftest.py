@@ -12,6 +12,7 @@ from flask import Flask
 
 from .cutter import Cutter
 from .scripted import Scripted
+from .identity import Issuer
 from .servers import Certificates
 from .servers import Cluster
 from .servers import find_command
@@ -102,6 +103,14 @@ def server(_server: Server) -> Server:
     _server.clear()
 
     return _server
+
+
+@pytest.fixture
+def issuer(server: Server) -> cabc.Iterator[Issuer]:
+    """An identity provider for users of the shared server."""
+    issuer = Issuer(server)
+    yield issuer
+    issuer.close()
 
 
 @pytest.fixture

@@ -4,25 +4,36 @@ from __future__ import annotations
 
 import asyncio
 import collections.abc as cabc
+import functools
 import logging
+import os
+import threading
 import traceback
+import types
 import typing as t
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 import redis
+from flask import current_app
 from flask import Flask
 
 from flask_and_redis import ConfigError
 from flask_and_redis import RedisManager
+from flask_and_redis.engines import credentials
 from flask_and_redis.engines.credentials import PasswordFile
+from flask_and_redis.engines.credentials import SharedProvider
 from flask_and_redis.spec.spec import Value
 
 from .conftest import Starter
+from .identity import Issuer
+from .identity import Streaming
 from .servers import Certificates
 from .servers import Cluster
 from .servers import Sentinels
 from .servers import Server
+from .servers import wait_until
 
 SECRET = "s3cr3t-n0-l34k"
 
@@ -157,7 +168,8 @@ def test_password_file_in_asyncio(
 
     async def ask() -> object:
         with app.app_context():
-            async with manager.get_async() as client:
+            async with manager.get_async() as opened:
+                client: t.Any = opened
                 return await client.execute_command("ACL WHOAMI")
 
     with caplog.at_level(logging.WARNING):
@@ -381,3 +393,540 @@ def test_repr_of_a_password_file(password_file: Path) -> None:
     provider.get_credentials()
     assert repr(provider) == "<PasswordFile 'X_PASSWORD_FILE'>"
     assert "secret" not in repr(provider.secrets)
+
+
+class Calls:
+    """Counts how often a function is called, and a class created."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def function(self) -> redis.CredentialProvider:
+        self.count += 1
+        return redis.UsernamePasswordCredentialProvider("ada", "secret")
+
+    @property
+    def cls(self) -> type[redis.CredentialProvider]:
+        calls = self
+
+        class Provider(redis.UsernamePasswordCredentialProvider):
+            def __init__(self) -> None:
+                calls.count += 1
+                super().__init__("ada", "secret")
+
+        return Provider
+
+
+@pytest.mark.parametrize("kind", ["function", "method", "partial", "class", "path"])
+@pytest.mark.parametrize("engine", ["standalone", "fakeredis"])
+def test_called_once(
+    ada: Server, kind: str, engine: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A function or class is called at first use, and once for all prefixes with it,
+    pings and asynchronous blocks. It is not called for fakeredis.
+    """
+    calls = Calls()
+    cls = calls.cls
+    makers: dict[str, t.Callable[[], object]] = {
+        # The same function for each setting.
+        "function": functools.partial(getattr, calls, "function"),
+        # Each access returns another object.
+        "method": lambda: calls.function,
+        "partial": functools.partial(lambda value: value, functools.partial(cls)),
+        "class": lambda: cls,
+        "path": lambda: "tests.objects.make_provider",
+    }
+    make = makers[kind]
+    monkeypatch.setattr("tests.objects.make_provider", calls.function, raising=False)
+    app = Flask("tests")
+
+    for prefix in ("REDIS", "CACHE"):
+        app.config[f"{prefix}_URL"] = f"redis://{ada.address}"
+        app.config[f"{prefix}_CREDENTIAL_PROVIDER"] = make()
+
+        if engine == "fakeredis":
+            app.config[f"{prefix}_URL"] = "fakeredis://"
+
+    manager = RedisManager(app)
+    assert calls.count == 0
+
+    async def use() -> None:
+        async with manager.get_async("CACHE") as client:
+            assert await client.get("k") is None
+
+    with app.app_context():
+        for _ in range(3):
+            assert all(result.ok for result in manager.ping(timeout=20).values())
+            assert manager.get("REDIS").ping() and manager.get("CACHE").ping()
+            asyncio.run(use())
+
+    assert calls.count == (1 if engine == "standalone" else 0)
+
+
+async def coroutine() -> None: ...
+
+
+class Nothing:
+    """Provides nothing."""
+
+
+@pytest.mark.parametrize(
+    "value", [coroutine, Nothing, lambda name: name, 5, "tests.test_credentials.SECRET"]
+)
+def test_not_a_provider(value: object) -> None:
+    """Anything that cannot give a provider is an error at start-up."""
+    assert error(URL="redis://h", CREDENTIAL_PROVIDER=value) == (
+        "'REDIS_CREDENTIAL_PROVIDER' must be an object with 'get_credentials', its"
+        " class, a function that returns one, or the dotted path of any of these."
+    )
+
+
+def test_function_that_fails(ada: Server) -> None:
+    """An error of the function names the setting of the prefix. The next command calls
+    the function again.
+    """
+    errors: list[Exception] = [OSError(SECRET), OSError(SECRET)]
+
+    def make() -> redis.CredentialProvider:
+        if errors:
+            raise errors.pop()
+
+        return redis.UsernamePasswordCredentialProvider("ada", "secret")
+
+    app = Flask("tests")
+
+    for prefix in ("A", "B"):
+        app.config[f"{prefix}_URL"] = ada.url + "/3"
+        app.config[f"{prefix}_CREDENTIAL_PROVIDER"] = make
+
+    manager = RedisManager(app)
+    message = "'A_CREDENTIAL_PROVIDER' gives no credential provider: it raised OSError."
+
+    with pytest.raises(ConfigError) as caught:
+        app.extensions["redis"]["A"].ping()
+
+    assert str(caught.value) == message
+    assert isinstance(caught.value.__cause__, OSError)
+
+    with app.app_context():
+        message = message.replace("A_", "B_")
+        assert manager.ping("B", timeout=20)["B"].error == message
+        assert manager.ping("B", timeout=20)["B"].ok
+
+    client: t.Any = app.extensions["redis"]["A"]
+    assert client.client_info()["db"] == 3
+
+
+def test_function_that_returns_something_else() -> None:
+    """What the function returns must be a provider."""
+    provider = SharedProvider(Value("'X'", lambda: SECRET))
+
+    with pytest.raises(ConfigError) as caught:
+        provider.get_credentials()
+
+    assert str(caught.value) == "'X' must return an object with 'get_credentials'."
+
+
+class Waiting:
+    """A function that waits until other threads wait for it, and then fails once."""
+
+    def __init__(
+        self, monkeypatch: pytest.MonkeyPatch, threads: int, error: BaseException
+    ) -> None:
+        self.calls = 0
+        self.error: BaseException | None = error
+        self.entered = threading.Event()
+        self.waiting = threading.Semaphore(0)
+        self.threads = threads
+        result = credentials._Attempt.result
+
+        def wait(attempt: t.Any, timeout: float | None = None) -> t.Any:
+            self.waiting.release()
+            return result(attempt, timeout)
+
+        monkeypatch.setattr(credentials._Attempt, "result", wait)
+
+    def __call__(self) -> redis.CredentialProvider:
+        self.calls += 1
+        self.entered.set()
+
+        if (error := self.error) is None:
+            return redis.UsernamePasswordCredentialProvider("ada", "secret")
+
+        self.error = None
+
+        for _ in range(self.threads):
+            assert self.waiting.acquire(timeout=30)
+
+        raise error
+
+
+def test_threads_share_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Threads that need the provider at the same time share one call, and its error."""
+    waiting = Waiting(monkeypatch, 7, OSError("unreachable"))
+    provider = SharedProvider(Value("'X'", waiting))
+
+    with ThreadPoolExecutor(8) as threads:
+        futures = [threads.submit(provider.get_credentials) for _ in range(8)]
+        errors = {str(future.exception()) for future in futures}
+
+    assert errors == {"'X' gives no credential provider: it raised OSError."}
+    assert waiting.calls == 1
+    assert provider.get_credentials() == ("ada", "secret")
+
+
+def test_interrupted_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """If the thread that calls the function is interrupted, another one calls it."""
+    waiting = Waiting(monkeypatch, 1, KeyboardInterrupt())
+    provider = SharedProvider(Value("'X'", waiting))
+
+    with ThreadPoolExecutor(2) as threads:
+        first = threads.submit(provider.get_credentials)
+        assert waiting.entered.wait(30)
+        second = threads.submit(provider.get_credentials)
+        assert isinstance(first.exception(), KeyboardInterrupt)
+        assert second.result() == ("ada", "secret")
+
+    assert waiting.calls == 2
+
+
+def test_function_that_needs_itself(ada: Server) -> None:
+    """A function that uses the prefix whose password it provides does not wait without
+    end.
+    """
+    client: t.Any = None
+
+    def make() -> redis.CredentialProvider:
+        client.get("password")
+        raise AssertionError
+
+    client = client_of(URL=ada.url, CREDENTIAL_PROVIDER=make)
+
+    with pytest.raises(ConfigError, match="it raised RuntimeError") as caught:
+        client.ping()
+
+    assert str(caught.value.__cause__) == (
+        "'REDIS_CREDENTIAL_PROVIDER' must not use the prefix whose password it"
+        " provides."
+    )
+
+
+def test_loop_does_not_wait(ada: Server) -> None:
+    """In asyncio, other tasks run while the function and a synchronous provider wait.
+    Both can use the current app.
+    """
+    called, asked = threading.Event(), threading.Event()
+    names = []
+
+    class Provider(redis.CredentialProvider):
+        def get_credentials(self) -> tuple[str, str]:
+            names.append(current_app.name)
+            assert asked.wait(30)
+            return "ada", "secret"
+
+    def make() -> redis.CredentialProvider:
+        names.append(current_app.name)
+        assert called.wait(30)
+        return Provider()
+
+    app, manager = manage(URL=ada.url, CREDENTIAL_PROVIDER=make, SOCKET_TIMEOUT=30)
+
+    async def use() -> object:
+        async with manager.get_async() as client:
+            return await client.acl_whoami()
+
+    async def run() -> object:
+        with app.app_context():
+            task = asyncio.create_task(use())
+
+            for number, event in enumerate((called, asked), 1):
+                while len(names) < number:
+                    await asyncio.sleep(0.01)
+
+                event.set()
+
+            return await task
+
+    assert asyncio.run(run()) in ("ada", b"ada")
+    assert names == ["tests", "tests"]
+
+
+def test_asynchronous_provider(ada: Server) -> None:
+    """A provider with an asynchronous method is asked in the loop."""
+
+    class Provider(redis.CredentialProvider):
+        async def get_credentials_async(self) -> tuple[str, str]:
+            await asyncio.sleep(0)
+            return "ada", "secret"
+
+    app, manager = manage(URL=ada.url, CREDENTIAL_PROVIDER=Provider())
+
+    async def use() -> object:
+        with app.app_context():
+            async with manager.get_async() as client:
+                return await client.acl_whoami()
+
+    assert asyncio.run(use()) in ("ada", b"ada")
+
+
+def test_repr_of_a_provider(ada: Server) -> None:
+    """A provider's own ``repr`` may show its password, so ours does not use it."""
+
+    class Shows(redis.UsernamePasswordCredentialProvider):
+        def __repr__(self) -> str:
+            return SECRET
+
+    client = client_of(URL=ada.url, CREDENTIAL_PROVIDER=Shows("ada", "secret"))
+    assert client.ping()
+    kwargs = client.connection_pool.connection_kwargs
+    provider = kwargs["credential_provider"]
+    assert repr(provider) == "<SharedProvider 'REDIS_CREDENTIAL_PROVIDER'>"
+    assert SECRET not in repr(client.connection_pool) + repr(kwargs)
+    assert "secret" not in repr(provider.secrets)
+
+
+def child_result(check: t.Callable[[], bool]) -> int:
+    """Fork. Return the exit code of the child, which is 0 if the check is true."""
+    if not (pid := os.fork()):
+        right = False
+
+        try:
+            right = check()
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            os._exit(0 if right else 1)
+
+    return os.waitpid(pid, 0)[1]
+
+
+forks = pytest.mark.skipif(not hasattr(os, "fork"), reason="This system cannot fork.")
+may_fork = pytest.mark.filterwarnings(
+    "ignore:This process.*multi-threaded:DeprecationWarning"
+)
+
+
+@forks
+@may_fork
+def test_function_in_a_forked_child(
+    ada: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A child calls the function once more, also if a thread of the parent is just
+    calling it.
+    """
+    waiting = Waiting(monkeypatch, 1, OSError("unreachable"))
+    client = client_of(URL=ada.url, CREDENTIAL_PROVIDER=waiting)
+
+    def use() -> bool:
+        waiting.error = None
+        return all(client.ping() for _ in range(3)) and waiting.calls == 2
+
+    with ThreadPoolExecutor(1) as threads:
+        future = threads.submit(client.ping)
+        assert waiting.entered.wait(30)
+        assert child_result(use) == 0
+        waiting.waiting.release()
+        assert isinstance(future.exception(), ConfigError)
+
+    assert waiting.calls == 1
+
+
+def test_start_again() -> None:
+    """What happens in a child."""
+    calls = Calls()
+    provider = SharedProvider(Value("'X'", calls.function))
+    assert provider.get_credentials() == ("ada", "secret")
+    credentials._start_all_again()
+    assert provider.get_credentials() == ("ada", "secret")
+    assert calls.count == 2
+
+
+def renews(client: t.Any, times: int = 2) -> bool:
+    """Whether the connections of a client log in with renewed tokens."""
+    for _ in range(times):
+        user = client.acl_whoami()
+        wait_until(
+            lambda user=user: client.acl_whoami() != user,  # type: ignore[misc]
+            "a connection uses a renewed token",
+            timeout=20,
+        )
+
+    return True
+
+
+STREAMING_POOLS: dict[str, dict[str, t.Any]] = {
+    "plain": {},
+    "blocking": {"CONNECTION_POOL_CLASS": redis.BlockingConnectionPool},
+    "RESP2": {"PROTOCOL": 2},
+}
+
+
+@pytest.mark.parametrize("kind", STREAMING_POOLS)
+def test_renewed_tokens(server: Server, issuer: Issuer, kind: str) -> None:
+    """Renewed tokens reach the pools of all prefixes with the provider, whatever pings,
+    asynchronous blocks and subscribers there are.
+    """
+    app = Flask("tests")
+    provider = Streaming(issuer)
+
+    for prefix in ("REDIS", "CACHE"):
+        app.config[f"{prefix}_URL"] = server.url
+        app.config[f"{prefix}_CREDENTIAL_PROVIDER"] = provider
+
+        for name, value in STREAMING_POOLS[kind].items():
+            app.config[f"{prefix}_{name}"] = value
+
+    manager = RedisManager(app)
+    clients = app.extensions["redis"]
+
+    async def use() -> None:
+        async with manager.get_async() as client:
+            assert await client.ping()
+
+    with app.app_context():
+        for client in clients.values():
+            assert client.ping()
+
+        pubsub: t.Any = clients["REDIS"].pubsub()
+        pubsub.subscribe("news")
+        asyncio.run(use())
+        assert all(result.ok for result in manager.ping(timeout=20).values())
+
+        for client in clients.values():
+            assert renews(client)
+
+        pubsub.close()
+
+
+def test_renewed_tokens_in_asyncio(server: Server, issuer: Issuer) -> None:
+    """An asynchronous block that lasts longer than a token uses renewed ones. The
+    renewal does not end with the block's loop.
+    """
+    app, manager = manage(URL=server.url, CREDENTIAL_PROVIDER=Streaming(issuer))
+
+    async def use() -> bool:
+        async with manager.get_async() as client:
+            user = await client.acl_whoami()
+
+            while user == await client.acl_whoami():
+                await asyncio.sleep(0.01)
+
+        return True
+
+    with app.app_context():
+        assert asyncio.run(asyncio.wait_for(use(), 30))
+
+    assert renews(app.extensions["redis"]["REDIS"])
+
+
+def test_first_token_within_a_loop(server: Server, issuer: Issuer) -> None:
+    """A synchronous client that is first used in an asynchronous view does not wait
+    without end, and tokens are renewed when the view's loop has ended.
+    """
+    client = client_of(URL=server.url, CREDENTIAL_PROVIDER=Streaming(issuer))
+
+    async def view() -> bool:
+        return bool(client.ping())
+
+    assert asyncio.run(view())
+    assert renews(client)
+
+
+def test_pings_leave_no_threads(server: Server, issuer: Issuer) -> None:
+    """There is one thread that renews tokens, also if the provider is given as a
+    function.
+    """
+    app, manager = manage(URL=server.url, CREDENTIAL_PROVIDER=lambda: Streaming(issuer))
+
+    def renewing() -> list[threading.Thread]:
+        # Pings have a thread each, which may end later.
+        return [each for each in threading.enumerate() if "loop" in each.name]
+
+    before = len(renewing())
+
+    with app.app_context():
+        for _ in range(10):
+            assert manager.ping(timeout=20)["REDIS"].ok
+
+    assert len(renewing()) == before + 1
+
+
+@forks
+@may_fork
+@pytest.mark.parametrize("kind", ["object", "function"])
+def test_renewed_tokens_in_a_forked_child(
+    server: Server, issuer: Issuer, kind: str
+) -> None:
+    """Renewal starts again in a child, and goes on in the parent."""
+    value: t.Any = Streaming(issuer) if kind == "object" else lambda: Streaming(issuer)
+    client = client_of(URL=server.url, CREDENTIAL_PROVIDER=value)
+    assert client.ping()
+    assert child_result(functools.partial(renews, client)) == 0
+    assert renews(client)
+
+
+def test_renewal_after_an_error(
+    server: Server,
+    issuer: Issuer,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """If a token cannot be renewed, that is logged once without the error's text, and
+    tried again until it succeeds.
+    """
+    monkeypatch.setattr(credentials, "RENEWAL_PAUSE", 0.01)
+    client = client_of(URL=server.url, CREDENTIAL_PROVIDER=Streaming(issuer))
+    assert client.ping()
+
+    for outage in (1, 2):
+        issuer.error, issuer.failures = SECRET, 0
+        # Three renewals, each of which asks twice.
+        wait_until(lambda: issuer.failures > 6, "renewals fail", timeout=20)
+        assert client.ping()
+        issuer.error = ""
+        assert renews(client)
+        records = [record for record in caplog.records if "flask" in record.name]
+        assert len(records) == outage
+
+    assert records[0].getMessage() == (
+        "'REDIS_CREDENTIAL_PROVIDER' cannot renew its credentials (RequestTokenErr). It"
+        " tries again every 0.01 s."
+    )
+
+
+class Manual(Streaming):
+    """A streaming provider of another kind, which sends what a test wants."""
+
+    def __init__(self) -> None:
+        self.receive: t.Any = None
+        self.fail: t.Any = None
+
+    def get_credentials(self) -> t.Any:
+        return None
+
+    def on_next(self, callback: t.Any) -> None:
+        self.receive = callback
+
+    def on_error(self, callback: t.Any) -> None:
+        self.fail = callback
+
+
+def test_version() -> None:
+    """The version increases with each new token, but not if it is the same again. An
+    error of a provider of any kind is no problem.
+    """
+    manual = Manual()
+    provider = SharedProvider(Value("'X'", manual))
+    other = SharedProvider(Value("'Y'", manual))
+    assert PasswordFile(Value("'Z'", "file")).version == 0
+    assert provider.get_credentials() is None
+    versions = []
+
+    for token in "aabb":
+        manual.receive(types.SimpleNamespace(get_value=lambda token=token: token))
+        assert provider.version == other.version
+        versions.append(provider.version)
+
+    assert versions == [1, 1, 2, 2]
+    manual.fail(OSError("unreachable"))
+    assert provider.version == 2

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 import typing as t
 
 import pytest
@@ -19,8 +20,12 @@ from flask_and_redis.spec.classes import parameters
 from flask_and_redis.spec.classes import subclass
 
 from .conftest import Starter
+from .identity import CONFIG
+from .identity import Issuer
+from .identity import Streaming
 from .servers import Cluster
 from .servers import Server
+from .servers import wait_until
 
 POOLS = [
     redis.ConnectionPool,
@@ -354,3 +359,61 @@ def test_is_refused_by_sentinel(start: Starter) -> None:
     assert internals.is_refused_by_sentinel(refused)
     assert refused.__cause__ is None
     assert not internals.is_refused_by_sentinel(error_of(1, "wrong"))
+
+
+@pytest.mark.parametrize("redis_entraid", [False, True])
+def test_restart_renewal(issuer: Issuer, redis_entraid: bool) -> None:
+    """A provider that believes that it renews tokens starts no renewal."""
+    provider: t.Any = Streaming(issuer)
+
+    if redis_entraid:
+        package = pytest.importorskip("redis_entraid.cred_provider")
+        provider = package.EntraIdCredentialsProvider(issuer, CONFIG)
+
+    received: list[object] = []
+    provider.on_next(received.append)
+    provider.on_error(received.append)
+    provider.get_credentials()
+    # As after a fork, when the thread is gone.
+    provider._token_mgr.stop()
+    received.clear()
+    provider.get_credentials()
+    time.sleep(0.5)
+    assert received == []
+    internals.restart_renewal(provider)
+    provider.get_credentials()
+    wait_until(lambda: received, "a token is renewed")
+    provider._token_mgr.stop()
+    internals.restart_renewal(object())
+
+
+@pytest.mark.parametrize("retry", [False, True])
+def test_retry_renewal(issuer: Issuer, retry: bool) -> None:
+    """A provider renews no token any more after an error."""
+    provider = Streaming(issuer)
+    tokens: list[object] = []
+    errors: list[Exception] = []
+
+    def fail(error: Exception) -> None:
+        issuer.error = ""
+
+        if retry:
+            internals.retry_renewal(provider, 0.01)
+
+        tokens.clear()
+        errors.append(error)
+
+    provider.on_next(tokens.append)
+    provider.on_error(fail)
+    provider.get_credentials()
+    issuer.error = "unreachable"
+    wait_until(lambda: errors, "the renewal fails")
+
+    if retry:
+        wait_until(lambda: tokens, "a token is renewed")
+    else:
+        time.sleep(0.5)
+        assert tokens == []
+
+    provider._token_mgr.stop()
+    internals.retry_renewal(object(), 1)

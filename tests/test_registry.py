@@ -451,16 +451,19 @@ def test_manager_for_several_apps() -> None:
 
 
 class Streaming(StreamingCredentialProvider):
-    """Sends the user name for the next login, which is also the password."""
+    """Sends the user name for the next login, which is also the password. As with
+    redis-entraid, only the last listener receives it.
+    """
 
     def __init__(self) -> None:
-        self.listeners: list[t.Any] = []
+        self.user = "first"
+        self.listener: t.Any = None
 
     def get_credentials(self) -> tuple[str, str]:
-        return "first", "first"
+        return self.user, self.user
 
     def on_next(self, callback: t.Any) -> None:
-        self.listeners.append(callback)
+        self.listener = callback
 
     def on_error(self, callback: t.Any) -> None:
         pass
@@ -469,16 +472,14 @@ class Streaming(StreamingCredentialProvider):
         return True
 
     def send(self, user: str) -> None:
-        token = types.SimpleNamespace(try_get=lambda _: user, get_value=lambda: user)
-
-        for listener in self.listeners:
-            listener(token)
+        self.user = user
+        self.listener(types.SimpleNamespace(get_value=lambda: user))
 
 
 @pytest.mark.parametrize("pool", [None, redis.ConnectionPool])
 def test_streamed_credentials(app: Flask, start: Starter, pool: object) -> None:
-    """When a provider sends a new password, idle connections log in with it
-    immediately. Connections in use log in when they are released.
+    """When a provider sends a new password, connections are replaced by new ones before
+    their next use.
     """
     server = start(Server)
 

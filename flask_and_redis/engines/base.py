@@ -171,7 +171,7 @@ class Engine(Operations, abc.ABC):
         """
         checks.set_library_defaults(spec, values)
         self.read_sentinel_kwargs(spec, values)
-        credentials.read_password_file(spec, values)
+        credentials.read_login(spec, values)
 
         if "connection_pool" not in spec.arguments:
             for name in self.timeouts_to_set(spec.client_class):
@@ -241,8 +241,6 @@ class Engine(Operations, abc.ABC):
         ):
             # Not for a class of the application: it may format its password.
             mask_secrets(arguments)
-
-        create_provider(arguments)
 
         if spec.deadline is not None:
             if "retry" in parameters(spec.client_class):
@@ -438,15 +436,6 @@ class Engine(Operations, abc.ABC):
         """
         for pool in self.pools(client):
             connections.replace_connections(pool)
-
-
-def create_provider(arguments: Arguments) -> None:
-    """Create the credential provider where settings name its class.
-
-    :param arguments: Arguments of a client. They are changed in place.
-    """
-    if isinstance(provider := arguments.get("credential_provider"), type):
-        arguments["credential_provider"] = provider()
 
 
 def causes(

@@ -13,6 +13,7 @@ import weakref
 from ..spec.classes import subclass
 from ..spec.spec import MAX_IDLE
 from . import internals
+from .credentials import Credentials
 from .library import Client
 from .library import get_library
 from .library import library_name
@@ -33,6 +34,8 @@ class _Outdates:
     max_idle: float = MAX_IDLE
     #: Connections that were opened before are replaced. By :func:`time.monotonic`.
     valid_from: float = 0.0
+    #: What may renew the credentials.
+    credentials: Credentials | None = None
 
     def replace_connections(self) -> None:
         """Replace each connection before its next use, as the server's role or the
@@ -46,8 +49,20 @@ class _Outdates:
         :param connection: The connection.
         :param now: The time, by :func:`time.monotonic`.
         """
+        is_unused: bool = now - connection.returned_at > self.max_idle
+        return is_unused or self.is_superseded(connection)
+
+    def is_superseded(self, connection: t.Any) -> bool:
+        """Whether the server's role or the credentials have changed since a connection
+        was opened.
+
+        :param connection: The connection.
+        """
+        credentials = self.credentials
         is_old: bool = connection.opened_at <= self.valid_from
-        return is_old or now - connection.returned_at > self.max_idle
+        return is_old or (
+            credentials is not None and connection.login_version != credentials.version
+        )
 
 
 class TrackedPool(_Outdates, internals.PoolState):
@@ -74,12 +89,8 @@ class TrackedPool(_Outdates, internals.PoolState):
         return connection
 
     def _make_ready(self, connection: t.Any) -> t.Any:
-        now = time.monotonic()
-
-        is_new = connection.opened_at > self.valid_from
-
-        if is_new and connection.is_open:
-            unused = now - connection.returned_at
+        if connection.is_open and not self.is_superseded(connection):
+            unused = time.monotonic() - connection.returned_at
 
             if unused < _JUST_USED:
                 return connection
@@ -143,6 +154,7 @@ def adopt_pool(pool: t.Any, max_idle: float) -> None:
     :param max_idle: Seconds that a connection may be unused.
     """
     cls = type(pool)
+    provider = pool.connection_kwargs.get("credential_provider")
 
     if not (name := library_name(cls)):
         # The application's client has a pool of another kind.
@@ -150,17 +162,19 @@ def adopt_pool(pool: t.Any, max_idle: float) -> None:
     elif inspect.iscoroutinefunction(cls.release):
         internals.change_class(pool, subclass(AsyncTrackedPool, cls))
         _track(pool, AsyncTrackedConnection)
-        pool.max_idle = max_idle
     elif not isinstance(pool, TrackedPool):
         internals.change_class(pool, subclass(TrackedPool, cls))
         internals.prepare_state(pool)
         _track(pool, TrackedConnection)
-        pool.max_idle = max_idle
         of_library = get_library(name).pool_class
         pool.is_fast = internals.is_plain(pool) and all(
             getattr(cls, method) is getattr(of_library, method)
             for method in ("get_connection", "release")
         )
+
+    if isinstance(pool, _Outdates):
+        pool.max_idle = max_idle
+        pool.credentials = provider if isinstance(provider, Credentials) else None
 
 
 def guard_pool(pool: Pool) -> None:

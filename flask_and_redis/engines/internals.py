@@ -6,6 +6,7 @@ Each function says why it is needed, for which versions, and what breaks without
 
 from __future__ import annotations
 
+import asyncio
 import collections.abc as cabc
 import contextlib
 import os
@@ -402,6 +403,38 @@ def own_arguments(pool: Pool) -> Arguments:
         for name, value in pool.connection_kwargs.items()
         if not name.startswith(_ADDED_BY_POOL)
     }
+
+
+# Credential providers
+
+
+def restart_renewal(provider: t.Any) -> None:
+    """Let a provider that streams tokens start to renew them when it is asked next.
+
+    Why: the thread that renews them does not survive a fork, and there is no public way
+    to start another. Versions: redis-entraid, all. Without it: a forked child keeps to
+    the tokens that it inherits.
+
+    :param provider: The provider. If it is of another kind, nothing is done.
+    """
+    if hasattr(provider, "_is_streaming"):
+        provider._is_streaming = False
+
+
+def retry_renewal(provider: t.Any, seconds: float) -> None:
+    """Let a provider that streams tokens renew them after an error.
+
+    Why: redis-py's ``TokenManager`` gives up after an error. Versions: all. Without it:
+    tokens are not renewed any more once the identity provider could not be reached.
+
+    :param provider: The provider, whose ``on_error`` is running. If it is of another
+        kind, nothing is done.
+    :param seconds: How long to wait.
+    """
+    manager = getattr(provider, "_token_mgr", None)
+
+    if (renew := getattr(manager, "_renew_token", None)) is not None:
+        asyncio.get_running_loop().call_later(seconds, renew)
 
 
 # Pipelines

@@ -24,8 +24,8 @@ from ..spec.values import mask_secrets
 from . import checks
 from . import internals
 from .base import causes
-from .base import create_provider
 from .base import Engine
+from .credentials import SharedProvider
 from .library import Client
 from .library import get_library
 from .library import library_name
@@ -222,7 +222,6 @@ def _make_sentinels(spec: Spec, client_class: type[t.Any]) -> t.Any:
     library = library_of(client_class)
     arguments = {"retry": library.no_retry(), **spec.sentinel_arguments}
     mask_secrets(arguments)
-    create_provider(arguments)
     manager = library.sentinel.Sentinel([], sentinel_kwargs=arguments)
     sentinel_class = subclass(_SafeRepr, library.client_class)
     manager.sentinels = [
@@ -261,6 +260,9 @@ def _read_sentinel_kwargs(value: Value, arguments: Arguments) -> Arguments:
         if not is_unset(given):
             each = value._replace(label=f"{name!r} in {value.label}", value=given)
             own[name] = convert(accepted[name], each)
+
+            if name == "credential_provider":
+                own[name] = SharedProvider(each._replace(value=own[name]))
 
     if own.get("ssl"):
         return own

@@ -42,8 +42,9 @@ def _mark_unsent(error: BaseException) -> None:
 class _Tracked:
     """What connections know about themselves, synchronous or not."""
 
-    #: redis-py's own setting.
+    #: redis-py's own settings.
     health_check_interval: float
+    credential_provider: object
     #: Replies that are still to come. Negative after pub/sub, which gets more messages
     #: than it sent commands.
     unread: int = 0
@@ -55,6 +56,8 @@ class _Tracked:
     is_altered: bool = False
     #: When opening it began, by :func:`time.monotonic`.
     opened_at: float = 0.0
+    #: The version of the credentials that it logged in with. See :mod:`.credentials`.
+    login_version: int = 0
     #: When it was last returned to its pool.
     returned_at: float = 0.0
     #: Looks for data. Set by :func:`.internals.has_data`.
@@ -86,6 +89,7 @@ class _Tracked:
         self.is_broken = True
         self._is_opening = True
         self.opened_at = time.monotonic()
+        self.login_version = getattr(self.credential_provider, "version", 0)
 
     def _end_opening(self) -> None:
         self._is_opening = False

@@ -9,7 +9,6 @@ import ssl
 
 import click
 
-from ..engines.base import create_provider
 from ..exceptions import ConfigError
 from ..registry import Registry
 from ..spec.spec import Arguments
@@ -89,8 +88,7 @@ def _find_login(spec: Spec, connection: Arguments) -> tuple[str, str]:
         return str(username or ""), str(password or "")
 
     try:
-        create_provider(connection)
-        *user, password = connection["credential_provider"].get_credentials()
+        *user, password = provider.get_credentials()
     except ConfigError as error:
         raise click.ClickException(wrap_error(str(error))) from None
     except Exception as error:

@@ -313,14 +313,18 @@ def _to_retry(value: t.Any) -> t.Any:
 
 def _to_credential_provider(value: t.Any) -> t.Any:
     provider = import_object("", value)
+    has_method = callable(getattr(provider, "get_credentials", None))
 
-    if not callable(getattr(provider, "get_credentials", None)):
+    if has_method and not isinstance(provider, type):
+        return provider
+
+    if not has_method and (
+        isinstance(provider, type) or inspect.iscoroutinefunction(provider)
+    ):
         raise ValueError
 
-    if isinstance(provider, type):
-        # It is created without arguments.
-        inspect.signature(provider).bind()
-
+    # A class or a function, which is called without arguments.
+    inspect.signature(provider).bind()
     return provider
 
 
@@ -352,7 +356,8 @@ _VERIFY_FLAGS = "names of ssl.VerifyFlags, such as VERIFY_X509_STRICT, with comm
 _CONVERTERS: dict[str, tuple[str, cabc.Callable[[t.Any], t.Any]]] = {
     "connection_pool": ("a redis.ConnectionPool or its dotted path", _to_pool),
     "credential_provider": (
-        "an object with 'get_credentials', or its class, or the dotted path of one",
+        "an object with 'get_credentials', its class, a function that returns one, or"
+        " the dotted path of any of these",
         _to_credential_provider,
     ),
     "driver_info": ("a redis.DriverInfo", _to_driver_info),
