@@ -26,7 +26,7 @@ CONFIG = _tokens.TokenManagerConfig(0.1, 0, 100, _tokens.RetryPolicy(1, 1))
 
 class Token(SimpleToken):
     """A token that seems to be received just now, as redis-py's ``JWToken`` does.
-    Otherwise a slow machine could receive one too late, and renew no more.
+    Otherwise a slow machine could receive one too late, and never renew it.
     """
 
     def get_received_at_ms(self) -> float:
@@ -46,7 +46,7 @@ class Issuer(IdentityProviderInterface):
 
     def request_token(self, force_refresh: bool = False) -> SimpleToken:
         if self.is_closed:
-            # Nearly expired: redis-py renews such a token no more.
+            # redis-py does not renew a token that is nearly expired.
             now = time.time() * 1000
             return SimpleToken("", now + 1_000_000, now - 1_000_000, {})
 
@@ -55,7 +55,11 @@ class Issuer(IdentityProviderInterface):
             raise _err.RequestTokenErr(self.error)
 
         user, password = uuid.uuid4().hex, uuid.uuid4().hex
+        self.add_user(user, password)
+        now = time.time() * 1000
+        return Token(password, now + 2000, now, {"oid": user})
 
+    def add_user(self, user: str, password: str) -> None:
         with self.server.admin() as admin:
             admin.acl_setuser(
                 user,
@@ -64,9 +68,6 @@ class Issuer(IdentityProviderInterface):
                 categories=["+@all"],
                 keys=["*"],
             )
-
-        now = time.time() * 1000
-        return Token(password, now + 2000, now, {"oid": user})
 
     def close(self) -> None:
         """End all renewals, whose threads would go on after the test."""

@@ -7,6 +7,7 @@ import collections.abc as cabc
 import functools
 import logging
 import os
+import signal
 import threading
 import traceback
 import types
@@ -689,6 +690,8 @@ def child_result(check: t.Callable[[], bool]) -> int:
     """Fork. Return the exit code of the child, which is 0 if the check is true."""
     if not (pid := os.fork()):
         right = False
+        # A child that waits without end must not outlive the test.
+        signal.alarm(50)
 
         try:
             right = check()
