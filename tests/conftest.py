@@ -11,8 +11,8 @@ import pytest
 from flask import Flask
 
 from .cutter import Cutter
-from .scripted import Scripted
 from .identity import Issuer
+from .scripted import Scripted
 from .servers import Certificates
 from .servers import Cluster
 from .servers import find_command

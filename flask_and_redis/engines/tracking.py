@@ -42,9 +42,8 @@ def _mark_unsent(error: BaseException) -> None:
 class _Tracked:
     """What connections know about themselves, synchronous or not."""
 
-    #: redis-py's own settings.
+    #: redis-py's own setting.
     health_check_interval: float
-    credential_provider: object
     #: Replies that are still to come. Negative after pub/sub, which gets more messages
     #: than it sent commands.
     unread: int = 0
@@ -89,7 +88,9 @@ class _Tracked:
         self.is_broken = True
         self._is_opening = True
         self.opened_at = time.monotonic()
-        self.login_version = getattr(self.credential_provider, "version", 0)
+        # A connection of the application may have no provider.
+        provider = getattr(self, "credential_provider", None)
+        self.login_version = getattr(provider, "version", 0)
 
     def _end_opening(self) -> None:
         self._is_opening = False
