@@ -183,15 +183,14 @@ class RedisManager:
         """Ask servers whether they answer, for a health check. All are asked at the
         same time, each on a short-lived connection.
 
-        A cluster is ok when it says that all of its slots are served. A server behind
-        sentinels is the one that they name. For a prefix with an override, its client
-        is asked.
+        A cluster is ok when it says that all of its slots are served, and each master
+        answers where the cluster announces it. A server behind sentinels is the one
+        that they name. For a prefix with an override, its client is asked.
 
-        :param prefixes: The prefixes. The default is all except those that have only
-            ``<P>_HOST`` and may belong to other software, so that no other server
-            receives a password.
+        :param prefixes: The prefixes. The default is every registered prefix.
         :param timeout: Seconds after which this returns at the latest.
-        :return: A result for each prefix, which :func:`flask.jsonify` accepts.
+        :return: A result for each prefix, which :func:`flask.jsonify` accepts. It is
+            empty if the app has no Redis.
         :raises RuntimeError: If there is no application context, or the app has no
             Redis, or no such prefix.
         :raises ValueError: If the timeout is not above 0.

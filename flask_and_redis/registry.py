@@ -66,7 +66,6 @@ class Registry(cabc.Mapping[str, redis.Redis]):
         self._specs: dict[str, Spec] = {}
         self._wrong: dict[str, ConfigError] = {}
         self._skipped: dict[str, str] = {}
-        self._guessed: frozenset[str] = frozenset()
         # Threads that wait for a client share the result of one attempt. By process,
         # because a fork inherits the attempt but not the thread that makes it.
         self._attempts: dict[tuple[int, str], _Attempt] = {}
@@ -178,12 +177,21 @@ class Registry(cabc.Mapping[str, redis.Redis]):
         """
         return self.clients.get(prefix, self._created.get(prefix))
 
-    def list_certain(self) -> list[str]:
-        """All prefixes but those that may belong to other software: nobody requested
-        them, and they have only a HOST.
+    def is_optional(self, prefix: str) -> bool:
+        """Whether health checks only report an outage of a prefix.
+
+        :param prefix: The prefix. Its settings may be wrong.
         """
-        uncertain = self._guessed - self._claimed
-        return [prefix for prefix in self if prefix not in uncertain]
+        return prefix in self._specs and self._specs[prefix].optional
+
+    def is_down(self, prefix: str) -> bool:
+        """Whether a command of a prefix's own client has used up its deadline, and none
+        has succeeded since.
+
+        :param prefix: The prefix.
+        """
+        deadline = self._deadlines.get(prefix)
+        return deadline is not None and deadline.down
 
     @property
     def skipped(self) -> dict[str, str]:
@@ -302,7 +310,6 @@ class Registry(cabc.Mapping[str, redis.Redis]):
         self._specs = self._specs | discovery.specs
         self._wrong = discovery.wrong
         self._skipped = discovery.skipped
-        self._guessed = frozenset(discovery.guessed)
 
 
 class _Attempt:

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import pty
 import re
 import shutil
+import socketserver
 import subprocess
 import sys
 import threading
@@ -30,6 +32,7 @@ from .servers import Certificates
 from .servers import Cluster
 from .servers import Sentinels
 from .servers import Server
+from .test_health import Poolless
 from .test_health import silent_server
 
 SECRET = "s3cr3t-n0-l34k"
@@ -230,14 +233,14 @@ def test_list_of_objects(runner: Run) -> None:
 
 
 def test_no_redis(run: Run) -> None:
-    """Without Redis, the list says so, and ping and info succeed without any output."""
-    done = run({}, "list")
-    assert (done.code, done.lines) == (
-        0,
-        ["This app has no Redis: set 'REDIS_URL', for example."],
-    )
-    assert run({}, "ping") == Done(0, "")
-    assert run({}, "info") == Done(0, "")
+    """Without Redis, the commands say so. To ping nothing is a failure."""
+    message = "This app has no Redis: set 'REDIS_URL', for example.\n"
+    assert run({}, "list") == Done(0, message)
+
+    for command in ("ping", "info"):
+        assert run({}, command) == Done(1, message)
+        # The message is on stderr, so that the JSON can be read.
+        assert run({}, command, "--json") == Done(1, "{}\n" + message)
 
 
 def test_ping(run: Run, server: Server, start: Starter) -> None:
@@ -259,6 +262,7 @@ def test_ping(run: Run, server: Server, start: Starter) -> None:
             "DOWN_URL": f"redis://127.0.0.1:{reserve()}",
             "NAME_URL": "redis://nowhere.invalid",
             "GUESS_HOST": "127.0.0.1",
+            "GUESS_PORT": str(reserve()),
         }
         started = time.monotonic()
         done = run(config, "ping", "--timeout", "1")
@@ -279,7 +283,7 @@ def test_ping(run: Run, server: Server, start: Starter) -> None:
     assert results["NAME"].startswith("failed | ")
     assert "set 'LOCKED_PASSWORD'" in results["LOCKED"]
     assert "invalid username-password" in results["WRONG"]
-    assert "GUESS was left out: nothing but 'GUESS_HOST' speaks for" in done.output
+    assert "refused" in results["GUESS"]
     assert run(config, "ping", "REDIS", "FAKE").code == 0
     assert run(config, "ping", "REDIS", "DOWN").code == 1
 
@@ -290,8 +294,65 @@ def test_ping_as_json(runner: Run, server: Server) -> None:
     done = runner(config, "ping", "--json")
     assert done.code == 1
     results = json.loads(done.output)
-    assert results["REDIS"] == {"ok": True, "ms": results["REDIS"]["ms"], "error": None}
+    assert results["REDIS"] == {
+        "ok": True,
+        "ms": results["REDIS"]["ms"],
+        "error": None,
+        "required": True,
+    }
     assert results["DOWN"]["ok"] is False
+
+
+def test_optional_prefixes(runner: Run, server: Server) -> None:
+    """An outage of an optional prefix is reported, and the exit status is 0."""
+    config = {
+        "REDIS_URL": server.url,
+        "CACHE_URL": f"redis://127.0.0.1:{reserve()}",
+        "CACHE_OPTIONAL": True,
+    }
+    done = runner(config, "ping")
+    assert done.code == 0
+    assert done.lines[1].startswith("CACHE | optional | Error 111 connecting")
+    done = runner(config, "info", "CACHE")
+    assert (done.code, " | error | " in done.lines[1]) == (0, True)
+    config["CACHE_OPTIONAL"] = False
+    assert runner(config, "ping").code == runner(config, "info").code == 1
+
+
+def test_ping_waits(run: Run, own_server: Server) -> None:
+    """With --wait, the servers are pinged until all required ones answer."""
+    own_server.stop()
+    config = {
+        "REDIS_URL": own_server.url,
+        "CACHE_URL": f"redis://127.0.0.1:{reserve()}",
+        "CACHE_OPTIONAL": "true",
+    }
+    timer = threading.Timer(1, own_server.start)
+    timer.start()
+    done = run(config, "ping", "--wait", "40")
+    timer.join()
+    assert done.code == 0
+    # Only the last results are shown.
+    assert sorted(line.split(" | ")[:2] for line in done.lines) == [
+        ["CACHE", "optional"],
+        ["REDIS", "ok"],
+    ]
+
+
+def test_ping_waits_in_vain(runner: Run) -> None:
+    """After that time the command fails. A single ping takes no longer than what is
+    left of it.
+    """
+    with silent_server() as silent:
+        config = {"REDIS_URL": f"redis://{silent}"}
+        started = time.monotonic()
+        done = runner(config, "ping", "--wait", "0.5", "--timeout", "0.3", "--json")
+        took = time.monotonic() - started
+
+    assert done.code == 1
+    error = json.loads(done.output)["REDIS"]["error"]
+    assert re.fullmatch(r"No answer within 0\.[23]\d* s\.", error)
+    assert 0.5 <= took < 10
 
 
 @pytest.mark.parametrize("command", ["ping", "info", "cli"])
@@ -431,22 +492,147 @@ def test_info_of_other_servers(run: Run, start: Starter) -> None:
             "STOPPED_URL": stopped.url,
             "SILENT_URL": f"redis+cluster://{silent}",
             "GUESS_HOST": "127.0.0.1",
+            "GUESS_PORT": str(reserve()),
         }
         done = run(config, "info")
 
     assert done.code == 1
     assert "it has no INFO" in done.output
     errors = [line for line in done.lines if " | error | " in line]
-    assert len(errors) == 3
+    assert len(errors) == 4
     # The socket's timeout may expire just before the command's timeout.
     silent_errors = [
         error for error in errors if "No answer" in error or "Timeout" in error
     ]
     assert len(silent_errors) == 2
     assert "invalid username-password" in done.output
-    assert "GUESS was left out" in done.output
+    assert "refused" in done.output
     fake = run(config, "info", "FAKE")
     assert fake.code == 0
+
+
+def test_info_as_json(runner: Run, server: Server, cluster: Cluster) -> None:
+    """With --json, the command prints what each node says of itself, as numbers."""
+    config = {
+        "REDIS_URL": server.url,
+        "CARTS_URL": f"redis+cluster://{cluster.address}",
+        "FAKE_URL": "fakeredis://",
+    }
+
+    with server.admin() as client:
+        client.set("k", "v")
+
+    done = runner(config, "info", "--json")
+    assert done.code == 0
+    reports = json.loads(done.output)
+    assert list(reports) == ["REDIS", "CARTS", "FAKE"]
+    single = reports["REDIS"]
+    assert (single["engine"], single["address"]) == ("redis", server.address)
+    assert single["errors"] == []
+    info = single["nodes"][server.address]
+    assert info["role"] == "master"
+    assert info["db0"] == {"keys": 1, "expires": 0}
+    assert info["used_memory"] > 0
+    assert reports["CARTS"]["nodes"].keys() == {node.address for node in cluster.nodes}
+    assert reports["FAKE"]["nodes"] == {}
+    failing = {"REDIS_URL": f"redis://127.0.0.1:{reserve()}"}
+    done = runner(failing, "info", "--json")
+    assert done.code == 1
+    assert "refused" in json.loads(done.output)["REDIS"]["errors"][0]
+
+
+def bulk(*lines: str) -> bytes:
+    body = "\r\n".join(lines).encode()
+    return b"$%d\r\n%b\r\n" % (len(body), body)
+
+
+@contextlib.contextmanager
+def lying_server(reply: bytes) -> t.Iterator[str]:
+    """Run a server that accepts every command but INFO and CLUSTER, to which it sends
+    one reply. Yield its address.
+    """
+
+    class Handler(socketserver.StreamRequestHandler):
+        def handle(self) -> None:
+            while line := self.rfile.readline():
+                words = [self.rfile.readline() and self.rfile.readline().strip()]
+                words += [
+                    self.rfile.readline() and self.rfile.readline().strip()
+                    for _ in range(int(line[1:]) - 1)
+                ]
+                lies = words[0] in (b"INFO", b"CLUSTER")
+                no_hello = b"-ERR unknown command\r\n"
+                other = no_hello if words[0] == b"HELLO" else b"+OK\r\n"
+                self.wfile.write(reply if lies else other)
+
+    class Threads(socketserver.ThreadingTCPServer):
+        daemon_threads = True
+
+    with Threads(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, args=[0.01])
+        thread.start()
+        yield f"127.0.0.1:{server.server_address[1]}"
+        server.shutdown()
+        thread.join()
+
+
+LIES = (
+    *("redis_version:7.2.4\x1b]0;owned\x07\x1b[31m", "role:slave\u202e"),
+    *("master_host:\x1b[2Jh", "master_port:x", "master_link_status:up\x08"),
+    *("uptime_in_seconds:soon", "used_memory:-1", "maxmemory:99999999999999999999999"),
+    *("maxmemory_policy:" + 500 * "x", "connected_clients:1.5", "maxclients:\x1b"),
+    *("blocked_clients:a=1", "connected_slaves:,", "keyspace_hits:1e3"),
+    *("keyspace_misses:" + 5000 * "9", "db0:keys,expires=\x1b", "db1:1"),
+    *("db99999999999999999999:keys=1,expires=1", "\x1b[31m", "db2:keys=3,expires=x"),
+)
+
+
+@pytest.mark.parametrize("arguments", [[], ["--json"]])
+def test_info_of_a_liar(runner: Run, arguments: list[str]) -> None:
+    """What a server says of itself neither controls the terminal nor ends the command.
+    What makes no sense is left out.
+    """
+    with lying_server(bulk(*LIES)) as liar:
+        done = runner({"REDIS_URL": f"redis://{liar}?protocol=2"}, "info", *arguments)
+
+    assert done.code == 0
+    assert all(char.isprintable() or char == "\n" for char in done.output)
+    assert "7.2.4 ]0;owned [31m" in done.output
+    assert "owned" in done.output and "99999" not in done.output
+
+    if not arguments:
+        assert " | server | Redis 7.2.4 ]0;owned [31m, up ?" in done.lines
+        assert "db2: 3" in done.output
+
+
+def test_info_of_a_lying_cluster(runner: Run) -> None:
+    """The same for the nodes that a cluster names."""
+    nodes = (
+        "id1 \x1b[31mhost:1@2 master - 0 0 1 connected 0-16383",
+        "id2 127.0.0.1:port@x master - 0 0 1 connected",
+        "id3 127.0.0.1:99999999999@x slave id1 0 0 1 connected",
+    )
+
+    with lying_server(bulk(*nodes)) as liar:
+        config = {"REDIS_URL": f"redis+cluster://{liar}?protocol=2"}
+        done = runner(config, "info")
+
+    assert done.code == 1
+    assert all(char.isprintable() or char == "\n" for char in done.output)
+    assert " | error | [31mhost:1: " in done.output.replace("  ", " | ")
+
+    with lying_server(bulk(nodes[1])) as liar:
+        config = {"REDIS_URL": f"redis+cluster://{liar}?protocol=2"}
+        done = runner(config, "info")
+
+    assert (done.code, "The cluster names no node." in done.output) == (1, True)
+
+
+def test_info_of_another_kind(runner: Run) -> None:
+    """A client that does not parse INFO gives no facts."""
+    done = runner({"REDIS_HOST": "h", "REDIS_CLASS": Poolless}, "info")
+    assert done.code == 0
+    assert " | server | Redis ?, up ?" in done.lines
 
 
 def test_words_for_facts() -> None:

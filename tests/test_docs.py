@@ -251,6 +251,7 @@ def test_example(
             or settings.arguments["maint_notifications_config"].enabled == "auto"
         ),
         "PASSWORD_FILE": "credential_provider" in settings.arguments,
+        "OPTIONAL": settings.optional,
         "SENTINEL_KWARGS": "password" in settings.sentinel_arguments,
         "STARTUP_NODES": settings.engine.describe_address(settings),
     }

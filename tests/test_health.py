@@ -127,13 +127,19 @@ def test_ping_is_json(app: Flask) -> None:
         (result,) = json.loads(jsonify(manager.ping()).data).values()
         (figures,) = json.loads(jsonify(manager.stats()).data).values()
 
-    assert result == {"ok": True, "ms": result["ms"], "error": None}
+    assert result == {
+        "ok": True,
+        "ms": result["ms"],
+        "error": None,
+        "required": True,
+    }
     assert figures == {
         "created": False,
         "connections": 0,
         "in_use": 0,
         "idle": 0,
         "maximum": None,
+        "down": False,
     }
 
 
@@ -282,7 +288,10 @@ def test_ping_says_nothing_secret(app: Flask, start: Starter) -> None:
     assert results.pop("RIGHT").ok
     errors = {prefix: result.error or "" for prefix, result in results.items()}
     assert all(error and error.isprintable() for error in errors.values())
-    assert "invalid username-password" in errors["REDIS"]
+    assert errors["REDIS"] == (
+        "The server refuses the login (invalid username-password pair or user is"
+        " disabled): check 'REDIS_PASSWORD', or the login in 'REDIS_URL'."
+    )
     assert errors["NONE"] == "The server asks for a password: set 'NONE_PASSWORD'."
     assert "unknown command 'AUTH'" in errors["OLD"]
     assert "red and ***" in errors["RED"]
@@ -305,27 +314,45 @@ def test_provider_sees_the_app(app: Flask, start: Starter) -> None:
     ).ok
 
 
-def test_ping_leaves_guesses_out(app: Flask, server: Server) -> None:
-    """A prefix that has only a HOST is pinged only if it is named. It may be another
-    kind of server, which must not receive a password.
+def test_ping_covers_every_prefix(app: Flask, server: Server) -> None:
+    """Without arguments, prefixes that were found by their HOST alone are pinged too. A
+    dead one is not left out.
     """
-    address = {"HOST": "127.0.0.1", "PORT": server.port}
-    manager = RedisManager()
-    manager.get("ASKED")
-
-    for prefix in ("REDIS", "GUESS", "CACHE", "ASKED", "CLAIMED"):
-        app.config.update(
-            {f"{prefix}_{name}": value for name, value in address.items()}
-        )
-
-    app.config["CACHE_URL"] = server.url
-    manager.init_app(app)
-    Redis(app, "CLAIMED")
+    manager = make_manager(
+        app,
+        REDIS_URL=server.url,
+        GUESS_HOST="127.0.0.1",
+        GUESS_PORT=server.port,
+        DEAD_HOST="127.0.0.1",
+        DEAD_PORT=reserve(),
+    )
+    Redis(app, "CLAIMED", host="127.0.0.1", port=server.port)
 
     with app.app_context():
-        assert list(manager.ping()) == ["REDIS", "CACHE", "ASKED", "CLAIMED"]
+        results = manager.ping(timeout=10)
+        assert list(results) == ["REDIS", "GUESS", "DEAD", "CLAIMED"]
+        assert [prefix for prefix in results if not results[prefix].ok] == ["DEAD"]
         assert manager.ping("GUESS", "REDIS", "GUESS").keys() == {"GUESS", "REDIS"}
-        assert manager.ping("GUESS")["GUESS"].ok
+
+
+@pytest.mark.parametrize(
+    ("optional", "required"), [(True, False), ("true", False), ("0", True)]
+)
+def test_optional_prefix(app: Flask, optional: object, required: bool) -> None:
+    """The result of an optional prefix says that it is not required."""
+    config = {"CACHE_HOST": "127.0.0.1", "CACHE_PORT": reserve()}
+    result = ping_one(app, **config, CACHE_OPTIONAL=optional)
+    assert (result.ok, result.required) == (False, required)
+
+
+def test_optional_is_no_argument(app: Flask, server: Server) -> None:
+    """OPTIONAL works in a URL and as an option, and does not reach the client."""
+    app.config.update(REDIS_URL=f"{server.url}?optional=true", X_URL=server.url)
+    manager = RedisManager(app, optional=True)
+
+    with app.app_context():
+        assert not any(result.required for result in manager.ping().values())
+        assert manager.get().set("k", "v")
 
 
 def test_ping_of_wrong_prefixes(app: Flask) -> None:
@@ -334,8 +361,9 @@ def test_ping_of_wrong_prefixes(app: Flask) -> None:
 
     with app.app_context():
         assert list(manager.ping()) == ["REDIS"]
-        error = manager.ping("BROKER")["BROKER"].error
-        assert error is not None and error.startswith("'BROKER_URL' must end in")
+        result = manager.ping("BROKER")["BROKER"]
+        assert (result.error or "").startswith("'BROKER_URL' must end in")
+        assert result.required
 
         with pytest.raises(UnknownPrefixError, match="'NONE'; it has: 'REDIS'"):
             manager.ping("REDIS", "NONE")
@@ -388,7 +416,12 @@ def test_healthz(app: Flask, start: Starter) -> None:
     assert time.monotonic() - started < 2.5
     assert response.status_code == 503
     assert response.json == {
-        "REDIS": {"ok": False, "ms": None, "error": "No answer within 0.5 s."}
+        "REDIS": {
+            "ok": False,
+            "ms": None,
+            "error": "No answer within 0.5 s.",
+            "required": True,
+        }
     }
     server.resume()
     assert client.get("/healthz").status_code == 200
@@ -414,28 +447,28 @@ def test_stats(
     )
 
     with app.app_context():
-        assert manager.stats() == {"REDIS": PoolStats(False, 0, 0, 0, None)}
+        assert manager.stats() == {"REDIS": PoolStats(False, 0, 0, 0, None, False)}
         pool = manager.get().connection.connection_pool
-        assert manager.stats() == {"REDIS": PoolStats(True, 0, 0, 0, 7)}
+        assert manager.stats() == {"REDIS": PoolStats(True, 0, 0, 0, 7, False)}
         held = [pool.get_connection() for _ in range(3)]
-        assert manager.stats() == {"REDIS": PoolStats(True, 3, 3, 0, 7)}
+        assert manager.stats() == {"REDIS": PoolStats(True, 3, 3, 0, 7, False)}
         pool.release(held.pop())
-        assert manager.stats() == {"REDIS": PoolStats(True, 3, 2, 1, 7)}
+        assert manager.stats() == {"REDIS": PoolStats(True, 3, 2, 1, 7, False)}
 
         with monkeypatch.context() as patch:
             # As in a forked child: the connections belong to the parent.
             patch.setattr(os, "getpid", lambda: pool.pid + 1)
-            assert manager.stats() == {"REDIS": PoolStats(True, 0, 0, 0, 7)}
+            assert manager.stats() == {"REDIS": PoolStats(True, 0, 0, 0, 7, False)}
 
         pool.release(held.pop())
         pool.release(held.pop())
-        assert manager.stats() == {"REDIS": PoolStats(True, 3, 0, 3, 7)}
+        assert manager.stats() == {"REDIS": PoolStats(True, 3, 0, 3, 7, False)}
         wait_until(lambda: server.count_clients() == 3, "nobody else is connected")
         manager.close()
-        assert manager.stats() == {"REDIS": PoolStats(False, 0, 0, 0, None)}
+        assert manager.stats() == {"REDIS": PoolStats(False, 0, 0, 0, None, False)}
         pool.disconnect()
         assert manager.get().set("k", "v")
-        assert manager.stats() == {"REDIS": PoolStats(True, 1, 0, 1, 7)}
+        assert manager.stats() == {"REDIS": PoolStats(True, 1, 0, 1, 7, False)}
 
 
 def test_stats_of_engines(app: Flask, cluster: Cluster, sentinels: Sentinels) -> None:
@@ -463,7 +496,7 @@ def test_stats_of_engines(app: Flask, cluster: Cluster, sentinels: Sentinels) ->
     # One connection for each of three masters.
     assert of_cluster.idle is not None and of_cluster.idle >= 3
     assert of_cluster.connections == of_cluster.idle
-    assert figures["SENTINEL"] == PoolStats(True, 1, 0, 1, 4)
+    assert figures["SENTINEL"] == PoolStats(True, 1, 0, 1, 4, False)
 
 
 class Untold(redis.Redis):
@@ -493,8 +526,8 @@ def test_stats_of_an_override(app: Flask) -> None:
     with app.app_context(), manager.override("REDIS", client):
         with manager.override("X", object()):
             assert manager.stats() == {
-                "REDIS": PoolStats(True, 0, 0, 0, 3),
-                "X": PoolStats(True, None, None, None, None),
+                "REDIS": PoolStats(True, 0, 0, 0, 3, False),
+                "X": PoolStats(True, None, None, None, None, False),
             }
 
 
@@ -514,14 +547,14 @@ def test_stats_of_other_pools(app: Flask, server: Server) -> None:
     )
 
     with app.app_context():
-        unknown = PoolStats(True, None, None, None, None)
+        unknown = PoolStats(True, None, None, None, None, False)
         assert manager.get("REDIS").connection
         assert manager.get("REDIS2").connection
         manager.get("VALKEY").set("k", "v")
         assert manager.stats() == {
             "REDIS": unknown,
             "REDIS2": unknown,
-            "VALKEY": PoolStats(True, 1, 0, 1, None),
+            "VALKEY": PoolStats(True, 1, 0, 1, None, False),
         }
         assert manager.ping("REDIS2")["REDIS2"].ok
         manager.close()

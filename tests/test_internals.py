@@ -6,6 +6,7 @@ any more.
 from __future__ import annotations
 
 import os
+import socket
 import threading
 import time
 import typing as t
@@ -417,3 +418,50 @@ def test_retry_renewal(issuer: Issuer, retry: bool) -> None:
 
     provider._token_mgr.stop()
     internals.retry_renewal(object(), 1)
+def test_limited_socket() -> None:
+    """Each read of a limited socket may only take what is left of the time, but one
+    that must not wait at all does not wait.
+    """
+    one, other = socket.socketpair()
+
+    with one, other:
+        one.settimeout(30)
+        limited = t.cast(
+            t.Any,
+            internals._LimitedSocket(one, internals.Limit(time.monotonic() + 0.1)),
+        )
+        buffer = bytearray(10)
+        other.sendall(b"x")
+        assert limited.recv_into(buffer) == 1
+
+        with pytest.raises(TimeoutError):
+            limited.recv(1)
+
+        limited.setblocking(False)
+
+        with pytest.raises(BlockingIOError):
+            limited.recv_into(buffer)
+
+
+def test_connections_have_a_socket(server: Server) -> None:
+    """A connection gets its socket from _connect(), with the timeouts that are set on
+    it at that time.
+    """
+    for library in (redis, valkey):
+        pool: t.Any = library.ConnectionPool.from_url(server.url)
+        limit = internals.Limit(time.monotonic() + 20)
+        internals.limit_connections(pool, limit)
+        connection = pool.make_connection()
+        connection.connect()
+        connection.send_command("PING")
+        assert connection.read_response() in (b"PONG", "PONG")
+        assert isinstance(connection._sock, internals._LimitedSocket)
+        assert 0 < connection._sock.gettimeout() <= 20
+        limit.ends = time.monotonic()
+        connection.send_command("BLPOP", "none", 5)
+
+        with pytest.raises((redis.TimeoutError, valkey.TimeoutError)):
+            connection.read_response()
+
+        assert isinstance(limit.failures[-1], (redis.TimeoutError, valkey.TimeoutError))
+        connection.disconnect()

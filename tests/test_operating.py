@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from flask import Flask
+from flask.testing import FlaskClient
 
 from flask_and_redis import RedisManager
 
@@ -106,15 +107,10 @@ def test_cli(config: dict[str, str], native_client: None) -> None:
 
 def test_healthz(app: Flask, extensions: types.ModuleType, start: Starter) -> None:
     """The page's view answers within its timeout while a server hangs."""
-    view = blocks("python")[0]
-    assert len([line for line in view.splitlines() if line]) <= 12
+    assert len([line for line in blocks("python")[0].splitlines() if line]) <= 12
     server = start(Server)
     app.config["REDIS_URL"] = server.url
-    extensions.__dict__["manager"].init_app(app)
-    namespace: dict[str, t.Any] = {"__name__": "health"}
-    exec(view, namespace)
-    app.register_blueprint(namespace["bp"])
-    client = app.test_client()
+    client = make_health_client(extensions, app)
     response = client.get("/healthz")
     assert response.status_code == 200
     assert t.cast(t.Any, response.json)["redis"]["REDIS"]["ok"] is True
@@ -129,6 +125,49 @@ def test_healthz(app: Flask, extensions: types.ModuleType, start: Starter) -> No
     assert body["pools"]["REDIS"]["created"] is False
     server.resume()
     assert client.get("/healthz").status_code == 200
+
+
+def make_health_client(extensions: types.ModuleType, app: Flask) -> FlaskClient:
+    extensions.__dict__["manager"].init_app(app)
+    namespace: dict[str, t.Any] = {"__name__": "health"}
+    exec(blocks("python")[0], namespace)
+    app.register_blueprint(namespace["bp"])
+    return app.test_client()
+
+
+@pytest.mark.parametrize("case", ["dead", "hung", "wrong password", "none"])
+def test_healthz_is_not_green(
+    case: str, app: Flask, extensions: types.ModuleType, start: Starter
+) -> None:
+    """The page's view fails, within its timeout, for a dead server that was found by
+    its HOST alone, one that hangs, one that refuses the password, and without Redis.
+    """
+    if case != "none":
+        server = start(Server, password="hush" if case == "wrong password" else None)
+        app.config.update(CACHE_HOST="127.0.0.1", CACHE_PORT=server.port)
+        app.config["CACHE_PASSWORD"] = "wrong" if case == "wrong password" else None
+
+        if case == "dead":
+            server.kill()
+        elif case == "hung":
+            server.pause()
+
+    client = make_health_client(extensions, app)
+    started = time.monotonic()
+    response = client.get("/healthz")
+    assert time.monotonic() - started < 5
+    assert response.status_code == 503
+
+
+def test_healthz_with_optional_prefixes(
+    app: Flask, extensions: types.ModuleType, server: Server
+) -> None:
+    """An outage of an optional prefix is on the page, and does not fail it."""
+    app.config.update(REDIS_URL=server.url, CACHE_HOST="127.0.0.1", CACHE_PORT=1)
+    app.config["CACHE_OPTIONAL"] = True
+    response = make_health_client(extensions, app).get("/healthz")
+    assert response.status_code == 200
+    assert t.cast(t.Any, response.json)["redis"]["CACHE"]["ok"] is False
 
 
 def test_fixture(tmp_path: Path, pytester_app: str) -> None:
@@ -156,6 +195,7 @@ def pytester_app() -> str:
 import pytest
 from extensions import manager
 from flask import Flask
+from flask.testing import FlaskClient
 
 @pytest.fixture
 def app():

@@ -439,7 +439,7 @@ class Engine(Operations, abc.ABC):
 
 
 def causes(
-    error: BaseException, handled: BaseException | None
+    error: BaseException | None, handled: BaseException | None
 ) -> cabc.Iterator[BaseException]:
     """An error, and the errors of the same attempt that led to it.
 

@@ -26,6 +26,7 @@ _KEYWORD = inspect.Parameter.KEYWORD_ONLY
 #: Settings of this package, which are not arguments of the client.
 OWN_SETTINGS = {
     "password_file": inspect.Parameter("password_file", _KEYWORD, annotation=str),
+    "optional": inspect.Parameter("optional", _KEYWORD, default=False, annotation=bool),
     "retry": inspect.Parameter("retry", _KEYWORD),
     "retry_deadline": inspect.Parameter("retry_deadline", _KEYWORD, annotation=float),
     "max_idle": inspect.Parameter("max_idle", _KEYWORD, annotation=float),

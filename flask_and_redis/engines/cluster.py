@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections.abc as cabc
 import functools
 import inspect
+import re
 import typing as t
 
 import redis
@@ -26,6 +27,7 @@ from .checks import client_settings
 from .checks import TIMEOUTS
 from .library import get_library
 from .library import library_of
+from .operations import copy_pool
 from .operations import FakeServers
 from .operations import Info
 from .operations import probe_spec
@@ -200,15 +202,25 @@ class Cluster(Engine):
             for host, port in self.nodes(spec)
         ]
 
-    def check_health(self, client: t.Any) -> None:
-        info = client.execute_command("CLUSTER INFO")
-        state, served = info["cluster_state"], int(info["cluster_slots_ok"])
+    def check_health(self, client: t.Any, spec: Spec) -> None:
+        _check_slots(client)
+        pool = client.connection_pool
+        own = (pool.connection_kwargs["host"], pool.connection_kwargs["port"])
 
-        if state != "ok" or served != SLOTS:
-            raise redis.RedisError(
-                f"The cluster's state is {state!r}: {served} of {SLOTS} slots are"
-                " served."
-            )
+        # Commands go to the addresses that nodes announce, which may be others than
+        # those in the settings: behind NAT, for example, and in containers.
+        for address in _announced_masters(client, own, spec) - {own}:
+            changes = dict(zip(("host", "port"), address, strict=True))
+            copied = copy_pool(pool, library_of(type(client)), changes)
+
+            try:
+                _check_slots(redis.Redis(connection_pool=copied))
+            except redis.RedisError as error:
+                raise redis.RedisError(
+                    f"A master is announced at {join_address(*address)}: {error}"
+                ) from error
+            finally:
+                copied.disconnect()
 
     def ask_info(self, client: t.Any) -> Info:
         nodes: Info = client.execute_command("CLUSTER NODES")
@@ -221,7 +233,7 @@ class Cluster(Engine):
         for name, node in sorted(info.items(), key=_masters_first):
             host, _, port = name.rpartition(":")
 
-            if "noaddr" not in node["flags"]:
+            if "noaddr" not in node["flags"] and re.fullmatch("[0-9]{1,5}", port):
                 # A node that does not know its own address leaves the host out.
                 node_address = (host or self.nodes(spec)[0][0], int(port))
                 address = spec.address._replace(nodes=(node_address,))
@@ -268,6 +280,32 @@ def _accepted(client_class: type[t.Any]) -> dict[str, inspect.Parameter]:
         accepted.pop(name, None)
 
     return accepted
+
+
+def _check_slots(client: t.Any) -> None:
+    """Raise unless a node says that all slots are served."""
+    info = client.execute_command("CLUSTER INFO")
+    state, served = info.get("cluster_state"), info.get("cluster_slots_ok")
+
+    if state != "ok" or served != str(SLOTS):
+        raise redis.RedisError(
+            f"The cluster's state is {state!r}: {served} of {SLOTS} slots are served."
+        )
+
+
+def _announced_masters(
+    client: t.Any, own: tuple[str, int], spec: Spec
+) -> set[tuple[str, int]]:
+    """Host and port of each master, as the cluster tells them to its clients."""
+    remap = spec.arguments.get("address_remap") or (lambda address: address)
+    addresses = set()
+
+    for _, _, master, *_ in client.execute_command("CLUSTER SLOTS"):
+        host = master[0].decode() if isinstance(master[0], bytes) else master[0]
+        # A node that does not know its own address leaves the host out.
+        addresses.add(remap((host or own[0], int(master[1]))))
+
+    return addresses
 
 
 def _is_redirection(error: BaseException) -> bool:

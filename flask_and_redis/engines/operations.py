@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import collections.abc as cabc
 import contextlib
+import time
 import typing as t
 
 from ..spec.classes import parameters
@@ -14,6 +15,7 @@ from ..spec.spec import Spec
 from ..spec.url import join_address
 from . import internals
 from .checks import TIMEOUTS
+from .internals import Limit
 from .library import Client
 from .library import Connection
 from .library import Library
@@ -46,6 +48,8 @@ class Operations:
             self, spec: Spec, client_class: type[t.Any], fake_servers: FakeServers
         ) -> t.Any: ...
 
+        def all_pools(self, client: Client) -> list[Pool]: ...
+
         def disconnect(self, client: Client, *, in_use: bool) -> None: ...
 
     def probe_specs(self, spec: Spec, timeout: float) -> list[Spec]:
@@ -58,23 +62,40 @@ class Operations:
         return [probe_spec(spec, spec.client_class, timeout)]
 
     @contextlib.contextmanager
-    def open_probe(self, spec: Spec, fake_servers: FakeServers) -> cabc.Iterator[t.Any]:
+    def open_probe(
+        self, spec: Spec, fake_servers: FakeServers, seconds: float
+    ) -> cabc.Iterator[t.Any]:
         """A short-lived client, which is disconnected at the end of the block.
 
         :param spec: A spec from :meth:`probe_specs`.
         :param fake_servers: See :meth:`make`.
+        :param seconds: How long connecting and all replies together may take.
         """
+        limit = Limit(time.monotonic() + seconds)
         client = self.make(spec, spec.client_class, fake_servers)
+
+        if not self.in_process:
+            for pool in self.all_pools(client):
+                internals.limit_connections(pool, limit)
 
         try:
             yield client
+        except Exception as error:
+            others = [each for each in limit.failures if each is not error]
+
+            if error.__context__ is None and others:
+                # redis-py drops what a sentinel failed with.
+                error.__context__ = others[-1]
+
+            raise
         finally:
             self.disconnect(client, in_use=True)
 
-    def check_health(self, client: Client) -> None:
+    def check_health(self, client: Client, spec: Spec) -> None:
         """Raise unless the server is healthy.
 
         :param client: A client from :meth:`open_probe`.
+        :param spec: The prefix's spec.
         """
         client.execute_command("PING")
 
@@ -103,7 +124,7 @@ class Operations:
         """
         return None
 
-    def is_login_error(self, spec: Spec, error: BaseException | None) -> bool:
+    def is_login_error(self, spec: Spec, error: BaseException) -> bool:
         """Whether a server refused the credentials, or wants some.
 
         :param spec: The spec.
@@ -111,6 +132,25 @@ class Operations:
         """
         errors = library_of(spec.client_class).errors
         return isinstance(error, errors.AuthenticationError)
+
+    def find_login(
+        self, spec: Spec, error: BaseException | None
+    ) -> tuple[str, str, bool]:
+        """Who refused a login, the setting that has it, and whether it is set.
+
+        :param spec: The spec.
+        :param error: What a command raised because of the refusal.
+        """
+        arguments = self.connection_arguments(spec)
+
+        if arguments.get("credential_provider") is not None:
+            return "The server", f"'{spec.prefix}_CREDENTIAL_PROVIDER'", True
+
+        if arguments.get("password") is None:
+            return "The server", f"'{spec.prefix}_PASSWORD'", False
+
+        setting = f"'{spec.prefix}_PASSWORD', or the login in '{spec.prefix}_URL'"
+        return "The server", setting, True
 
     def error_text(self, spec: Spec, error: BaseException) -> str:
         """The message of an error of the client library, without secrets that the
@@ -237,7 +277,7 @@ def probe_spec(spec: Spec, client_class: type[t.Any], timeout: float) -> Spec:
     :param timeout: Seconds that connecting, and each reply, may take.
     """
     accepted = parameters(client_class)
-    timeouts = dict.fromkeys(TIMEOUTS, timeout)
+    timeouts: Arguments = dict.fromkeys(TIMEOUTS, timeout)
     arguments = {
         name: value
         for name, value in {**spec.arguments, **timeouts}.items()
@@ -246,7 +286,7 @@ def probe_spec(spec: Spec, client_class: type[t.Any], timeout: float) -> Spec:
 
     if (pool := arguments.get("connection_pool")) is not None:
         library = library_of(spec.client_class)
-        arguments["connection_pool"] = _copy_pool(pool, library, timeouts)
+        arguments["connection_pool"] = copy_pool(pool, library, timeouts)
 
     return spec.replace(
         client_class=client_class,
@@ -257,7 +297,13 @@ def probe_spec(spec: Spec, client_class: type[t.Any], timeout: float) -> Spec:
     )
 
 
-def _copy_pool(pool: Pool, library: Library, timeouts: dict[str, float]) -> t.Any:
-    arguments = {**internals.own_arguments(pool), **timeouts}
+def copy_pool(pool: Pool, library: Library, changes: Arguments) -> t.Any:
+    """A pool without connections, whose connections try once.
+
+    :param pool: The pool to copy.
+    :param library: Its library.
+    :param changes: Other values for some arguments of its connections.
+    """
+    arguments = {**internals.own_arguments(pool), **changes}
     arguments["retry"] = library.no_retry()
     return library.pool_class(connection_class=pool.connection_class, **arguments)

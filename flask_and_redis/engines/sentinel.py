@@ -182,6 +182,15 @@ class Sentinel(Engine):
         address = join_address(*self.ask_address(client))
         return {**super().ask_info(client), "address": address}
 
+    def find_login(
+        self, spec: Spec, error: BaseException | None
+    ) -> tuple[str, str, bool]:
+        if not _is_no_master(error):
+            return super().find_login(spec, error)
+
+        has_login = spec.sentinel_arguments.get("password") is not None
+        return "A sentinel", f"'{spec.prefix}_SENTINEL_KWARGS'", has_login
+
     def error_text(self, spec: Spec, error: BaseException) -> str:
         text = super().error_text(spec, error)
         pool = spec.arguments.get("connection_pool")
@@ -231,7 +240,7 @@ def _make_sentinels(spec: Spec, client_class: type[t.Any]) -> t.Any:
     return manager
 
 
-def _is_no_master(error: BaseException) -> bool:
+def _is_no_master(error: BaseException | None) -> bool:
     """Whether no sentinel named a server."""
     classes = tuple(
         get_library("redis", is_async).sentinel.MasterNotFoundError

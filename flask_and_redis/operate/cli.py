@@ -69,7 +69,7 @@ def list_command(with_skipped: bool, as_json: bool) -> None:
     if rows:
         _print_list(rows)
     else:
-        click.echo("This app has no Redis: set 'REDIS_URL', for example.")
+        click.echo(_NO_REDIS)
 
     if with_skipped and skipped:
         click.echo("\nPassed over:")
@@ -113,24 +113,39 @@ def _print_list(rows: cabc.Mapping[str, cabc.Mapping[str, t.Any]]) -> None:
 @click.command("ping")
 @_prefixes
 @_timeout
+@click.option(
+    "--wait",
+    type=click.FloatRange(0, 86400),
+    default=0.0,
+    metavar="SECONDS",
+    help="How long to ping again until all answer.  [default: 0]",
+)
 @_json
 @click.pass_context
 @with_appcontext
 def ping_command(
-    context: click.Context, prefixes: tuple[str, ...], timeout: float, as_json: bool
+    context: click.Context,
+    prefixes: tuple[str, ...],
+    timeout: float,
+    wait: float,
+    as_json: bool,
 ) -> None:
     """Ask servers whether they answer, all at once. Without PREFIX all of the app's.
-    The exit status is 1 if any does not.
+    The exit status is 1 if any does not, unless it is optional.
 
     \b
     Examples:
       flask redis ping
       flask redis ping CACHE SESSIONS --timeout 0.5
+      flask redis ping --wait 60
     """
     registry = get_registry(current_app)
 
+    if not (prefixes or registry):
+        _exit_without_redis(context, as_json)
+
     try:
-        results = health.ping(registry, prefixes, timeout)
+        results = health.wait(registry, prefixes, timeout, wait)
     except (UnknownPrefixError, ValueError) as error:
         raise _usage_error(error) from None
 
@@ -138,70 +153,108 @@ def ping_command(
         fields = {name: dataclasses.asdict(each) for name, each in results.items()}
         click.echo(json.dumps(fields, indent=2))
     else:
-        print_table(
-            [
-                [prefix, "ok", f"{result.ms:.1f} ms"]
-                if result.ok
-                else [prefix, "failed", result.error or ""]
-                for prefix, result in results.items()
-            ],
-            ["green" if result.ok else "red" for result in results.values()],
-        )
+        _print_pings(results)
 
-    if not prefixes:
-        _tell_left_out(registry)
-
-    if not all(result.ok for result in results.values()):
+    if not health.is_healthy(results):
         context.exit(1)
 
 
-def _tell_left_out(registry: Registry) -> None:
-    for prefix in registry:
-        if prefix not in registry.list_certain():
-            click.echo(
-                f"{prefix} was left out: nothing but '{prefix}_HOST' speaks for Redis."
-                f" Name {prefix} to include it.",
-                err=True,
-            )
+def _print_pings(results: cabc.Mapping[str, health.PingResult]) -> None:
+    rows, colors = [], []
+
+    for prefix, result in results.items():
+        if result.ok:
+            rows.append([prefix, "ok", f"{result.ms:.1f} ms"])
+            colors.append("green")
+        elif result.required:
+            rows.append([prefix, "failed", result.error or ""])
+            colors.append("red")
+        else:
+            rows.append([prefix, "optional", result.error or ""])
+            colors.append("yellow")
+
+    print_table(rows, colors)
+
+
+_NO_REDIS = "This app has no Redis: set 'REDIS_URL', for example."
+
+
+def _exit_without_redis(context: click.Context, as_json: bool) -> t.NoReturn:
+    if as_json:
+        click.echo("{}")
+
+    click.echo(_NO_REDIS, err=as_json)
+    context.exit(1)
 
 
 @click.command("info")
 @_prefixes
 @_timeout
+@_json
 @click.pass_context
 @with_appcontext
 def info_command(
-    context: click.Context, prefixes: tuple[str, ...], timeout: float
+    context: click.Context, prefixes: tuple[str, ...], timeout: float, as_json: bool
 ) -> None:
     """Show what kind of server each Redis is, its version, role, up-time, memory,
     clients, keys and hit rate, and warn of what is likely to be wrong. Without PREFIX
-    all of the app's. The exit status is 1 if any does not answer.
+    all of the app's. The exit status is 1 if any does not answer, unless it is
+    optional.
 
     \b
     Examples:
       flask redis info
       flask redis info CACHE
+      flask redis info --json
     """
     registry = get_registry(current_app)
-    wanted = dict.fromkeys(prefixes or registry.list_certain())
+
+    if not (prefixes or registry):
+        _exit_without_redis(context, as_json)
 
     try:
-        reports = report.report(registry, wanted, timeout)
+        reports = report.report(registry, dict.fromkeys(prefixes or registry), timeout)
     except (UnknownPrefixError, ValueError) as error:
         raise _usage_error(error) from None
 
+    if as_json:
+        fields = {
+            prefix: _describe_report(registry, prefix, each)
+            for prefix, each in reports.items()
+        }
+        click.echo(json.dumps(fields, indent=2))
+    else:
+        _print_reports(registry, reports)
+
+    if any(
+        each.errors and not registry.is_optional(prefix)
+        for prefix, each in reports.items()
+    ):
+        context.exit(1)
+
+
+def _describe_report(
+    registry: Registry, prefix: str, each: report.Report
+) -> dict[str, t.Any]:
+    spec = registry.get_spec(prefix)
+    return {
+        "engine": spec.engine.scheme_name(spec),
+        "address": spec.engine.describe_address(spec),
+        "nodes": each.nodes,
+        "warnings": each.warnings,
+        "errors": each.errors,
+    }
+
+
+def _print_reports(
+    registry: Registry, reports: cabc.Mapping[str, report.Report]
+) -> None:
     for number, (prefix, each) in enumerate(reports.items()):
         spec = registry.get_spec(prefix)
         engine = spec.engine
         title = f"{prefix}  {engine.scheme_name(spec)}  {engine.describe_address(spec)}"
         click.echo("\n" * bool(number) + wrap(title))
         _print_report(each)
-
-    if not prefixes:
-        _tell_left_out(registry)
-
-    if any(each.errors for each in reports.values()):
-        context.exit(1)
 
 
 def _print_report(each: report.Report) -> None:

@@ -13,15 +13,16 @@ from dataclasses import dataclass
 
 from ..engines import find_engine
 from ..engines import internals
-from ..engines.credentials import Credentials
 from ..engines.library import Client
-from ..engines.library import library_name
 from ..exceptions import ConfigError
 from ..registry import Registry
 from ..spec.spec import Spec
-from ..spec.values import Secret
+from .explain import explain
 
 R = t.TypeVar("R")
+
+# Seconds between two pings while waiting.
+_WAIT_PAUSE = 0.2
 
 
 @dataclass(frozen=True)
@@ -29,10 +30,13 @@ class PingResult:
     """The result of one prefix's ping. :func:`flask.jsonify` accepts it.
 
     :param ok: Whether its server answered. For a cluster, whether it says that all of
-        its slots are served.
+        its slots are served, and each master answers at the address that the cluster
+        announces.
     :param ms: Milliseconds until the answer, including connecting, or None.
     :param error: Why there was no answer, in one line without user name or password, or
         None.
+    :param required: Whether a health check should fail if there was no answer. It is
+        False if ``<P>_OPTIONAL`` is true.
 
     .. versionadded:: 2.0
     """
@@ -40,6 +44,7 @@ class PingResult:
     ok: bool
     ms: float | None
     error: str | None
+    required: bool
 
 
 @dataclass(frozen=True)
@@ -54,6 +59,8 @@ class PoolStats:
     :param idle: How many of them are connected and not in use.
     :param maximum: How many there may be. None without a limit, and before there is a
         pool.
+    :param down: Whether a command of this process has used up ``<P>_RETRY_DEADLINE``
+        because of the server, and none has succeeded since.
 
     .. versionadded:: 2.0
     """
@@ -63,6 +70,7 @@ class PoolStats:
     in_use: int | None
     idle: int | None
     maximum: int | None
+    down: bool
 
 
 def ping(
@@ -71,13 +79,13 @@ def ping(
     """Ask the servers of some prefixes whether they answer, all at the same time.
 
     :param registry: The app's registry.
-    :param prefixes: The prefixes. The default is all that are certain.
+    :param prefixes: The prefixes. The default is all that are registered.
     :param timeout: Seconds after which this returns at the latest.
     :raises UnknownPrefixError: If the app has no such prefix.
     :raises ValueError: If the timeout is not a number of seconds above 0.
     """
     check_timeout(timeout)
-    wanted = dict.fromkeys(prefixes or registry.list_certain())
+    wanted = dict.fromkeys(prefixes or registry)
 
     for prefix in wanted:
         registry.check_known(prefix)
@@ -85,6 +93,37 @@ def ping(
     questions = {prefix: _make_pings(registry, prefix, timeout) for prefix in wanted}
     answers = ask(questions, timeout).items()
     return {prefix: _read_ping(registry, prefix, answer) for prefix, answer in answers}
+
+
+def wait(
+    registry: Registry, prefixes: cabc.Collection[str], timeout: float, seconds: float
+) -> dict[str, PingResult]:
+    """Ping until all required prefixes answer, or the time is over.
+
+    :param registry: See :func:`ping`.
+    :param prefixes: See :func:`ping`.
+    :param timeout: Seconds that each ping may take.
+    :param seconds: How long to wait at most. 0 pings once.
+    :return: The last results.
+    """
+    ends = time.monotonic() + seconds
+
+    while True:
+        results = ping(registry, prefixes, timeout)
+        left = ends - time.monotonic()
+
+        if is_healthy(results) or left <= 0:
+            return results
+
+        time.sleep(min(left, _WAIT_PAUSE))
+        timeout = min(timeout, max(ends - time.monotonic(), _WAIT_PAUSE))
+
+
+def is_healthy(results: cabc.Mapping[str, PingResult]) -> bool:
+    """Whether there is a Redis, and all required ones answered."""
+    return bool(results) and all(
+        each.ok or not each.required for each in results.values()
+    )
 
 
 def _make_pings(
@@ -100,7 +139,10 @@ def _make_pings(
     except ConfigError as error:
         return [functools.partial(_raise, error)]
 
-    return make_questions(registry, spec, timeout, spec.engine.check_health)
+    def check(client: Client) -> None:
+        spec.engine.check_health(client, spec)
+
+    return make_questions(registry, spec, timeout, check)
 
 
 def _raise(error: ConfigError) -> t.NoReturn:
@@ -108,10 +150,12 @@ def _raise(error: ConfigError) -> t.NoReturn:
 
 
 def _read_ping(registry: Registry, prefix: str, answer: Answer[object]) -> PingResult:
-    if answer.error is None:
-        return PingResult(True, round(answer.seconds * 1000, 3), None)
+    required = not registry.is_optional(prefix)
 
-    return PingResult(False, None, explain(registry, prefix, answer.error))
+    if answer.error is None:
+        return PingResult(True, round(answer.seconds * 1000, 3), None, required)
+
+    return PingResult(False, None, explain(registry, prefix, answer.error), required)
 
 
 @dataclass(eq=False, repr=False)
@@ -139,7 +183,7 @@ def make_questions(
     """
 
     def put(probe: Spec) -> R:
-        with probe.engine.open_probe(probe, registry.fake_servers) as client:
+        with probe.engine.open_probe(probe, registry.fake_servers, timeout) as client:
             return question(client)
 
     return [
@@ -202,6 +246,10 @@ def _collect(
 
         pending[name] = max(pending[name] - 1, 0)
 
+        if answer.error is not None and answer.seconds >= timeout:
+            # It failed because the time was over.
+            answer.error = silence
+
         if answer.error is None:
             pending[name] = 0
 
@@ -209,45 +257,6 @@ def _collect(
             answers[name] = answer
 
     return answers
-
-
-def explain(registry: Registry, prefix: str, error: BaseException | None) -> str:
-    """What went wrong with a server, in one line without secrets.
-
-    :param registry: The app's registry.
-    :param prefix: The prefix.
-    :param error: The error.
-    """
-    try:
-        spec = registry.get_spec(prefix)
-    except ConfigError as wrong:
-        return str(wrong)
-
-    arguments = spec.engine.connection_arguments(spec)
-    text = ""
-
-    if spec.engine.is_login_error(spec, error) and not any(
-        arguments.get(name) is not None for name in ("password", "credential_provider")
-    ):
-        # Redis 7 would write about HELLO, which the application did not send.
-        return f"The server asks for a password: set '{prefix}_PASSWORD'."
-
-    # Any other error, such as one of a credential provider, may quote anything.
-    if error is not None and (
-        library_name(type(error)) or isinstance(error, (ConfigError, OSError))
-    ):
-        text = spec.engine.error_text(spec, error)
-
-    for value in (*arguments.values(), *spec.sentinel_arguments.values()):
-        secrets = value.secrets if isinstance(value, Credentials) else (value,)
-
-        for secret in secrets:
-            if isinstance(secret, Secret) and secret:
-                text = text.replace(secret, "***")
-
-    # A server's text may contain control characters of the terminal.
-    words = "".join(char if char.isprintable() else " " for char in text).split()
-    return " ".join(words) or type(error).__name__
 
 
 def check_timeout(timeout: float) -> None:
@@ -270,13 +279,14 @@ def stats(registry: Registry) -> dict[str, PoolStats]:
 
 def _count(registry: Registry, prefix: str) -> PoolStats:
     client = registry.find_client(prefix)
+    down = registry.is_down(prefix)
 
     if client is None:
-        return PoolStats(False, 0, 0, 0, None)
+        return PoolStats(False, 0, 0, 0, None, down)
 
     if prefix in registry.overridden:
-        # Its client may be of another kind.
-        engine = find_engine(None, type(client))
+        # Its client may be of another kind, and has no deadline.
+        engine, down = find_engine(None, type(client)), False
     else:
         engine = registry.get_spec(prefix).engine
 
@@ -285,9 +295,9 @@ def _count(registry: Registry, prefix: str) -> PoolStats:
     known = [count for count in counts if count is not None]
 
     if not known or len(known) < len(counts):
-        return PoolStats(True, None, None, None, None)
+        return PoolStats(True, None, None, None, None, down)
 
     in_use, idle = (sum(column) for column in zip(*known, strict=True))
     limits = [internals.find_limit(pool) for pool in pools]
     maximum = None if None in limits else sum(filter(None, limits))
-    return PoolStats(True, in_use + idle, in_use, idle, maximum)
+    return PoolStats(True, in_use + idle, in_use, idle, maximum, down)

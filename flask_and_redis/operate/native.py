@@ -14,6 +14,7 @@ from ..registry import Registry
 from ..spec.spec import Arguments
 from ..spec.spec import Spec
 from . import health
+from .explain import explain
 from .text import wrap_error
 
 # Seconds to ask sentinels for the server, or a cluster for a node that answers.
@@ -123,7 +124,7 @@ def _find_server(
     answer = health.ask({prefix: questions}, _FIND_TIMEOUT)[prefix]
 
     if answer.value is None:
-        why = health.explain(registry, prefix, answer.error)
+        why = explain(registry, prefix, answer.error)
         where = engine.describe_address(spec)
         raise click.ClickException(wrap_error(f"{prefix}, {where}: {why}"))
 

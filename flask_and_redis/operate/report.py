@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections.abc as cabc
 import re
+import typing as t
 from dataclasses import dataclass
 from dataclasses import field
 
@@ -14,10 +15,11 @@ from ..engines.operations import Info
 from ..registry import Registry
 from ..spec.spec import Spec
 from ..spec.url import join_address
+from .explain import clean
+from .explain import explain
 from .health import Answer
 from .health import ask
 from .health import check_timeout
-from .health import explain
 from .health import make_questions
 
 # The oldest Redis that redis-py supports, from version 6 on.
@@ -32,6 +34,8 @@ class Report:
     facts: list[list[str]] = field(default_factory=list)
     #: Whether the first of these rows is a header.
     has_header: bool = False
+    #: What each node says of itself, by its address.
+    nodes: dict[str, Info] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
     #: Each in one line, without secrets.
     errors: list[str] = field(default_factory=list)
@@ -81,9 +85,51 @@ def _report(
     if nodes is not None:
         return _report_nodes(registry, spec, nodes, timeout)
 
+    info = read_info(answer.value)
+    address = info.get("address", spec.engine.describe_address(spec))
     return Report(
-        _list_facts(spec, answer.value), warnings=list(_warn(spec, answer.value))
+        _list_facts(spec, info), nodes={address: info}, warnings=list(_warn(spec, info))
     )
+
+
+_TEXTS = (
+    *("redis_version", "valkey_version", "role", "master_host", "master_link_status"),
+    *("maxmemory_policy", "address"),
+)
+_NUMBERS = (
+    *("uptime_in_seconds", "used_memory", "maxmemory", "connected_clients"),
+    *("maxclients", "blocked_clients", "connected_slaves", "master_port"),
+    *("keyspace_hits", "keyspace_misses"),
+)
+
+
+def read_info(info: object) -> Info:
+    """The fields of a server's ``INFO`` that a report uses, as far as they make sense.
+    The server is not trusted: it may be any program.
+
+    :param info: What the client made of the reply.
+    """
+    given: Info = info if isinstance(info, cabc.Mapping) else {}
+    fields: dict[str, t.Any] = {
+        name: clean(str(given[name]))[:100]
+        for name in _TEXTS
+        if isinstance(given.get(name), (str, int, float))
+    }
+    fields |= _read_numbers(given, _NUMBERS)
+    fields |= {
+        name: _read_numbers(counts, ("keys", "expires"))
+        for name, counts in given.items()
+        if re.fullmatch(r"db[0-9]{1,9}", name) and isinstance(counts, cabc.Mapping)
+    }
+    return fields
+
+
+def _read_numbers(given: Info, names: cabc.Iterable[str]) -> dict[str, int]:
+    return {
+        name: given[name]
+        for name in names
+        if type(given.get(name)) is int and 0 <= given[name] < 2**63
+    }
 
 
 _NODE_HEADER = [
@@ -110,13 +156,18 @@ def _report_nodes(
     report = Report([_NODE_HEADER], has_header=True)
     warnings: dict[str, None] = {}
 
-    for address, answer in ask(questions, timeout).items():
+    if not nodes:
+        report.errors.append("The cluster names no node.")
+
+    for found, answer in ask(questions, timeout).items():
+        address = clean(found)
+
         if answer.value is None:
             why = explain(registry, spec.prefix, answer.error)
             report.errors.append(f"{address}: {why}")
             continue
 
-        info = answer.value
+        info = report.nodes[address] = read_info(answer.value)
         report.facts.append(
             [
                 address,
@@ -161,7 +212,9 @@ def _server(info: Info) -> str:
 
 
 def _duration(info: Info) -> str:
-    seconds = int(info.get("uptime_in_seconds", 0))
+    if (seconds := info.get("uptime_in_seconds")) is None:
+        return "?"
+
     minutes, hours, days = seconds // 60, seconds // 3600, seconds // 86400
 
     if days:
@@ -175,7 +228,8 @@ def _duration(info: Info) -> str:
 
 def _role(info: Info) -> str:
     if info.get("role") == "slave":
-        master = join_address(str(info.get("master_host")), info.get("master_port", 0))
+        host, port = info.get("master_host", "?"), info.get("master_port", 0)
+        master = join_address(host, port)
         return f"replica of {master}, link {info.get('master_link_status', '?')}"
 
     count = info.get("connected_slaves", 0)
@@ -183,8 +237,7 @@ def _role(info: Info) -> str:
 
 
 def _memory(info: Info) -> str:
-    used = _size(int(info.get("used_memory", 0)))
-    limit = int(info.get("maxmemory", 0))
+    used, limit = _size(info.get("used_memory", 0)), info.get("maxmemory", 0)
     return f"{used} of {_size(limit)}" if limit else used
 
 
@@ -212,7 +265,7 @@ def _clients(info: Info) -> str:
 
 def _keys(info: Info, own: int) -> str:
     """The keys of each database that has any, and of the prefix's own."""
-    names = (name for name in info if re.fullmatch(r"db[0-9]+", name))
+    names = (name for name in info if name.startswith("db"))
     databases = {int(name[2:]): info[name] for name in names}
     texts = []
 
@@ -227,11 +280,12 @@ def _keys(info: Info, own: int) -> str:
 
 
 def _reads(info: Info) -> int:
-    return int(info.get("keyspace_hits", 0)) + int(info.get("keyspace_misses", 0))
+    count: int = info.get("keyspace_hits", 0) + info.get("keyspace_misses", 0)
+    return count
 
 
 def _hit_rate(info: Info) -> str:
-    rate = 100 * int(info.get("keyspace_hits", 0)) / (_reads(info) or 1)
+    rate = 100 * info.get("keyspace_hits", 0) / (_reads(info) or 1)
     return f"{rate:.1f} %" if _reads(info) else "-"
 
 
@@ -246,7 +300,7 @@ def _warn(spec: Spec, info: Info) -> cabc.Iterator[str]:
             " maxmemory-policy to allkeys-lru or the like."
         )
 
-    version = re.match(r"(\d+)\.(\d+)", str(info.get("redis_version", "")))
+    version = re.match(r"(\d{1,9})\.(\d{1,9})", info.get("redis_version", ""))
     is_old = version is not None and tuple(map(int, version.groups())) < OLDEST
 
     if is_old and library_name(spec.client_class) == "redis":

@@ -74,8 +74,6 @@ class Discovery:
         self.wrong: dict[str, ConfigError] = {}
         #: Groups that look like a prefix but are skipped, with the reason.
         self.skipped: dict[str, str] = {}
-        #: Prefixes that may belong to other software: they have only a HOST.
-        self.guessed: list[str] = []
         #: Warnings for the caller to issue.
         self.warnings: list[str] = []
 
@@ -131,14 +129,13 @@ def discover(
             if prefixes is not None:
                 _check_address(config, prefix)
 
-            _read(config, prefix, groups, options, prefix in certain, discovery)
+            _read(prefix, groups, options, prefix in certain, discovery)
 
     discovery.warnings += groups.find_misspellings(certain)
     return discovery
 
 
 def _read(
-    config: Config,
     prefix: str,
     groups: Groups,
     options: cabc.Mapping[str, t.Any],
@@ -155,10 +152,6 @@ def _read(
         wrong.origin = error.origin
     else:
         discovery.specs[prefix] = spec
-
-        if not is_certain and not _has_address(config, prefix, but="_HOST"):
-            discovery.guessed.append(prefix)
-
         return
 
     if is_certain or wrong.origin == "option":
@@ -252,13 +245,9 @@ def _is_text(value: object) -> bool:
     return isinstance(value, str) and bool(value.strip())
 
 
-def _has_address(config: Config, prefix: str, but: str = "") -> bool:
-    """Whether any setting of a prefix but one says where the server is."""
-    return any(
-        not is_unset(config.get(prefix + suffix))
-        for suffix in SUFFIXES
-        if suffix != but
-    )
+def _has_address(config: Config, prefix: str) -> bool:
+    """Whether any setting of a prefix says where the server is."""
+    return any(not is_unset(config.get(prefix + suffix)) for suffix in SUFFIXES)
 
 
 def _check_address(config: Config, prefix: str) -> None:

@@ -134,6 +134,7 @@ def read_group(
     if (pool := spec.arguments.get("connection_pool")) is not None:
         spec.engine = find_engine(url, spec.client_class, pool)
 
+    spec.optional = spec.arguments.pop("optional", False)
     spec.engine.check(spec, values)
     _check_together(spec, values)
     _warn_about(spec, values, warn)

@@ -106,6 +106,8 @@ class Spec:
         self.retries: int | None = None
         #: Seconds that a connection may be unused before it is replaced.
         self.max_idle: float = MAX_IDLE
+        #: Whether health checks only report an outage of this prefix.
+        self.optional: bool = False
 
     def replace(self, **changes: t.Any) -> Spec:
         """A copy with other values for some attributes."""

@@ -1,0 +1,104 @@
+"""Says why a server did not answer."""
+
+from __future__ import annotations
+
+import ssl
+
+from ..engines.base import causes
+from ..engines.credentials import Credentials
+from ..engines.internals import PlainText
+from ..engines.library import library_name
+from ..exceptions import ConfigError
+from ..registry import Registry
+from ..spec.spec import Spec
+from ..spec.values import Secret
+
+
+def explain(registry: Registry, prefix: str, error: BaseException | None) -> str:
+    """What went wrong with a server, in one line without secrets.
+
+    :param registry: The app's registry.
+    :param prefix: The prefix.
+    :param error: The error.
+    """
+    try:
+        spec = registry.get_spec(prefix)
+    except ConfigError as wrong:
+        return str(wrong)
+
+    text = _find_cause(spec, error)
+
+    # Any other error, such as one of a credential provider, may quote anything.
+    if (
+        text is None
+        and error is not None
+        and (library_name(type(error)) or isinstance(error, (ConfigError, OSError)))
+    ):
+        text = spec.engine.error_text(spec, error)
+
+    return clean(_hide_secrets(spec, text or "")) or type(error).__name__
+
+
+def clean(text: str) -> str:
+    """Text from a server in one line, without characters that control a terminal.
+
+    :param text: The text.
+    """
+    words = "".join(char if char.isprintable() else " " for char in text).split()
+    return " ".join(words)
+
+
+def _find_cause(spec: Spec, error: BaseException | None) -> str | None:
+    """A sentence about a cause that only a setting can fix, or None."""
+    prefix = spec.prefix
+
+    for each in causes(error, None):
+        if spec.engine.is_login_error(spec, each):
+            return _explain_login(spec, each, error)
+
+        if isinstance(each, PlainText):
+            return (
+                "The server speaks plain text, and no TLS: use a redis:// URL instead"
+                f" of rediss://, or set '{prefix}_SSL' to false."
+            )
+
+        if isinstance(each, ssl.SSLCertVerificationError):
+            return (
+                f"The certificate of the server is refused ({each.verify_message}):"
+                f" check '{prefix}_SSL_CA_CERTS', and whether the certificate is for"
+                " this host."
+            )
+
+    return None
+
+
+def _explain_login(
+    spec: Spec, refusal: BaseException, error: BaseException | None
+) -> str:
+    who, setting, is_set = spec.engine.find_login(spec, error)
+    text = spec.engine.error_text(spec, refusal).rstrip(".")
+    sentence = f"{who} refuses the login ({text}): check {setting}."
+
+    if not is_set:
+        # Redis 7 would write about HELLO, which the application did not send.
+        sentence = f"{who} asks for a password: set {setting}."
+
+    if refusal is error:
+        return sentence
+
+    # What failed because of it, such as the search for the master.
+    failed = spec.engine.error_text(spec, error or refusal).rstrip(".")
+    return f"{failed}. {sentence}"
+
+
+def _hide_secrets(spec: Spec, text: str) -> str:
+    arguments = spec.engine.connection_arguments(spec)
+
+    for value in (*arguments.values(), *spec.sentinel_arguments.values()):
+        secrets = value.secrets if isinstance(value, Credentials) else (value,)
+
+        for secret in secrets:
+            if isinstance(secret, Secret) and secret:
+                text = text.replace(secret, "***")
+
+    return text

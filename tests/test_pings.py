@@ -1,0 +1,386 @@
+"""What a ping reports about a server that is not healthy, and what it leaves behind."""
+
+from __future__ import annotations
+
+import collections.abc as cabc
+import contextlib
+import socket
+import threading
+import typing as t
+
+import pytest
+import redis
+from ephemeral_port_reserve import reserve
+from flask import Flask
+
+from .conftest import Starter
+from .servers import Certificates
+from .servers import Cluster
+from .servers import Sentinels
+from .servers import Server
+from .servers import wait_until
+from .test_health import make_manager
+from .test_health import ping_one
+from .test_health import silent_server
+from .test_health import Untold
+
+
+class Dripping:
+    """A server that sends one byte every 20 ms to each connection, without end."""
+
+    def __init__(self) -> None:
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._listener.setblocking(False)
+        self._ends = threading.Event()
+        self._thread = threading.Thread(target=self._run)
+        self.address = f"127.0.0.1:{self._listener.getsockname()[1]}"
+        self.accepted = 0
+        self.connections: list[socket.socket] = []
+
+    def _run(self) -> None:
+        while not self._ends.wait(0.02):
+            with contextlib.suppress(BlockingIOError):
+                while True:
+                    connection = self._listener.accept()[0]
+                    connection.sendall(b"+")
+                    self.connections.append(connection)
+                    self.accepted += 1
+
+            for connection in list(self.connections):
+                try:
+                    connection.sendall(b"x")
+                except OSError:
+                    connection.close()
+                    self.connections.remove(connection)
+
+    def __enter__(self) -> Dripping:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._ends.set()
+        self._thread.join()
+
+        for opened in (self._listener, *self.connections):
+            opened.close()
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"URL": "redis://{}"},
+        {"URL": "rediss://{}"},
+        {"URL": "valkey://{}", "CLASS": "valkey.Valkey"},
+        {"URL": "redis+cluster://{}"},
+        {"URL": "redis+sentinel://{}/mymaster"},
+    ],
+    ids=lambda config: config["URL"],
+)
+def test_nothing_stays_of_a_dripped_reply(app: Flask, config: dict[str, str]) -> None:
+    """A ping ends within its timeout even if the server sends its reply in drops. No
+    thread and no connection stays.
+    """
+    before = set(threading.enumerate())
+
+    with Dripping() as server:
+        before.add(server._thread)
+        config = {f"X_{name}": value for name, value in config.items()}
+        config["X_URL"] = config["X_URL"].format(server.address)
+        manager = make_manager(app, **config)
+
+        with app.app_context():
+            for _ in range(5):
+                assert not manager.ping(timeout=0.3)["X"].ok
+
+        wait_until(lambda: set(threading.enumerate()) <= before, "no thread is left")
+        wait_until(lambda: not server.connections, "no connection is left")
+        assert server.accepted >= 5
+
+
+def test_nothing_stays_of_a_dripped_pool(app: Flask) -> None:
+    """The same if the application made the pool."""
+    before = set(threading.enumerate())
+
+    with Dripping() as server:
+        before.add(server._thread)
+        host, _, port = server.address.partition(":")
+        pool_class: t.Any = redis.BlockingConnectionPool
+        pool = pool_class(host=host, port=int(port))
+        manager = make_manager(app, X_CONNECTION_POOL=pool)
+
+        with app.app_context():
+            assert not manager.ping(timeout=0.3)["X"].ok
+
+        wait_until(lambda: set(threading.enumerate()) <= before, "no thread is left")
+        wait_until(lambda: not server.connections, "no connection is left")
+
+
+class Announcing:
+    """Sets what the nodes of a cluster announce, and afterwards sets it back."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self._cluster = cluster
+
+    def set_port(self, number: int, port: int) -> None:
+        with self._cluster.nodes[number].admin() as client:
+            client.config_set("cluster-announce-port", port)
+
+
+@pytest.fixture
+def announcing(cluster: Cluster) -> cabc.Iterator[Announcing]:
+    announcing = Announcing(cluster)
+    yield announcing
+
+    for number in range(len(cluster.nodes)):
+        announcing.set_port(number, 0)
+
+
+def test_announced_addresses(
+    app: Flask, cluster: Cluster, announcing: Announcing
+) -> None:
+    """A cluster is not ok if clients cannot reach a master where the cluster announces
+    it, although the address in the settings answers.
+    """
+    node = cluster.nodes[0]
+    manager = make_manager(
+        app,
+        CARTS_URL=f"redis+cluster://{node.address}",
+        # A name, where the cluster announces an IP address.
+        NAME_URL=f"redis+cluster://localhost:{node.port}?decode_responses=true",
+    )
+
+    with app.app_context():
+        assert all(result.ok for result in manager.ping(timeout=10).values())
+        wrong = reserve()
+        announcing.set_port(0, wrong)
+        results = manager.ping(timeout=10)
+
+        for result in results.values():
+            assert not result.ok
+            assert result.error is not None
+            assert result.error.startswith(
+                f"A master is announced at 127.0.0.1:{wrong}"
+            )
+            assert "refused" in result.error
+
+
+def test_remapped_addresses(
+    app: Flask, cluster: Cluster, announcing: Announcing
+) -> None:
+    """Announced addresses are changed by ADDRESS_REMAP, as for commands."""
+    node, wrong = cluster.nodes[0], reserve()
+    announcing.set_port(0, wrong)
+
+    def remap(address: tuple[str, int]) -> tuple[str, int]:
+        return (address[0], node.port) if address[1] == wrong else address
+
+    config = {"REDIS_URL": f"redis+cluster://{node.address}"}
+    assert ping_one(app, **config, REDIS_ADDRESS_REMAP=remap).ok
+
+
+def test_nodes_without_hosts(
+    app: Flask, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A node that does not know its own address is at the address in the settings."""
+    node = cluster.nodes[0]
+    execute: t.Any = redis.Redis.execute_command
+
+    def leave_host_out(self: t.Any, *args: t.Any, **options: t.Any) -> t.Any:
+        if args[0] == "CLUSTER SLOTS":
+            return [[0, 16383, [b"", node.port, b"id"]]]
+
+        return execute(self, *args, **options)
+
+    monkeypatch.setattr(redis.Redis, "execute_command", leave_host_out)
+    assert ping_one(app, REDIS_URL=f"redis+cluster://{node.address}").ok
+
+
+def test_no_cluster(app: Flask, server: Server) -> None:
+    """A cluster's URL with the address of a single server is not ok."""
+    error = ping_one(app, REDIS_URL=f"redis+cluster://{server.address}").error
+    assert error is not None and "cluster support disabled" in error
+
+
+def error_of(app: Flask, **config: t.Any) -> str:
+    manager = make_manager(app, **config)
+
+    with app.app_context():
+        return manager.ping(timeout=5)["REDIS"].error or ""
+
+
+PLAIN = (
+    "The server speaks plain text, and no TLS: use a redis:// URL instead of"
+    " rediss://, or set 'REDIS_SSL' to false."
+)
+
+
+def test_tls_to_a_plain_port(app: Flask, server: Server) -> None:
+    """The error names the cause. redis-py only runs into its timeout."""
+    assert error_of(app, REDIS_URL=f"rediss://{server.address}") == PLAIN
+
+
+def test_tls_to_a_plain_sentinel(app: Flask, sentinels: Sentinels) -> None:
+    """The same behind sentinels."""
+    url = f"rediss+sentinel://{sentinels.sentinels[0].address}/mymaster"
+    assert error_of(app, REDIS_URL=url) == PLAIN
+
+
+def test_tls_to_a_silent_port(app: Flask) -> None:
+    """A server that says nothing does not speak plain text."""
+    with silent_server() as silent:
+        manager = make_manager(app, REDIS_URL=f"rediss://{silent}")
+
+        with app.app_context():
+            error = manager.ping(timeout=0.5)["REDIS"].error
+
+    assert error == "No answer within 0.5 s."
+
+
+def test_tls_to_a_slow_port(app: Flask) -> None:
+    """A server that closes the connection at a plain command is not called plain."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    accepted = []
+
+    def serve() -> None:
+        accepted.append(listener.accept()[0])
+
+        with listener.accept()[0] as second:
+            second.recv(1)
+
+    thread = threading.Thread(target=serve)
+    thread.start()
+    url = f"rediss://127.0.0.1:{listener.getsockname()[1]}"
+    manager = make_manager(app, REDIS_URL=url)
+
+    with app.app_context():
+        # Enough time between the attempt with TLS and the end.
+        error = manager.ping(timeout=3)["REDIS"].error
+
+    thread.join(10)
+
+    for opened in (listener, *accepted):
+        opened.close()
+
+    assert error in ("Timeout connecting to server", "No answer within 3 s.")
+
+
+def test_refused_certificates(
+    app: Flask, tls_server: Server, certificates: Certificates
+) -> None:
+    """The error says why the certificate is refused, and which setting to check."""
+    config = {"REDIS_URL": tls_server.url}
+    error = error_of(app, **config, REDIS_SSL_CA_CERTS=str(certificates.other_ca))
+    assert error.startswith("The certificate of the server is refused (")
+    assert "certificate" in error.partition("(")[2].partition(")")[0]
+    assert "check 'REDIS_SSL_CA_CERTS'" in error
+
+
+def test_certificate_for_another_host(
+    app: Flask, tls_server: Server, certificates: Certificates
+) -> None:
+    """The same for a certificate of another host. The host is another way to write an
+    address that is in the certificate.
+    """
+    url = f"rediss://127.1:{tls_server.port}"
+    error = error_of(app, REDIS_URL=url, REDIS_SSL_CA_CERTS=str(certificates.ca))
+    assert "refused (" in error and "'127.1'" in error
+
+
+def test_refused_by_a_sentinel(
+    app: Flask, start: Starter, certificates: Certificates
+) -> None:
+    """The error says that a sentinel refused the login or showed a wrong certificate,
+    and not only that there is no master.
+    """
+    locked = start(Sentinels, sentinel_password="hush")
+    url = f"redis+sentinel://{locked.address}/mymaster"
+    error = error_of(app, REDIS_URL=url)
+    assert error.startswith("No master found for 'mymaster'")
+    assert error.endswith(
+        "A sentinel asks for a password: set 'REDIS_SENTINEL_KWARGS'."
+    )
+    wrong = {"password": "wrong"}
+    error = error_of(Flask("b"), REDIS_URL=url, REDIS_SENTINEL_KWARGS=wrong)
+    assert "A sentinel refuses the login (" in error
+    assert error.endswith("): check 'REDIS_SENTINEL_KWARGS'.")
+    secure = start(Server, certificates=certificates)
+    url = f"rediss+sentinel://{secure.address}/mymaster"
+    error = error_of(Flask("c"), REDIS_URL=url)
+    assert error.startswith("The certificate of the server is refused (")
+
+
+def test_refused_by_the_master(app: Flask, sentinels: Sentinels) -> None:
+    """If the master refuses the login and the sentinels do not, the error says so."""
+    master = sentinels.master()
+
+    with master.admin() as client:
+        client.config_set("requirepass", "hush")
+
+    try:
+        url = f"redis+sentinel://{sentinels.address}/mymaster"
+        error = error_of(app, REDIS_URL=url)
+    finally:
+        with master.admin(password="hush") as client:
+            client.config_set("requirepass", "")
+
+    assert error == "The server asks for a password: set 'REDIS_PASSWORD'."
+
+
+def test_refused_provider(app: Flask, start: Starter) -> None:
+    """The error names the provider if it gave the wrong password."""
+    locked = start(Server, password="hush")
+
+    class Provider(redis.CredentialProvider):
+        def get_credentials(self) -> tuple[str, str]:
+            return "default", "wrong"
+
+    config = {"REDIS_URL": locked.url, "REDIS_CREDENTIAL_PROVIDER": Provider()}
+    assert error_of(app, **config).endswith(": check 'REDIS_CREDENTIAL_PROVIDER'.")
+
+
+def test_down(app: Flask, own_server: Server) -> None:
+    """The statistics tell whether a prefix is down. An override is not."""
+    manager = make_manager(
+        app,
+        REDIS_URL=own_server.url,
+        REDIS_RETRY_DEADLINE=0.2,
+        CLUSTER_URL=f"redis+cluster://127.0.0.1:{reserve()}",
+        CLUSTER_RETRY_DEADLINE=0.2,
+    )
+
+    def list_down() -> list[str]:
+        return [prefix for prefix, stats in manager.stats().items() if stats.down]
+
+    with app.app_context():
+        manager.get().set("k", "v")
+        assert list_down() == []
+        own_server.kill()
+
+        for prefix in ("REDIS", "CLUSTER"):
+            with pytest.raises(
+                (redis.RedisError, redis.exceptions.RedisClusterException)
+            ):
+                manager.get(prefix).set("k", "v")
+
+        assert list_down() == ["REDIS", "CLUSTER"]
+        assert not manager.stats()["CLUSTER"].created
+
+        with manager.override("REDIS", redis.Redis()):
+            assert list_down() == ["CLUSTER"]
+
+        # A ping does not change it: it is about commands.
+        own_server.start()
+        assert manager.ping("REDIS", timeout=10)["REDIS"].ok
+        assert list_down() == ["REDIS", "CLUSTER"]
+
+        def is_back() -> bool:
+            return bool(manager.get().set("k", "v"))
+
+        wait_until(is_back, "a command succeeds")
+        assert list_down() == ["CLUSTER"]
+
+
+def test_ping_of_an_unknown_pool(app: Flask) -> None:
+    """A client of the application may have any kind of pool."""
+    result = ping_one(app, REDIS_HOST="h", REDIS_CLASS=Untold)
+    assert result.error == "AttributeError"
