@@ -418,6 +418,8 @@ def test_retry_renewal(issuer: Issuer, retry: bool) -> None:
 
     provider._token_mgr.stop()
     internals.retry_renewal(object(), 1)
+
+
 def test_limited_socket() -> None:
     """Each read of a limited socket may only take what is left of the time, but one
     that must not wait at all does not wait.

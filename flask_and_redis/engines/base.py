@@ -25,6 +25,7 @@ from . import checks
 from . import connections
 from . import credentials
 from . import internals
+from . import names
 from . import tracking
 from .library import Client
 from .library import library_name
@@ -242,6 +243,9 @@ class Engine(Operations, abc.ABC):
             # Not for a class of the application: it may format its password.
             mask_secrets(arguments)
 
+        if "connection_pool" not in arguments:
+            self.introduce(spec, arguments)
+
         if spec.deadline is not None:
             if "retry" in parameters(spec.client_class):
                 arguments["retry"] = self.no_retry(spec)
@@ -250,6 +254,16 @@ class Engine(Operations, abc.ABC):
                 arguments.setdefault("timeout", spec.deadline)
 
         return arguments
+
+    def introduce(self, spec: Spec, arguments: Arguments) -> None:
+        """Add to a client's arguments what ``CLIENT LIST`` shows of its connections.
+
+        :param spec: The spec.
+        :param arguments: The arguments. They are changed in place.
+        """
+        accepted = parameters(spec.client_class)
+        names.name_library(arguments, accepted)
+        names.allow_refused_name(spec, arguments, accepted)
 
     def no_retry(self, spec: Spec) -> t.Any:
         """What the client class takes for "no retries"."""

@@ -36,9 +36,9 @@ OWN_SETTINGS = {
     ),
 }
 
-#: Set by :func:`set_library_defaults`. redis-py added them to its asynchronous classes
+#: Set by :func:`set_library_defaults`. redis-py added it to its asynchronous classes
 #: later.
-LIBRARY_DEFAULTS = {"maint_notifications_config", "driver_info"}
+LIBRARY_DEFAULTS = {"maint_notifications_config"}
 
 #: The arguments that limit how long connecting, and each reply, may take.
 TIMEOUTS: tuple[str, ...] = ("socket_timeout", "socket_connect_timeout")
@@ -98,10 +98,6 @@ def set_library_defaults(spec: Spec, values: Values) -> None:
             " notifications."
         )
 
-    # redis-py would read its version from a file for each new connection.
-    if "driver_info" in accepted and not {"lib_name", "lib_version"} & values.keys():
-        spec.arguments.setdefault("driver_info", _driver_info())
-
 
 def _check_notifications(spec: Spec, value: Value) -> None:
     if spec.arguments.get("protocol", 3) == 2:
@@ -121,11 +117,6 @@ def maint_config(enabled: bool | t.Literal["auto"]) -> t.Any:
     from redis.maint_notifications import MaintNotificationsConfig
 
     return MaintNotificationsConfig(enabled, relaxed_timeout=-1)
-
-
-@functools.cache
-def _driver_info() -> t.Any:
-    return redis.DriverInfo()
 
 
 def check_tls(spec: Spec, values: Values) -> None:

@@ -22,6 +22,7 @@ from ..spec.url import join_address
 from ..spec.url import Url
 from . import connections
 from . import internals
+from . import names
 from .base import Engine
 from .checks import client_settings
 from .checks import TIMEOUTS
@@ -125,6 +126,15 @@ class Cluster(Engine):
             ]
 
         return client_class(**arguments)
+
+    def introduce(self, spec: Spec, arguments: Arguments) -> None:
+        library = library_of(spec.client_class)
+        accepted = parameters(spec.client_class).keys() | internals.CLUSTER_ARGUMENTS
+        names.name_library(arguments, accepted)
+
+        # The asynchronous class calls no function with its connections.
+        if not library.is_async:
+            names.name_after_connecting(spec, arguments)
 
     def no_retry(self, spec: Spec) -> t.Any:
         # To a cluster's client None means several retries.

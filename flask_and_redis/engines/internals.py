@@ -437,6 +437,8 @@ def retry_renewal(provider: t.Any, seconds: float) -> None:
 
     if (renew := getattr(manager, "_renew_token", None)) is not None:
         asyncio.get_running_loop().call_later(seconds, renew)
+
+
 # Probes
 
 

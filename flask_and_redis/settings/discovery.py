@@ -29,6 +29,9 @@ logger: logging.Logger = logging.getLogger("flask_and_redis")
 #: What makes a group of settings a prefix. No suffix is the end of another one.
 SUFFIXES = ("_URL", "_HOST", "_UNIX_SOCKET_PATH", "_CONNECTION_POOL")
 
+#: Settings that None turns off. For any other it means "not set".
+NONE_COUNTS = ("_DRIVER_INFO",)
+
 #: Patterns of groups whose ``HOST`` belongs to other software in most applications.
 FOREIGN_HOSTS = (
     *("RUN", "SERVER", "APP", "API", "WEB", "HTTP*", "*PROXY", "SITE", "PUBLIC"),
@@ -279,7 +282,9 @@ class Groups:
         self._keys = _split_keys(config, self._names)
 
         for key, splits in self._keys:
-            if is_unset(config[key]):
+            is_none = config[key] is None and key.endswith(NONE_COUNTS)
+
+            if is_unset(config[key]) and not is_none:
                 continue
 
             for prefix, rest in splits:

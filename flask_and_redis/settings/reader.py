@@ -120,7 +120,11 @@ def read_group(
         address=address,
     )
 
-    values = {name: value for name, value in values.items() if value.value is not None}
+    values = {
+        name: value
+        for name, value in values.items()
+        if value.value is not None or name == "driver_info"
+    }
 
     for name, value in values.items():
         if name not in accepted:
@@ -156,7 +160,7 @@ def _read_options(options: cabc.Mapping[str, t.Any], kind: Kind) -> Values:
                 f"{did_you_mean(name, kind.accepted)}"
             )
 
-        if not is_unset(value):
+        if not is_unset(value) or name == "driver_info":
             values[name] = each
 
     return values

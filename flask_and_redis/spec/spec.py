@@ -108,6 +108,8 @@ class Spec:
         self.max_idle: float = MAX_IDLE
         #: Whether health checks only report an outage of this prefix.
         self.optional: bool = False
+        #: What was logged once. Copies share it.
+        self.logged: set[str] = set()
 
     def replace(self, **changes: t.Any) -> Spec:
         """A copy with other values for some attributes."""
