@@ -70,6 +70,20 @@ class Formats(redis.Redis):
         super().__init__(password=f"{password}", **kwargs)
 
 
+class SecretStr:
+    """Text like pydantic's, which shows itself only if one asks for it."""
+
+    def get_secret_value(self) -> str:
+        return "redis://h"
+
+
+class UrlObject:
+    """A URL as an object, as several libraries have one."""
+
+    def __str__(self) -> str:
+        return "redis://h"
+
+
 def deadline_of(client: t.Any) -> Deadline:
     """The deadline of a client's commands."""
     deadline = client._command_deadline

@@ -131,6 +131,34 @@ def error(
         ("CONNECTION_POOL_CLASS", "redis.Redis", "must be a class derived from redis."),
         ("CONNECTION_POOL_CLASS", "redis.Pool", "must be the dotted path of something"),
         ("CACHE", "x", "must be an object of redis.CacheInterface."),
+        ("RETRY_DEADLINE", float("inf"), "must be a number of seconds, 0 or above."),
+        ("RETRY_DEADLINE", float("nan"), "must be a number of seconds, 0 or above."),
+        ("HEALTH_CHECK_INTERVAL", float("inf"), "must be a number of seconds, 0 or"),
+        ("UNIX_SOCKET_PATH", "/tmp/r\0.sock", "must be the path of a socket"),
+        ("UNIX_SOCKET_PATH", "/tmp/" + "x" * 103, "must be the path of a socket"),
+        ("UNIX_SOCKET_PATH", "${DIR}/r.sock", "must be the path of a socket"),
+        ("HOST", "/tmp/r\0.sock", "must be the path of a socket"),
+        ("HOST", "ä" * 20_000, "must name a host, such as localhost"),
+        ("HOST", "a'b", "must name a host, such as localhost"),
+        ("HOST", "'localhost'", "starts with a quote: remove the quotes around it."),
+        ("HOST", "${REDIS_HOST}", "has a placeholder in place of the host"),
+        ("HOST", "$REDIS_HOST", "has a placeholder in place of the host"),
+        ("HOST", "{{ host }}", "has a placeholder in place of the host"),
+        ("PROTOCOL", "redis", "For TLS use a rediss:// URL, or HOST and 'REDIS_SSL'."),
+        ("PROTOCOL", "rediss", "It is the version of Redis's protocol, RESP."),
+        # What was given instead of text, and how to write it.
+        ("PASSWORD", b"x", "must be text. It is of type bytes: use value.decode()."),
+        ("PASSWORD", objects.SecretStr(), "SecretStr: use value.get_secret_value()."),
+        ("PASSWORD", True, "It is of type bool."),
+        ("PASSWORD", ["x"], "must be text. It is of type list."),
+        ("HOST", b"h", "the name of a host. It is of type bytes: use value.decode()."),
+        ("PORT", 6379.0, "It is of type float."),
+        ("URL", b"redis://h", "It is of type bytes: use value.decode()."),
+        ("URL", objects.SecretStr(), "SecretStr: use value.get_secret_value()."),
+        ("URL", objects.UrlObject(), "tests.UrlObject: use str(value)."),
+        ("URL", ["redis://h"], "redis://localhost:6379/0. It is of type list."),
+        ("CLASS", "tests.exits.Client", "that can be imported (SystemExit)."),
+        ("CREDENTIAL_PROVIDER", "tests.exits.P", "must be an object with"),
     ],
 )
 def test_wrong_value(setting: str, value: object, message: str) -> None:
@@ -138,6 +166,23 @@ def test_wrong_value(setting: str, value: object, message: str) -> None:
     text = error({"REDIS_HOST": "localhost", f"REDIS_{setting}": value})
     assert f"'REDIS_{setting}' " in text
     assert message in text
+
+
+def test_module_that_exits(app: Flask, caplog: pytest.LogCaptureFixture) -> None:
+    """A module that exits while it is imported does not end start-up. The setting may
+    belong to other software.
+    """
+    app.config.update(X_URL="redis://h", X_CLASS="tests.exits.Client")
+    RedisManager(app)
+    assert "'X_CLASS' must be the dotted path" in caplog.text
+
+
+@pytest.mark.timeout(20)
+def test_long_hosts() -> None:
+    """A host that is too long is refused before any slow work."""
+    for host in ("ä" * 200_000, "${" * 100_000, "<" * 200_000, "{{" * 100_000):
+        assert "'REDIS_HOST' must name a host" in error({"REDIS_HOST": host})
+        assert "'REDIS_URL' " in error({"REDIS_URL": f"redis://{host}"})
 
 
 def test_unbound_pool() -> None:
@@ -204,6 +249,25 @@ def test_unbound_pool() -> None:
         ("fakeredis:///x", "must end in the number of a database"),
         ("fakeredis://?decode_response=1", "Did you mean 'decode_responses'?"),
         (6379, "'REDIS_URL' must be text"),
+        ("redis://${REDIS_HOST}:6379/0", "has a placeholder in place of the host"),
+        ("redis://${REDIS_HOST:-localhost}:6379", "has a placeholder in place of"),
+        ("redis://:pw@$(HOST)", "has a placeholder in place of the host"),
+        ("redis://<host>:6379", "has a placeholder in place of the host"),
+        ("redis://{{ redis_host }}:6379", "has a placeholder in place of the host"),
+        ("redis://{host}:6379", "has a placeholder in place of the host"),
+        ("redis://%(host)s", "has a placeholder in place of the host"),
+        ("redis://%3Chost%3E", "has a placeholder in place of the host"),
+        ("redis+cluster://a,${B}", "has a placeholder in place of the host"),
+        ("redis+sentinel://h/${SERVICE}", "has a placeholder in place of the service"),
+        ("${REDIS_URL}", "'REDIS_URL' is a placeholder that was not replaced."),
+        ("redis://%HOST%", "must name a host, such as localhost"),
+        ("redis+socket:///tmp/r.sock", "Use unix:// instead."),
+        ("redis+ssl://h", "Use rediss:// instead."),
+        ("'redis://h'", "'REDIS_URL' starts with a quote: remove the quotes"),
+        ('"redis://h"', "'REDIS_URL' starts with a quote: remove the quotes"),
+        ("redis+sentinel://h/\udc80", "'REDIS_URL' cannot be read"),
+        ("redis://\udc80:x@h", "'REDIS_URL' cannot be read"),
+        ("unix:///tmp/r%00.sock", "must be the path of a socket"),
     ],
 )
 def test_wrong_url(url: object, message: str) -> None:

@@ -9,6 +9,10 @@ from importlib import import_module
 import redis
 
 from ..exceptions import ConfigError
+from ..spec.advice import explain_type
+from ..spec.advice import is_placeholder
+from ..spec.advice import is_quoted
+from ..spec.advice import QUOTED
 from ..spec.classes import did_you_mean
 from ..spec.url import scheme_of
 from .base import Engine
@@ -25,6 +29,19 @@ ENGINES: dict[str, str] = {
     "redis+sentinel": "sentinel",
     "rediss+sentinel": "sentinel",
     "fakeredis": "fake",
+}
+
+# Schemes of other libraries that are too different from ours to be recognized.
+_OTHER_NAMES = {
+    "redis+socket": "unix",
+    "redis+unix": "unix",
+    "redis-socket": "unix",
+    "socket": "unix",
+    "sentinel": "redis+sentinel",
+    "cluster": "redis+cluster",
+    "redis+tls": "rediss",
+    "redis+ssl": "rediss",
+    "valkey+tls": "valkeys",
 }
 
 # For prefixes without a URL.
@@ -51,10 +68,25 @@ def get_engine(label: str, url: object) -> Engine:
     :raises ConfigError: If it is not text, or has another scheme.
     """
     if not isinstance(url, str):
-        raise ConfigError(f"{label} must be text, such as redis://localhost:6379/0.")
+        advice = explain_type(url, wants_text=True)
+        raise ConfigError(
+            f"{label} must be text, such as redis://localhost:6379/0.{advice}"
+        )
+
+    if is_quoted(url):
+        raise ConfigError(f"{label} {QUOTED}")
+
+    if is_placeholder(url):
+        raise ConfigError(f"{label} is a placeholder that was not replaced.")
 
     if (scheme := scheme_of(url)) not in ENGINES:
-        near = did_you_mean(scheme, ENGINES, "{}://") if "://" in url else ""
+        near = ""
+
+        if scheme in _OTHER_NAMES:
+            near = f" Use {_OTHER_NAMES[scheme]}:// instead."
+        elif "://" in url:
+            near = did_you_mean(scheme, ENGINES, "{}://")
+
         raise ConfigError(
             f"{label} must begin with {list_schemes()}.{near} If it is no Redis, name"
             " its prefix in RedisManager(ignore=...)."

@@ -7,6 +7,7 @@ import typing as t
 import redis
 
 from ..exceptions import ConfigError
+from ..spec.advice import has_placeholder
 from ..spec.classes import did_you_mean
 from ..spec.classes import is_unset
 from ..spec.classes import parameters
@@ -59,6 +60,12 @@ class Sentinel(Engine):
         """Read ``hosts/service[/database]`` and ``role`` in the query."""
         nodes = url.read_nodes(self.default_port)
         service, _, database = url.path.removeprefix("/").partition("/")
+
+        if has_placeholder(service):
+            raise url.error(
+                "has a placeholder in place of the service, which was not replaced.",
+                escape=False,
+            )
 
         if not service:
             raise url.error(

@@ -102,9 +102,10 @@ def import_object(label: str, value: t.Any) -> t.Any:
 
     try:
         return import_string(path)
-    except Exception as error:
-        # Only the kind of error is told: the module's own message may quote anything,
-        # and that of import_string quotes the setting.
+    except (Exception, SystemExit) as error:
+        # A script may exit, but it must not end this process. Only the kind of error is
+        # told: the module's own message may quote anything, and that of import_string
+        # quotes the setting.
         kind = type(getattr(error, "exception", error)).__name__
 
     raise ConfigError(

@@ -14,6 +14,11 @@ from urllib.parse import unquote
 from urllib.parse import urlsplit
 
 from ..exceptions import ConfigError
+from .advice import explain_type
+from .advice import has_placeholder
+from .advice import is_quoted
+from .advice import QUOTED
+from .advice import UNREPLACED
 from .classes import did_you_mean
 from .classes import is_unset
 from .spec import Value
@@ -29,6 +34,10 @@ _ESCAPE = (
     "A '/', '?', '#', '@' or space in its user name or password must be"
     " percent-encoded, as urllib.parse.quote(password, safe='') does."
 )
+
+
+#: The system resolves no longer name.
+_LONGEST_HOST = 253
 
 
 class Url(t.NamedTuple):
@@ -124,6 +133,11 @@ class Url(t.NamedTuple):
         return tuple((host, port or default_port) for host, port in nodes)
 
     def _read_node(self, text: str) -> tuple[str, int | None]:
+        plain = functools.partial(self.error, escape=False)
+
+        if has_placeholder(text):
+            raise plain(UNREPLACED)
+
         try:
             parts = urlsplit(f"//{text}")
             host, port = parts.hostname, parts.port
@@ -142,7 +156,6 @@ class Url(t.NamedTuple):
                 " localhost."
             )
 
-        plain = functools.partial(self.error, escape=False)
         return check_host(self.unquote(host), plain), port
 
     def read_database(self) -> Values:
@@ -242,10 +255,14 @@ def split_url(
 
     if (
         match is None
+        or not _is_encodable(text)
         or re.search(r"[\x00-\x20\x7f#]", text)
         or ("@" in match["path"] and has_host)
     ):
-        raise ConfigError(f"{label} cannot be read. {_ESCAPE}")
+        # A placeholder may have characters that no URL has.
+        unreplaced = has_host and has_placeholder(text.rpartition("@")[2])
+        problem = UNREPLACED if unreplaced else f"cannot be read. {_ESCAPE}"
+        raise ConfigError(f"{label} {problem}")
 
     login, _, hosts = match["authority"].rpartition("@")
     url = Url(label, scheme, login, hosts, match["path"], match[4][1:])
@@ -256,6 +273,16 @@ def split_url(
     return url
 
 
+def _is_encodable(text: str) -> bool:
+    """Whether a text has no lone surrogates, which no server can be sent."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+
+    return True
+
+
 def read_host(value: Value) -> Values:
     """Read the setting ``HOST``, which may be the path of a socket.
 
@@ -263,7 +290,8 @@ def read_host(value: Value) -> Values:
     :raises ConfigError: If it is neither a host nor a path.
     """
     if not isinstance(value.value, str):
-        raise value.error("must be text: the name of a host.")
+        advice = explain_type(value.value, wants_text=True)
+        raise value.error(f"must be text: the name of a host.{advice}")
 
     host = value.value.strip()
 
@@ -290,12 +318,19 @@ def check_host(host: str, error: cabc.Callable[[str], ConfigError]) -> str:
             ipaddress.IPv6Address(host)
             return host
 
+    if has_placeholder(host):
+        raise error(UNREPLACED)
+
+    if is_quoted(host):
+        raise error(QUOTED)
+
     try:
-        encoded = host.encode("idna")
+        # Encoding a longer text, which is no host, may take minutes.
+        encoded = host.encode("idna") if len(host) <= _LONGEST_HOST else b"/"
     except UnicodeError:
         encoded = b"/"
 
-    if re.search(rb"[\x00-\x20\x7f/:@?#,\[\]\\]", encoded):
+    if not re.fullmatch(rb"[A-Za-z0-9._-]*", encoded):
         raise error(
             "must name a host, such as localhost, 127.0.0.1 or ::1, without"
             " scheme, port, brackets, database or password; or, for a socket, be a path"

@@ -15,6 +15,8 @@ import typing as t
 
 import redis.cluster
 
+from .advice import explain_type
+from .advice import has_placeholder
 from .classes import import_object
 from .classes import name_of
 from .spec import Arguments
@@ -75,7 +77,7 @@ def convert(parameter: inspect.Parameter, value: Value) -> t.Any:
         valid = False
 
     if not valid:
-        raise value.error(f"must be {_explain(parameter, value.value)}")
+        raise value.error(f"must be {_explain(parameter, value)}")
 
     if name in SECRETS and isinstance(converted, str):
         return Secret(converted)
@@ -83,16 +85,22 @@ def convert(parameter: inspect.Parameter, value: Value) -> t.Any:
     return converted
 
 
-def _explain(parameter: inspect.Parameter, value: object) -> str:
+def _explain(parameter: inspect.Parameter, value: Value) -> str:
     """What an argument must be, and how to correct a value that it cannot be."""
-    name = parameter.name
+    name, given = parameter.name, value.value
     expected = types_of(parameter)
     advice = ""
 
-    if isinstance(value, (bool, float)) and str in expected:
+    if isinstance(given, (bool, float)) and str in expected:
         advice = " In an environment variable put it into double quotes: it was read as"
         advice += " JSON."
 
+    if name == "protocol" and isinstance(given, str):
+        tls = value.label.replace("_PROTOCOL'", "_SSL'")
+        advice = " It is the version of Redis's protocol, RESP. For TLS use a rediss://"
+        advice += f" URL, or HOST and {tls}."
+
+    advice += explain_type(given, wants_text=str in expected)
     known = _LIMITS.get(name) or _CONVERTERS.get(name)
     return f"{known[0] if known else describe(expected)}.{advice}"
 
@@ -386,6 +394,16 @@ def _is_seconds(value: float) -> bool:
     return 0 < value <= threading.TIMEOUT_MAX
 
 
+def _is_duration(value: float) -> bool:
+    return 0 <= value <= threading.TIMEOUT_MAX
+
+
+def _is_path(path: str) -> bool:
+    # The system takes no longer path, and none with a NUL.
+    fits = 0 < len(path.encode()) < 108 and "\0" not in path
+    return fits and "://" not in path and not has_placeholder(path)
+
+
 def _is_encoding(value: str) -> bool:
     # "hex" and the like are codecs, but not of text.
     return isinstance("".encode(value), bytes)
@@ -398,18 +416,12 @@ _SECONDS = "a number of seconds above 0"
 _LIMITS: dict[str, tuple[str, cabc.Callable[[t.Any], bool]]] = {
     "port": ("a port number from 1 to 65535", lambda port: 0 < port < 65536),
     "db": ("the number of a database, 0 or above", lambda db: 0 <= db < 2**31),
-    "unix_socket_path": (
-        "the path of a socket, such as /tmp/redis.sock",
-        lambda path: bool(path) and "://" not in path,
-    ),
+    "unix_socket_path": ("the path of a socket, such as /tmp/redis.sock", _is_path),
     "max_connections": ("a whole number above 0", lambda count: count > 0),
     "socket_read_size": ("a number of bytes above 0", lambda size: size > 0),
-    "retry_deadline": ("a number of seconds, 0 or above", lambda value: value >= 0),
-    "health_check_interval": (
-        "a number of seconds, 0 or above",
-        lambda value: value >= 0,
-    ),
-    "max_idle": ("a number of seconds, 0 or above", lambda value: value >= 0),
+    "retry_deadline": ("a number of seconds, 0 or above", _is_duration),
+    "health_check_interval": ("a number of seconds, 0 or above", _is_duration),
+    "max_idle": ("a number of seconds, 0 or above", _is_duration),
     "protocol": ("2 or 3", lambda version: version in (2, 3)),
     "socket_timeout": (_SECONDS, _is_seconds),
     "socket_connect_timeout": (_SECONDS, _is_seconds),
