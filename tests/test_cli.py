@@ -882,7 +882,12 @@ def test_cli_over_tls(
     assert run(unverified, "cli", "--", "PING").output == "PONG\n"
 
 
-def test_cli_is_told_of_tls(runner: Run, native_client_prints: None) -> None:
+def test_cli_is_told_of_tls(
+    runner: Run,
+    native_client_prints: None,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """TLS settings are passed to the native client as options. A setting that has no
     such option is an error.
     """
@@ -892,6 +897,11 @@ def test_cli_is_told_of_tls(runner: Run, native_client_prints: None) -> None:
         "REDIS_SSL_CERTFILE": "c.pem",
         "REDIS_SSL_KEYFILE": "k.pem",
     }
+    monkeypatch.chdir(tmp_path)
+
+    for name in ("ca.pem", "c.pem", "k.pem"):
+        Path(name).touch()
+
     files = "--tls --cacert ca.pem --cert c.pem --key k.pem"
     assert runner(config, "cli").output == f"-h h -p 6379 {files} --sni h\n"
     unverified = {"REDIS_URL": "rediss://[::1]:7000/2", "REDIS_SSL_CERT_REQS": "none"}

@@ -207,11 +207,11 @@ def test_longest_prefix_wins(app: Flask) -> None:
         REDIS_URL="rediss://h",
         REDIS_SSL_URL="redis://h",
         REDIS_SSL_PASSWORD="x",
-        REDIS_SSL_CA_CERTS="y",
+        REDIS_SSL_CA_CERTS=__file__,
     ) == ["REDIS", "REDIS_SSL"]
     pools = [client.connection_pool for client in app.extensions["redis"].values()]
     assert pools[0].connection_kwargs["ssl_password"] is None
-    assert pools[0].connection_kwargs["ssl_ca_certs"] == "y"
+    assert pools[0].connection_kwargs["ssl_ca_certs"] == __file__
     assert pools[1].connection_kwargs["password"] == "x"
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 import collections.abc as cabc
 import inspect
 import logging
+import os
 import sys
 import types
 import typing as t
@@ -62,7 +63,7 @@ def base_of(name: str) -> dict[str, t.Any]:
     if SETTINGS[name]["group"] == "address":
         return {"host": "localhost"} if name in ("PORT", "DB", "CLASS") else {}
 
-    if name == "SENTINEL_KWARGS":
+    if name.startswith("SENTINEL_"):
         return {"url": "redis+sentinel://localhost/mymaster"}
 
     if name == "TIMEOUT":
@@ -217,6 +218,10 @@ def test_example(
         {f"X_{key.upper()}": value for key, value in base_of(name).items()}
     )
 
+    if name.startswith("SSL_"):
+        # The files of the examples do not exist.
+        monkeypatch.setattr(os, "access", lambda path, mode: True)
+
     if row["group"] == "objects":
         namespace = {"redis": redis, "ClusterNode": ClusterNode}
         app.config[f"X_{name}"] = eval(example, namespace)
@@ -252,7 +257,9 @@ def test_example(
         ),
         "PASSWORD_FILE": "credential_provider" in settings.arguments,
         "OPTIONAL": settings.optional,
-        "SENTINEL_KWARGS": "password" in settings.sentinel_arguments,
+        "SENTINEL_USERNAME": "username" in settings.sentinel_arguments,
+        "SENTINEL_PASSWORD": "password" in settings.sentinel_arguments,
+        "SENTINEL_KWARGS": settings.sentinel_arguments.get("socket_timeout") == 0.5,
         "STARTUP_NODES": settings.engine.describe_address(settings),
     }
     assert example == "None" or reached.get(name, name.lower() in settings.arguments)

@@ -316,7 +316,33 @@ def test_cluster_errors(cluster: Cluster) -> None:
                 "URL": "redis+sentinel://h/m",
                 "SENTINEL_KWARGS": {"ssl_ca_certs": "/ca.pem"},
             },
+            "'ssl_ca_certs' in 'REDIS_SENTINEL_KWARGS' must be the path of a file that"
+            " exists and can be read.",
+        ),
+        (
+            {
+                "URL": "redis+sentinel://h/m",
+                "SENTINEL_KWARGS": {"ssl_ca_certs": __file__},
+            },
             "'ssl_ca_certs' in 'REDIS_SENTINEL_KWARGS' needs TLS",
+        ),
+        (
+            {
+                "URL": "redis+sentinel://h/m",
+                "SENTINEL_PASSWORD": "x",
+                "SENTINEL_KWARGS": {"password": "x"},
+            },
+            "'REDIS_SENTINEL_PASSWORD' and 'password' in 'REDIS_SENTINEL_KWARGS' are"
+            " two names for one thing",
+        ),
+        (
+            {"URL": "redis+sentinel://h/m", "SENTINEL_PASSWORD": b"x"},
+            "'REDIS_SENTINEL_PASSWORD' must be text",
+        ),
+        (
+            {"URL": "redis+sentinel://h/m?sentinel_password=x"},
+            "Option 1 in the query of 'REDIS_URL' is a setting of its own:"
+            " 'REDIS_SENTINEL_PASSWORD'.",
         ),
     ],
 )
@@ -545,7 +571,8 @@ def test_sentinel_settings(start: Starter) -> None:
     url = f"redis+sentinel://:{quoted(password)}@{sentinels.address}/mymaster/2"
     app, manager = manage(
         URL=url,
-        SENTINEL_KWARGS={"password": sentinel_password, "username": ""},
+        SENTINEL_PASSWORD=sentinel_password,
+        SENTINEL_KWARGS={"username": ""},
         CLIENT_NAME="data",
     )
 
@@ -608,8 +635,8 @@ def test_sentinel_without_tls(app: Flask) -> None:
     them.
     """
     app.config.update(
-        A_URL="rediss+sentinel://h/m?ssl_ca_certs=/ca.pem",
-        B_URL="rediss+sentinel://h/m?ssl_ca_certs=/ca.pem",
+        A_URL=f"rediss+sentinel://h/m?ssl_ca_certs={__file__}",
+        B_URL=f"rediss+sentinel://h/m?ssl_ca_certs={__file__}",
         B_SENTINEL_KWARGS={"ssl": "false", "socket_timeout": "0.5"},
         C_URL="redis+sentinel://h:1,[::1]:2,i/m/3",
         C_SENTINEL_KWARGS={"credential_provider": "tests.objects.Provider"},
@@ -623,7 +650,7 @@ def test_sentinel_without_tls(app: Flask) -> None:
         ]
 
     assert issubclass(sentinels_of("A")[0].connection_class, redis.SSLConnection)
-    assert sentinels_of("A")[0].connection_kwargs["ssl_ca_certs"] == "/ca.pem"
+    assert sentinels_of("A")[0].connection_kwargs["ssl_ca_certs"] == __file__
     assert not issubclass(sentinels_of("B")[0].connection_class, redis.SSLConnection)
     assert sentinels_of("B")[0].connection_kwargs["socket_timeout"] == 0.5
     provider = sentinels_of("C")[0].connection_kwargs["credential_provider"]

@@ -87,6 +87,8 @@ def error(
         ("RETRY_DEADLINE", "-1", "must be a number of seconds, 0 or above."),
         ("SENTINEL_KWARGS", {}, "needs a redis+sentinel:// URL."),
         ("SENTINEL_KWARGS", "x", "must be a mapping."),
+        ("SENTINEL_PASSWORD", "x", "needs a redis+sentinel:// URL."),
+        ("SENTINEL_USERNAME", "x", "needs a redis+sentinel:// URL."),
         ("RETRY_ON_ERROR", "OSError", "must be a list of exception classes."),
         ("RETRY_ON_ERROR", [int], "must be a list of exception classes."),
         ("RETRY_ON_ERROR", 5, "must be a list of exception classes."),
@@ -286,7 +288,7 @@ def test_wrong_url(url: object, message: str) -> None:
             " URL, or set 'REDIS_SSL' to true.",
         ),
         (
-            {"REDIS_HOST": "h", "REDIS_SSL": "no", "REDIS_SSL_CERT_REQS": "none"},
+            {"REDIS_HOST": "h", "REDIS_SSL": "no", "REDIS_SSL_CERT_REQS": "optional"},
             "'REDIS_SSL_CERT_REQS' needs TLS",
         ),
         (
@@ -419,6 +421,33 @@ def test_wrong_value_of_an_option() -> None:
     """A wrong value of an option is an error that names the option."""
     text = error({"REDIS_URL": "redis://h"}, lambda: RedisManager(socket_timeout="x"))
     assert text.startswith("The option 'socket_timeout' of RedisManager or Redis must")
+
+
+@pytest.mark.parametrize(
+    ("name", "advice"),
+    [
+        ("ssl_cert_reqs", "to accept any certificate write 'none'."),
+        ("socket_timeout", "write a number of seconds, or leave it out."),
+        ("socket_connect_timeout", "write a number of seconds, or leave it out."),
+    ],
+)
+def test_none_that_means_something_to_redis_py(name: str, advice: str) -> None:
+    """An option that is None is an error if redis-py would not take its default."""
+    text = error({"REDIS_URL": "rediss://h"}, lambda: RedisManager(**{name: None}))
+    assert text.endswith(f"must not be None: {advice}")
+
+
+@pytest.mark.parametrize("name", ["CA_CERTS", "CA_PATH", "CERTFILE", "KEYFILE"])
+@pytest.mark.parametrize("value", ["/no/such/file", "~/no.pem", "x\0y"])
+def test_missing_file(name: str, value: str) -> None:
+    """A file that is missing is an error at start-up. At the first command its error
+    would look like that of a connection.
+    """
+    kind = "directory" if name == "CA_PATH" else "file"
+    text = error({"REDIS_URL": "rediss://h", f"REDIS_SSL_{name}": value})
+    assert text == (
+        f"'REDIS_SSL_{name}' must be the path of a {kind} that exists and can be read."
+    )
 
 
 def test_wrong_option_of_redis(app: Flask) -> None:

@@ -54,9 +54,10 @@ def test_apps_share_nothing(app: Flask, manager: RedisManager) -> None:
 
 
 def test_settings_of_sentinels(app: Flask) -> None:
-    """A test can override only the URL. SENTINEL_KWARGS then has no effect."""
+    """A test can override only the URL. Settings of sentinels then have no effect."""
     app.config["REDIS_URL"] = "fakeredis://"
-    app.config["REDIS_SENTINEL_KWARGS"] = {"password": "s3ntinel"}
+    app.config["REDIS_SENTINEL_KWARGS"] = {"socket_timeout": 1}
+    app.config["REDIS_SENTINEL_PASSWORD"] = "s3ntinel"
     manager = RedisManager(app)
 
     with app.app_context():

@@ -261,7 +261,7 @@ def test_sentinel(start: Starter, app: Flask, monkeypatch: pytest.MonkeyPatch) -
 
     other = Flask("other")
     other.config.update(exports)
-    del other.config["REDIS_SENTINEL_KWARGS"]
+    del other.config["REDIS_SENTINEL_PASSWORD"]
     manager = RedisManager(other)
     started = time.monotonic()
 

@@ -85,12 +85,12 @@ HOST = {"REDIS_HOST": "h", "REDIS_PORT": "6380", "REDIS_DB": "2"}
         ("redis://:p@ss:w%C3%B6rd@h:6380/2", HOST | {"REDIS_PASSWORD": "p@ss:wörd"}),
         ("rediss://h:6380/2", HOST | {"REDIS_SSL": "yes"}),
         (
-            "valkeys://h:6380/2?ssl_cert_reqs=none&ssl_ca_certs=/ca.pem",
+            f"valkeys://h:6380/2?ssl_cert_reqs=none&ssl_ca_certs={__file__}",
             HOST
             | {
                 "REDIS_SSL": True,
                 "REDIS_SSL_CERT_REQS": "CERT_NONE",
-                "REDIS_SSL_CA_CERTS": "/ca.pem",
+                "REDIS_SSL_CA_CERTS": __file__,
             },
         ),
         ("redis://[::1]:6380/2", HOST | {"REDIS_HOST": "::1"}),
@@ -518,7 +518,23 @@ def test_options_of_redis() -> None:
 
 def test_unset_options() -> None:
     """An option that is None is ignored, like a setting that is None."""
-    assert arguments({"socket_timeout": None}, REDIS_HOST="h")["socket_timeout"] == 5
+    kwargs = arguments({"client_name": None}, REDIS_HOST="h")
+    assert kwargs["client_name"] is None
+
+
+@pytest.mark.parametrize(
+    "address", [{"HOST": "h"}, {"URL": "redis://h"}, {"URL": "unix:///tmp/r.sock"}]
+)
+@pytest.mark.parametrize("value", ["none", "CERT_NONE", ssl.CERT_NONE, 0])
+@pytest.mark.parametrize("pool_class", [None, redis.ConnectionPool])
+def test_certificates_are_not_checked_without_tls(
+    address: dict[str, str], value: object, pool_class: object
+) -> None:
+    """SSL_CERT_REQS=none requires nothing, so that it may stay where TLS is off."""
+    settings = {**address, "SSL_CERT_REQS": value, "CONNECTION_POOL_CLASS": pool_class}
+    client = make(**{f"REDIS_{name}": each for name, each in settings.items()})
+    connection: t.Any = client.connection_pool.make_connection()
+    assert not isinstance(connection, redis.SSLConnection)
 
 
 @pytest.mark.parametrize(
@@ -531,7 +547,6 @@ def test_unset_options() -> None:
         ("REDIS_USE_SSL", "REDIS_SSL"),
         ("REDIS_DATABASE", "REDIS_DB"),
         ("REDIS_PASS", "REDIS_PASSWORD"),
-        ("REDIS_SENTINEL_PASSWORD", "REDIS_SENTINEL_KWARGS"),
         ("REDIS_CONECTION_POOL_CLASS", "REDIS_CONNECTION_POOL_CLASS"),
     ],
 )

@@ -181,9 +181,10 @@ class Engine(Operations, abc.ABC):
         checks.check_required(spec, creates_pool=self.creates_pool(spec))
 
     def read_sentinel_kwargs(self, spec: Spec, values: Values) -> None:
-        """Handle ``<P>_SENTINEL_KWARGS``, which only makes sense with sentinels."""
-        if spec.arguments.pop("sentinel_kwargs", None) is not None:
-            raise values["sentinel_kwargs"].error("needs a redis+sentinel:// URL.")
+        """Handle settings that only make sense with sentinels."""
+        for name in checks.SENTINEL_SETTINGS:
+            if spec.arguments.pop(name, None) is not None:
+                raise values[name].error("needs a redis+sentinel:// URL.")
 
     def timeouts_to_set(self, client_class: type[t.Any]) -> list[str]:
         """The timeouts that get :attr:`timeout` if no setting gives them."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 import collections.abc as cabc
 import functools
 import inspect
+import os
+import ssl
 import typing as t
 
 import redis
@@ -34,11 +36,27 @@ OWN_SETTINGS = {
     "sentinel_kwargs": inspect.Parameter(
         "sentinel_kwargs", _KEYWORD, annotation=cabc.Mapping
     ),
+    "sentinel_username": inspect.Parameter(
+        "sentinel_username", _KEYWORD, annotation=str
+    ),
+    "sentinel_password": inspect.Parameter(
+        "sentinel_password", _KEYWORD, annotation=str
+    ),
 }
 
 #: Set by :func:`set_library_defaults`. redis-py added it to its asynchronous classes
 #: later.
 LIBRARY_DEFAULTS = {"maint_notifications_config"}
+
+#: Settings about the sentinels, which mean nothing without any.
+SENTINEL_SETTINGS: tuple[str, ...] = (
+    "sentinel_username",
+    "sentinel_password",
+    "sentinel_kwargs",
+)
+
+# Arguments that are paths, which are read only when a connection is opened.
+_PATHS = ("ssl_ca_certs", "ssl_ca_path", "ssl_certfile", "ssl_keyfile")
 
 #: The arguments that limit how long connecting, and each reply, may take.
 TIMEOUTS: tuple[str, ...] = ("socket_timeout", "socket_connect_timeout")
@@ -125,10 +143,16 @@ def check_tls(spec: Spec, values: Values) -> None:
 
     :param spec: The spec.
     :param values: The values behind its arguments.
-    :raises ConfigError: If nothing turns TLS on, or a socket is used.
+    :raises ConfigError: If nothing turns TLS on, or a socket is used, or a file is
+        missing.
     """
-    tls = [value for name, value in values.items() if name.startswith("ssl_")]
     is_on = spec.arguments.get("ssl")
+
+    if not is_on and spec.arguments.get("ssl_cert_reqs") in ("none", ssl.CERT_NONE):
+        # It requires nothing. redis-py refuses it together with a pool.
+        del spec.arguments["ssl_cert_reqs"]
+
+    tls = [values[name] for name in spec.arguments if name.startswith("ssl_")]
 
     if "unix_socket_path" in spec.arguments and (tls or is_on):
         raise (tls or [values["ssl"]])[0].error(
@@ -140,6 +164,25 @@ def check_tls(spec: Spec, values: Values) -> None:
             "needs TLS, and nothing asks for it: use a rediss:// URL, or set"
             f" '{spec.prefix}_SSL' to true."
         )
+
+    for name in _PATHS:
+        if name in spec.arguments:
+            check_file(name, values[name]._replace(value=spec.arguments[name]))
+
+
+def check_file(name: str, value: Value) -> None:
+    """Check that a file exists. Otherwise the error at the first command would look
+    like that of a connection.
+
+    :param name: The argument of the client.
+    :param value: Its value, converted.
+    :raises ConfigError: If it is the path of a file or directory that cannot be read.
+    """
+    if name in _PATHS and (
+        "\0" in (path := value.value) or not os.access(path, os.R_OK)
+    ):
+        kind = "directory" if name == "ssl_ca_path" else "file"
+        raise value.error(f"must be the path of a {kind} that exists and can be read.")
 
 
 def check_client_class(prefix: str, client_class: type[t.Any]) -> None:

@@ -14,6 +14,7 @@ from ..spec.spec import Spec
 from ..spec.spec import Values
 from ..spec.url import Url
 from .base import Engine
+from .checks import SENTINEL_SETTINGS
 from .library import library_of
 from .operations import FakeServers
 from .standalone import split_arguments
@@ -44,7 +45,8 @@ class Fake(Engine):
         pass
 
     def read_sentinel_kwargs(self, spec: Spec, values: Values) -> None:
-        spec.arguments.pop("sentinel_kwargs", None)
+        for name in SENTINEL_SETTINGS:
+            spec.arguments.pop(name, None)
 
     def complete(self, spec: Spec, values: Values) -> None:
         check_installed(f"'{spec.prefix}_URL'", "fakeredis")

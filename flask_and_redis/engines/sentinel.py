@@ -102,13 +102,14 @@ class Sentinel(Engine):
             raise checks.wrong_pool_class(prefix, expected)
 
     def read_sentinel_kwargs(self, spec: Spec, values: Values) -> None:
-        given = spec.arguments.pop("sentinel_kwargs", None)
-        value = values.get("sentinel_kwargs", Value("", {}))
+        if not spec.address.nodes:
+            # The pool of the application has its own sentinels.
+            return super().read_sentinel_kwargs(spec, values)
 
-        if spec.address.nodes:
-            spec.sentinel_arguments = _read_sentinel_kwargs(value, spec.arguments)
-        elif given is not None:
-            raise value.error("needs a redis+sentinel:// URL.")
+        for name in checks.SENTINEL_SETTINGS:
+            spec.arguments.pop(name, None)
+
+        spec.sentinel_arguments = _read_sentinel_arguments(values, spec.arguments)
 
     def creates_pool(self, spec: Spec) -> bool:
         return True
@@ -256,42 +257,66 @@ def _is_no_master(error: BaseException | None) -> bool:
     return isinstance(error, classes)
 
 
-def _read_sentinel_kwargs(value: Value, arguments: Arguments) -> Arguments:
+def _read_sentinel_arguments(values: Values, arguments: Arguments) -> Arguments:
     """The arguments of the sentinels' clients. TLS is that of the servers. Credentials
     are not.
     """
-    accepted = parameters(redis.Redis)
     own: Arguments = dict.fromkeys(checks.TIMEOUTS, _TIMEOUT)
     own |= {k: v for k, v in arguments.items() if _is_tls(k)}
     own |= {k: v for k, v in arguments.items() if k in checks.LIBRARY_DEFAULTS}
+    kwargs = values.get("sentinel_kwargs", Value("", {}))
+    given = _read_sentinel_kwargs(kwargs)
+    accepted = parameters(redis.Redis)
 
-    for name, given in value.value.items():
-        # A retry asks the next sentinel, so that "retry" would have no effect.
-        if name not in accepted or name in (*ADDRESS, "connection_pool", "retry"):
-            raise value.error(
-                "must have arguments of redis.Redis as its keys, and none of the"
-                f" address or of retries.{did_you_mean(str(name), accepted)}"
-            )
+    for name in ("username", "password"):
+        if (value := values.get(f"sentinel_{name}")) is not None:
+            if name in given:
+                raise value.error(
+                    f"and {name!r} in {kwargs.label} are two names for one thing: set"
+                    " one of them."
+                )
 
-        if not is_unset(given):
-            each = value._replace(label=f"{name!r} in {value.label}", value=given)
-            own[name] = convert(accepted[name], each)
+            given[name] = value
 
-            if name == "credential_provider":
-                own[name] = SharedProvider(each._replace(value=own[name]))
+    for name, value in given.items():
+        own[name] = convert(accepted[name], value)
+        checks.check_file(name, value._replace(value=own[name]))
+
+        if name == "credential_provider":
+            own[name] = SharedProvider(value._replace(value=own[name]))
 
     if own.get("ssl"):
         return own
 
-    for name in value.value:
+    for name, value in given.items():
         if name.startswith("ssl_"):
-            raise value._replace(label=f"{name!r} in {value.label}").error(
+            raise value.error(
                 "needs TLS, and nothing asks for it: use a rediss+sentinel:// URL, or"
-                f" add 'ssl': True to {value.label}."
+                f" add 'ssl': True to {kwargs.label}."
             )
 
     # SENTINEL_KWARGS turns TLS off for the sentinels only.
     return {k: v for k, v in own.items() if not _is_tls(k)}
+
+
+def _read_sentinel_kwargs(kwargs: Value) -> Values:
+    """What ``SENTINEL_KWARGS`` says about each argument."""
+    accepted = parameters(redis.Redis)
+    given: Values = {}
+
+    for name, value in kwargs.value.items():
+        # A retry asks the next sentinel, so that "retry" would have no effect.
+        if name not in accepted or name in (*ADDRESS, "connection_pool", "retry"):
+            raise kwargs.error(
+                "must have arguments of redis.Redis as its keys, and none of the"
+                f" address or of retries.{did_you_mean(str(name), accepted)}"
+            )
+
+        if not is_unset(value):
+            label = f"{name!r} in {kwargs.label}"
+            given[name] = kwargs._replace(label=label, value=value)
+
+    return given
 
 
 def _is_tls(name: str) -> bool:

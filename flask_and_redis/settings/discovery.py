@@ -52,8 +52,6 @@ WRONG_NAMES = {
     "database": "db",
     "decode": "decode_responses",
     "pass": "password",
-    "sentinel_password": "sentinel_kwargs",
-    "sentinel_username": "sentinel_kwargs",
     "timeout": "socket_timeout",
     "tls": "ssl",
     "uri": "url",

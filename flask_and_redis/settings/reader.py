@@ -51,6 +51,15 @@ _HAZARDS = {
 }
 
 
+# Options for which None means something to redis-py, and what to write instead. Any
+# other option that is None counts as not set.
+_NONE_MEANS = {
+    "ssl_cert_reqs": "to accept any certificate write 'none'.",
+    "socket_timeout": "write a number of seconds, or leave it out.",
+    "socket_connect_timeout": "write a number of seconds, or leave it out.",
+}
+
+
 class Kind(t.NamedTuple):
     """The engine and the classes that the settings of a prefix choose."""
 
@@ -159,6 +168,9 @@ def _read_options(options: cabc.Mapping[str, t.Any], kind: Kind) -> Values:
                 f"is no argument of {name_of(kind.client_class)}."
                 f"{did_you_mean(name, kind.accepted)}"
             )
+
+        if value is None and name in _NONE_MEANS:
+            raise each.error(f"must not be None: {_NONE_MEANS[name]}")
 
         if not is_unset(value) or name == "driver_info":
             values[name] = each

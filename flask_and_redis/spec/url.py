@@ -200,6 +200,10 @@ class Url(t.NamedTuple):
             if name in BEFORE_QUERY:
                 raise ConfigError(f"{where} belongs in the part before the query.")
 
+            if name in ("sentinel_username", "sentinel_password"):
+                setting = self.label.replace("_URL'", f"_{name.upper()}'")
+                raise ConfigError(f"{where} is a setting of its own: {setting}.")
+
             if name not in accepted:
                 raise ConfigError(
                     f"{where} is no argument of the client."

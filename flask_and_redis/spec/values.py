@@ -23,7 +23,10 @@ from .spec import Arguments
 from .spec import Value
 
 #: The arguments whose values no message may show.
-SECRETS = ("username", "password", "ssl_password")
+SECRETS = (
+    *("username", "password", "ssl_password"),
+    *("sentinel_username", "sentinel_password"),
+)
 
 
 class Secret(str):
