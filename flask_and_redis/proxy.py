@@ -204,6 +204,16 @@ class Redis(_Base):
 
     # With this, type checkers would accept any attribute.
     if not t.TYPE_CHECKING:
+        # An awaitable has it, and mock.patch would replace the proxy by an AsyncMock.
+        __await__ = None
+
+        def __getattr__(self, name: str) -> t.Any:
+            # mock asks for __func__ and _is_coroutine, even if the proxy is unbound. A
+            # client has no such attributes but those that LocalProxy looks up itself.
+            if name.startswith(("__", "_is_coroutine")):
+                raise AttributeError(f"The client has no attribute {name!r}.")
+
+            return super().__getattr__(name)
 
         def __setattr__(self, name: str, value: t.Any) -> None:
             # Tests of other extensions do this. The real client would stay in use.
@@ -231,6 +241,10 @@ class Redis(_Base):
     def __format__(self, format_spec: str) -> str:
         return format(repr(self), format_spec)
 
+    def __reduce_ex__(self, protocol: t.SupportsIndex) -> tuple[t.Any, ...]:
+        # Pickled as its prefix: a task of another process has its own app.
+        return _restore, (self._proxy_prefix,)
+
     def __dir__(self) -> list[str]:
         try:
             names = dir(self._get_current_object())
@@ -238,6 +252,11 @@ class Redis(_Base):
             names = dir(redis.Redis)
 
         return sorted({*names, "connection", "init_app"})
+
+
+def _restore(prefix: str) -> Redis:
+    """What a pickled proxy becomes. It finds the client of the current app."""
+    return Redis(config_prefix=prefix) if prefix else current_redis
 
 
 #: The client of the current app's default prefix, as :data:`flask.current_app` is the

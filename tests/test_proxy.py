@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+import contextlib
+import pickle
 import pydoc
 import threading
 import typing as t
+from unittest import mock
 
 import click
 import pytest
@@ -412,3 +415,75 @@ def test_unknown_prefix_of_an_app_without_any(app: Flask) -> None:
 
         with pytest.raises(UnknownPrefixError, match="'REDIS'; it has: none"):
             current_redis.get("k")
+
+
+# What mock.patch replaces.
+patched = RedisManager().get("CACHE")
+patched_default = current_redis
+
+
+@pytest.mark.parametrize("name", ["patched", "patched_default"])
+def test_mock_patch(app: Flask, name: str) -> None:
+    """mock.patch replaces a proxy by a plain mock, with and without a context, and does
+    not create the client.
+    """
+    app.config.update(REDIS_URL="redis+cluster://127.0.0.1:1", CACHE_URL="redis://h")
+    RedisManager(app)
+
+    for context in (contextlib.nullcontext(), app.app_context()):
+        with context, mock.patch(f"{__name__}.{name}") as replaced:
+            assert not isinstance(replaced, mock.AsyncMock)
+            assert not isinstance(replaced.get, mock.AsyncMock)
+
+    assert not app.extensions["redis"].clients
+
+
+def test_mock_patch_of_a_command(app: Flask) -> None:
+    """mock.patch replaces one command of the current app's client."""
+    app.config["CACHE_URL"] = "fakeredis://"
+    RedisManager(app)
+
+    with app.app_context():
+        with mock.patch(f"{__name__}.patched.get", return_value=b"mocked") as replaced:
+            assert not isinstance(replaced, mock.AsyncMock)
+            assert patched.get("k") == b"mocked"
+
+        assert patched.get("k") is None
+
+
+@pytest.mark.parametrize("autospec", [False, True])
+def test_mock_of_the_library(autospec: bool) -> None:
+    """If a test replaces redis.Redis around init_app, the error says what to do."""
+    with mock.patch("redis.Redis", autospec=autospec):
+        for register in (RedisManager, Redis):
+            with pytest.raises(RuntimeError, match="fakeredis://.*override"):
+                register(Flask("other"))
+
+
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+def test_pickle(app: Flask, manager: RedisManager, protocol: int) -> None:
+    """A proxy is pickled as its prefix. It finds the client where it is used."""
+    current_redis_again = pickle.loads(pickle.dumps(current_redis, protocol))
+    assert current_redis_again is current_redis
+    cache = pickle.loads(pickle.dumps(manager.get("CACHE"), protocol))
+    assert type(cache) is Redis
+    assert repr(cache) == "<flask_and_redis.Redis 'CACHE' unbound>"
+
+    with app.app_context():
+        assert cache.connection is manager.get("CACHE").connection
+        assert pickle.loads(pickle.dumps(cache, protocol)).ping()
+
+
+def test_private_attributes(app: Flask) -> None:
+    """An unbound proxy has no special attributes but its own. Private ones of the
+    client can be used in a context.
+    """
+    app.config["REDIS_URL"] = "fakeredis://"
+    RedisManager(app)
+    assert not hasattr(current_redis, "__func__")
+
+    with pytest.raises(RuntimeError, match=NO_CONTEXT):
+        assert current_redis._anything  # type: ignore[attr-defined]
+
+    with app.app_context():
+        assert current_redis._event_dispatcher  # type: ignore[attr-defined]

@@ -140,6 +140,14 @@ def parameters(cls: type[t.Any]) -> cabc.Mapping[str, inspect.Parameter]:
 
     :param cls: The class.
     """
+    if not issubclass(type(cls), type):
+        # Only a test replaces redis.Redis.
+        raise RuntimeError(
+            "A class of the client library is replaced by a mock. To test without a"
+            " server set the URL to 'fakeredis://', or put another client in place of"
+            " one with RedisManager.override."
+        )
+
     accepted: dict[str, inspect.Parameter] = {}
     keywords = (
         inspect.Parameter.POSITIONAL_OR_KEYWORD,
