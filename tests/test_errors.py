@@ -304,6 +304,18 @@ def test_wrong_url(url: object, message: str) -> None:
             "'REDIS_CHARSET' and 'REDIS_ENCODING' are two names for one thing",
         ),
         (
+            {"REDIS_URL": "redis://h", "REDIS_DB": "cache"},
+            "'REDIS_DB' must be the number of a database, 0 or above.",
+        ),
+        (
+            {"REDIS_URL": "redis://h/3", "REDIS_DB": "cache"},
+            "'REDIS_DB' must be the number of a database, 0 or above.",
+        ),
+        (
+            {"REDIS_URL": "redis+cluster://h", "REDIS_DB": 1},
+            "'REDIS_DB' cannot be used: a cluster has database 0 alone",
+        ),
+        (
             {
                 "REDIS_URL": "redis://:secret@h",
                 "REDIS_CREDENTIAL_PROVIDER": objects.Provider,

@@ -232,17 +232,139 @@ def test_verify_flags(value: object) -> None:
 
 
 def test_address_comes_from_the_url_alone() -> None:
-    """With a URL, settings and options cannot change the server's address."""
-    kwargs = arguments(
-        {"db": 7},
-        REDIS_URL="redis://h",
-        REDIS_HOST="other",
-        REDIS_PORT="nonsense",
-        REDIS_DB="5",
-        REDIS_UNIX_SOCKET_PATH="/tmp/other.sock",
-    )
+    """With a URL, settings and options cannot change the server's address. Settings
+    that would cause a warning.
+    """
+    with pytest.warns(UserWarning) as log:
+        kwargs = arguments(
+            {"port": 7},
+            REDIS_URL="redis://h",
+            REDIS_HOST="other",
+            REDIS_PORT="nonsense",
+            REDIS_UNIX_SOCKET_PATH="/tmp/other.sock",
+        )
+
     assert (kwargs["host"], kwargs["port"], kwargs["db"]) == ("h", 6379, 0)
     assert redis_class(kwargs["connection_class"]) is redis.Connection
+    assert [str(warning.message) for warning in log] == [
+        f"'REDIS_{name}' is ignored: 'REDIS_URL' says where the server is."
+        for name in ("HOST", "PORT", "UNIX_SOCKET_PATH")
+    ]
+
+
+@pytest.mark.parametrize(
+    ("url", "setting", "value"),
+    [
+        ("redis://h", "PORT", 6390),
+        ("redis://h:1", "PORT", "6379"),
+        ("redis://h", "HOST", "localhost"),
+        ("redis://h", "HOST", "/tmp/r.sock"),
+        ("unix:///tmp/r.sock", "HOST", "localhost"),
+        ("unix:///tmp/r.sock", "PORT", 6379),
+        ("unix:///tmp/r.sock", "UNIX_SOCKET_PATH", "/tmp/s.sock"),
+        ("redis+sentinel://h/m", "PORT", 6379),
+        ("redis+cluster://a,b", "HOST", "c"),
+    ],
+)
+def test_ignored_address(app: Flask, url: str, setting: str, value: object) -> None:
+    """A setting that names another server than the URL causes a warning."""
+    app.config.update({"CACHE_URL": url, f"CACHE_{setting}": value})
+
+    with pytest.warns(UserWarning) as log:
+        RedisManager(app)
+
+    assert [str(warning.message) for warning in log] == [
+        f"'CACHE_{setting}' is ignored: 'CACHE_URL' says where the server is."
+    ]
+
+
+@pytest.mark.parametrize(
+    ("url", "setting", "value"),
+    [
+        ("redis://h", "PORT", 6379),
+        ("redis://h:1", "PORT", " 1"),
+        ("redis://h:1", "PORT", "tcp://10.0.0.1:6379"),
+        ("redis://h", "HOST", "H"),
+        ("redis://", "HOST", "localhost"),
+        ("unix:///tmp/r.sock", "HOST", "file:///tmp/r.sock"),
+        ("unix:///tmp/r.sock", "UNIX_SOCKET_PATH", "/tmp/r.sock"),
+        ("redis+sentinel://a,b:1/m", "PORT", "26379"),
+        ("redis+cluster://a:1,b", "HOST", "b"),
+        ("fakeredis://", "HOST", "h"),
+        ("redis://h", "PORT", ""),
+    ],
+)
+def test_same_address(app: Flask, url: str, setting: str, value: object) -> None:
+    """A setting that names the same server as the URL causes no warning. Nor do
+    settings of the real server next to fakeredis, and what Kubernetes sets.
+    """
+    app.config.update({"CACHE_URL": url, f"CACHE_{setting}": value})
+    RedisManager(app)
+    assert list(app.extensions["redis"]) == ["CACHE"]
+
+
+@pytest.mark.parametrize(
+    "url", ["redis://h", "rediss://h", "unix:///r", "redis+sentinel://h/m"]
+)
+def test_database_that_the_url_leaves_out(url: str) -> None:
+    """If the URL names no database, the setting or the option does."""
+    assert arguments(REDIS_URL=url, REDIS_DB="10")["db"] == 10
+    assert arguments({"db": 10}, REDIS_URL=url)["db"] == 10
+    assert arguments({"db": 9}, REDIS_URL=url, REDIS_DB="10")["db"] == 10
+    assert arguments(REDIS_URL=f"{url}?db=3", REDIS_DB="10")["db"] == 3
+
+
+def test_database_in_the_url() -> None:
+    """The database in a URL overrides the setting."""
+    assert arguments(REDIS_URL="redis://h/3", REDIS_DB="10")["db"] == 3
+    assert arguments(REDIS_URL="redis://h/0", REDIS_DB="10")["db"] == 0
+
+
+@pytest.mark.parametrize("setting", ["tcp://10.0.0.1:6380", " tcp://10.0.0.1:6380"])
+def test_port_of_a_service(setting: str) -> None:
+    """Kubernetes sets PORT next to a service of the same name. Its number counts."""
+    assert arguments(REDIS_HOST="redis", REDIS_PORT=setting)["port"] == 6380
+
+
+PASSWORD_WARNINGS = {
+    "s3cret\n": "'REDIS_PASSWORD' ends with a newline, which counts as a part of it.",
+    "s3cret\r": "'REDIS_PASSWORD' ends with a newline, which counts as a part of it.",
+    "${PASSWORD}": "'REDIS_PASSWORD' looks like a placeholder that was not replaced.",
+    "<password>": "'REDIS_PASSWORD' looks like a placeholder that was not replaced.",
+    "'s3cret'": "'REDIS_PASSWORD' has quotes around it, which count as a part of it.",
+}
+
+
+@pytest.mark.parametrize("password", PASSWORD_WARNINGS)
+def test_doubtful_password(password: str) -> None:
+    """A password that is probably not meant so is used, with a warning."""
+    with pytest.warns(UserWarning) as log:
+        kwargs = arguments(REDIS_HOST="h", REDIS_PASSWORD=password)
+
+    assert kwargs["password"] == password
+    assert [str(each.message) for each in log] == [PASSWORD_WARNINGS[password]]
+
+
+@pytest.mark.parametrize("password", ["$ecret", "'", "it's", "a}", "x > y", "{}"])
+def test_unusual_password(password: str) -> None:
+    """A password may have any characters."""
+    assert arguments(REDIS_HOST="h", REDIS_PASSWORD=password)["password"] == password
+
+
+def test_password_in_place_of_the_user() -> None:
+    """A password before the '@' without a colon is taken for a user name, which the
+    server refuses. It is warned of, if nothing gives a password.
+    """
+    with pytest.warns(UserWarning) as log:
+        kwargs = arguments(REDIS_URL="redis://s3cret@h")
+
+    assert kwargs["username"] == "s3cret"
+    assert [str(warning.message) for warning in log] == [
+        "The username in 'REDIS_URL' is without a password. If it is the password, put"
+        " a colon before it, as in redis://:password@host."
+    ]
+    arguments(REDIS_URL="redis://h", REDIS_USERNAME="me")
+    make(REDIS_URL="fakeredis://me@h")
 
 
 def test_url_over_settings_over_options() -> None:

@@ -27,10 +27,13 @@ from ..spec.spec import RETRY_DEADLINE
 from ..spec.spec import Spec
 from ..spec.spec import Value
 from ..spec.spec import Values
+from ..spec.url import is_service_port
 from ..spec.url import read_host
 from ..spec.url import scheme_of
 from ..spec.url import split_url
 from ..spec.values import convert
+from .hints import warn_about_address
+from .hints import warn_about_login
 
 #: The names that version 1 had for arguments of the client.
 OLD_NAMES = {"charset": "encoding", "errors": "encoding_errors", "user": "username"}
@@ -43,6 +46,9 @@ _OF_OWN_POOLS = (
     *("ssl", "max_connections", "max_idle", "maint_notifications"),
     "password_file",
 )
+
+# What a URL says alone, even if it leaves out the port.
+_WHERE = ("host", "port", "unix_socket_path")
 
 _HAZARDS = {
     "single_connection_client": "replies cross after a fork",
@@ -115,8 +121,10 @@ def read_group(
     accepted = kind.accepted
     values = _read_options(options, kind) | _read_settings(prefix, group, accepted)
     address = NO_URL
+    ignored: Values = {}
 
     if url is not None:
+        ignored = {name: values[name] for name in _WHERE if name in values}
         address, values = _read_url(prefix, url, accepted, values)
     elif "unix_socket_path" not in values and "host" in values:
         values |= read_host(values["host"])
@@ -151,6 +159,8 @@ def read_group(
     spec.engine.check(spec, values)
     _check_together(spec, values)
     _warn_about(spec, values, warn)
+    warn_about_address(spec, ignored, warn)
+    warn_about_login(spec, values, warn)
     _read_own(spec)
     spec.engine.complete(spec, values)
     return spec
@@ -187,6 +197,12 @@ def _read_settings(
         if name == "url" or name in CLASS_SETTINGS:
             continue
 
+        if name == "port" and is_service_port(value):
+            if "url" in group:
+                continue
+
+            value = value.rpartition(":")[2]
+
         argument = name
 
         if name not in accepted and name in OLD_NAMES:
@@ -222,7 +238,12 @@ def _read_url(
     engine = get_engine(label, url)
     parts = split_url(label, str(url), engine.schemes_without_host)
     address, from_url = engine.read_url(parts, accepted)
-    others = {name: value for name, value in values.items() if name not in ADDRESS}
+
+    if "db" in values and "db" in accepted:
+        # A wrong one is an error, even if the URL names another database.
+        convert(accepted["db"], values["db"])
+
+    others = {name: value for name, value in values.items() if name not in _WHERE}
     return address, others | from_url
 
 

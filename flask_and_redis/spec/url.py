@@ -238,6 +238,16 @@ def scheme_of(url: object) -> str:
     return scheme.lower() if separator else ""
 
 
+def is_service_port(port: object) -> bool:
+    """Whether Kubernetes or Docker has set a ``PORT``. Next to a service ``redis`` they
+    set ``REDIS_PORT`` to a text such as ``tcp://10.0.0.1:6379``.
+
+    :param port: The setting.
+    """
+    schemes = ("tcp://", "udp://", "sctp://")
+    return isinstance(port, str) and port.strip().startswith(schemes)
+
+
 _URL = r"(?P<scheme>[^:/]+)://(?P<authority>[^/?#]*)(?P<path>[^?#]*)(.*)"
 
 

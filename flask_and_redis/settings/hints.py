@@ -1,0 +1,85 @@
+"""Warnings of values that are accepted, but were probably not meant."""
+
+from __future__ import annotations
+
+import collections.abc as cabc
+
+from ..spec.advice import is_placeholder
+from ..spec.advice import is_quoted
+from ..spec.spec import Spec
+from ..spec.spec import Value
+from ..spec.spec import Values
+from ..spec.values import SECRETS
+
+Warn = cabc.Callable[[str], None]
+
+
+def warn_about_address(spec: Spec, ignored: Values, warn: Warn) -> None:
+    """Warn of settings that a URL overrides, if they name another server.
+
+    :param spec: The spec.
+    :param ignored: The address that settings and options give beside the URL.
+    :param warn: Is called with each warning.
+    """
+    if spec.engine.in_process:
+        # Settings of the real server may stay in tests.
+        return
+
+    for name, value in ignored.items():
+        # Options are defaults for prefixes without a URL.
+        if value.origin == "setting" and not _names_same_server(spec, name, value):
+            warn(
+                f"{value.label} is ignored: '{spec.prefix}_URL' says where the server"
+                " is."
+            )
+
+
+def _names_same_server(spec: Spec, name: str, value: Value) -> bool:
+    arguments = spec.arguments
+    path = str(arguments.get("unix_socket_path"))
+    text = str(value.value).strip().removeprefix("file://")
+
+    if name == "unix_socket_path" or text == path:
+        return text == path
+
+    host_and_port = arguments.get("host"), arguments.get("port", 6379)
+    hosts, ports = zip(*(spec.address.nodes or [host_and_port]), strict=True)
+
+    if name == "host":
+        return text.lower() in hosts
+
+    return "unix_socket_path" not in arguments and text in map(str, ports)
+
+
+def warn_about_login(spec: Spec, values: Values, warn: Warn) -> None:
+    """Warn of a user name or password that the server will refuse.
+
+    :param spec: The spec.
+    :param values: The values behind its arguments.
+    :param warn: Is called with each warning.
+    """
+    for name in SECRETS:
+        text = spec.arguments.get(name)
+
+        if not isinstance(text, str):
+            continue
+
+        label = values[name].label
+
+        if text.endswith(("\n", "\r")):
+            warn(f"{label} ends with a newline, which counts as a part of it.")
+        elif text.endswith(("}", ")", ">")) and is_placeholder(text):
+            warn(f"{label} looks like a placeholder that was not replaced.")
+        elif is_quoted(text) and text[-1:] == text[0] and len(text) > 1:
+            warn(f"{label} has quotes around it, which count as a part of it.")
+
+    username = values.get("username")
+
+    if username is None or username.origin != "url" or spec.engine.in_process:
+        return
+
+    if "password" not in values:
+        warn(
+            f"{username.label} is without a password. If it is the password, put a"
+            " colon before it, as in redis://:password@host."
+        )
