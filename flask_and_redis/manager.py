@@ -83,6 +83,8 @@ class RedisManager:
         self._ignore = tuple(ignore)
         self._options = options
         self._proxies: dict[str, Redis] = {}
+        # Prefixes that were requested where no app could be asked for them.
+        self._unchecked: dict[str, None] = {}
 
         # Warnings name the line that calls init_app.
         self._warn_level = 2
@@ -117,6 +119,7 @@ class RedisManager:
             app.config,
             default=self._default,
             requested=self._proxies,
+            expected=self._unchecked,
             registered=registry,
             prefixes=self._prefixes,
             ignore=self._ignore,
@@ -155,6 +158,8 @@ class RedisManager:
 
         if current_app and (registry := find_registry(current_app)) is not None:
             registry.check_known(prefix)
+        else:
+            self._unchecked[check_prefix(prefix)] = None
 
         try:
             return self._proxies[prefix]

@@ -18,6 +18,7 @@ from flask import Flask
 
 from .exceptions import ConfigError
 from .exceptions import UnknownPrefixError
+from .spec.spec import LONGEST_PREFIX
 
 if t.TYPE_CHECKING:
     from .deadline.deadline import Deadline
@@ -345,6 +346,11 @@ def check_prefix(prefix: str) -> str:
         raise ConfigError(
             f"The prefix must be text, such as {DEFAULT_PREFIX!r}, and is"
             f" {type(prefix).__name__}."
+        )
+
+    if len(prefix) > LONGEST_PREFIX:
+        raise ConfigError(
+            f"The prefix '{prefix[:20]}...' must have at most {LONGEST_PREFIX} letters."
         )
 
     if not prefix.isupper() or prefix.endswith("_"):

@@ -2,16 +2,23 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import traceback
 import typing as t
+import warnings
+from pathlib import Path
+from urllib.parse import SplitResult
 
 import pytest
 import redis
 from flask import Flask
 
 from flask_and_redis import ConfigError
+from flask_and_redis import Redis
 from flask_and_redis import RedisManager
 from flask_and_redis import UnknownPrefixError
+
+from . import objects
 
 
 def discover(
@@ -19,8 +26,31 @@ def discover(
 ) -> list[str]:
     """Return the prefixes that a manager discovers in an app's settings."""
     app.config.update(config)
-    (manager or RedisManager()).init_app(app)
+
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "No setting configures a Redis")
+        (manager or RedisManager()).init_app(app)
+
     return list(app.extensions["redis"])
+
+
+def warnings_of(config: dict[str, t.Any], *requested: str) -> list[str]:
+    """The warnings of a manager for these settings. Some prefixes were requested before
+    there is an app.
+    """
+    app = Flask("warnings")
+    app.config.update(config)
+    manager = RedisManager()
+
+    for prefix in requested:
+        manager.get(prefix)
+
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        manager.init_app(app)
+
+    assert {warning.filename for warning in caught} <= {__file__}
+    return [str(warning.message) for warning in caught]
 
 
 @pytest.mark.parametrize(
@@ -37,6 +67,7 @@ def discover(
         ("X_HOST", "/tmp/redis.sock"),
         ("X_HOST", "file:///tmp/redis.sock"),
         ("X_UNIX_SOCKET_PATH", "/tmp/redis.sock"),
+        ("X_UNIX_SOCKET_PATH", Path("/tmp/redis.sock")),
         ("X_CONNECTION_POOL", redis.ConnectionPool()),
         ("X_CONNECTION_POOL", "tests.objects.POOL"),
     ],
@@ -64,8 +95,10 @@ def test_makes_a_prefix(app: Flask, setting: str, value: object) -> None:
         ("X_UNIX_SOCKET_PATH", 1),
         ("X_CONNECTION_POOL", None),
         ("x_url", "redis://localhost"),
-        ("X_url", "redis://localhost"),
         ("_URL", "redis://localhost"),
+        ("X__HOST", "localhost"),
+        ("X_HOST", "http://localhost:8000"),
+        ("X_HOST", "tcp://localhost"),
         ("URL", "redis://localhost"),
         ("X_URI", "redis://localhost"),
         ("X_PORT", "6379"),
@@ -221,7 +254,10 @@ def test_absent_prefix_reads_nothing(app: Flask, asked: str) -> None:
     manager = RedisManager(default="REDIS_SSL" if asked == "as default" else "REDIS")
     manager.get("REDIS_SSL")
     settings = {"REDIS_URL": "rediss://h", "REDIS_SSL_PASSWORD": "x"}
-    assert discover(app, manager, **settings) == ["REDIS"]
+
+    with pytest.warns(UserWarning, match="no setting configures this prefix"):
+        assert discover(app, manager, **settings) == ["REDIS"]
+
     pool = app.extensions["redis"]["REDIS"].connection_pool
     assert pool.connection_kwargs["ssl_password"] == "x"
 
@@ -346,3 +382,267 @@ def test_json_environment(app: Flask, monkeypatch: pytest.MonkeyPatch) -> None:
     second = clients["REDIS2"].connection_pool.connection_kwargs
     assert (first["port"], first["password"], first["db"]) == (1, "0012", 3)
     assert (second["password"], second["decode_responses"]) == ("123456", False)
+
+
+@pytest.mark.parametrize(
+    ("prefix", "config"),
+    [
+        ("REDIS", {}),
+        ("CACHE", {}),
+        ("REDIS", {"REDIS_PORT_6379_TCP_ADDR": "10.0.0.1"}),
+        ("REDIS", {"REDIS_SERVICE_PORT_REDIS": "6379"}),
+        ("KUBE_DNS", {"KUBE_DNS_PORT": "udp://10.0.0.1:53"}),
+    ],
+)
+def test_kubernetes_service(app: Flask, prefix: str, config: dict[str, str]) -> None:
+    """The variables that Kubernetes sets for a service make no prefix, and cause no
+    warning. The list of what was skipped tells the reason.
+    """
+    app.config.update({"STORE_URL": "redis://h", f"{prefix}_SERVICE_HOST": "10.0.0.1"})
+    app.config.update(
+        {f"{prefix}_SERVICE_PORT": "6379", f"{prefix}_PORT": "tcp://10.0.0.1:6379"}
+    )
+    app.config.update(config)
+    RedisManager(app)
+    registry = app.extensions["redis"]
+    assert list(registry) == ["STORE"]
+    assert registry.skipped == {
+        f"{prefix}_SERVICE": f"Kubernetes has set '{prefix}_SERVICE_HOST', as"
+        f" '{prefix}_PORT' shows, for a service of this name"
+    }
+
+
+def test_kubernetes_environment(app: Flask, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A service named flask-redis reaches from_prefixed_env(). Its address can be used
+    by a setting of the application.
+    """
+    for name, value in {
+        "KUBERNETES_SERVICE_HOST": "10.0.0.1",
+        "KUBERNETES_PORT": "tcp://10.0.0.1:443",
+        "FLASK_REDIS_SERVICE_HOST": "10.0.0.2",
+        "FLASK_REDIS_SERVICE_PORT": "6379",
+        "FLASK_REDIS_PORT": "tcp://10.0.0.2:6380",
+        "FLASK_REDIS_PORT_6379_TCP": "tcp://10.0.0.2:6380",
+        "FLASK_REDIS_HOST": "flask-redis",
+    }.items():
+        monkeypatch.setenv(name, value)
+
+    app.config.from_prefixed_env()
+    RedisManager(app)
+    assert list(app.extensions["redis"]) == ["REDIS"]
+    arguments = app.extensions["redis"].get_spec("REDIS").arguments
+    assert (arguments["host"], arguments["port"]) == ("flask-redis", 6380)
+    # The whole environment may be the settings, too.
+    other = Flask("other")
+    other.config.from_mapping(os.environ, REDIS_URL="redis://h")
+    RedisManager(other)
+    assert "KUBERNETES_SERVICE" not in other.extensions["redis"]
+
+
+def test_service_that_is_ours(app: Flask) -> None:
+    """A prefix may end with SERVICE if it is not Kubernetes' own."""
+    config = {"REDIS_SERVICE_HOST": "h", "MY_SERVICE_URL": "redis://h"}
+    config |= {"MY_SERVICE_HOST": "h", "MY_PORT": "tcp://10.0.0.1:6379"}
+    assert discover(app, None, **config) == ["REDIS_SERVICE", "MY_SERVICE"]
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "'redis://h'",
+        '"rediss://h"',
+        "rdis://h",
+        "reddis://h",
+        "valky://h",
+        "redis:/h",
+        "redis:6379",
+        b"redis://h",
+        SplitResult("redis", "h", "", "", ""),
+    ],
+)
+def test_url_that_is_meant_as_ours(
+    app: Flask, url: object, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A URL that is nearly one of a Redis is not skipped without a word."""
+    assert discover(app, None, X_URL=url) == []
+    assert "Prefix 'X' is left out. 'X_URL' " in caplog.text
+
+    with app.app_context(), pytest.raises(ConfigError, match="^'X_URL' "):
+        RedisManager().get("X").ping()
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "redis+socket:///tmp/r.sock",
+        "sentinel://h:26379",
+        "async+redis://h",
+        "http://redis:6379",
+        "'http://h'",
+        "rabbit:5672",
+        "radius://h",
+        ["redis://h"],
+        objects.SecretStr(),
+    ],
+)
+def test_url_of_something_else(
+    app: Flask, url: object, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A URL that other libraries use is skipped."""
+    assert discover(app, None, X_URL=url) == []
+    assert not caplog.records
+
+
+def test_reason_names_the_type(app: Flask) -> None:
+    """If an address is skipped because it is no text, the reason names its type."""
+    discover(app, None, X_URL=objects.SecretStr(), Y_HOST=b"h")
+    assert app.extensions["redis"].skipped == {
+        "X": "neither 'X_URL' nor 'X_HOST' is text. It is of type tests.SecretStr:"
+        " use value.get_secret_value()",
+        "Y": "neither 'Y_URL' nor 'Y_HOST' is text. It is of type bytes:"
+        " use value.decode()",
+    }
+
+
+def test_prefix_that_ends_with_an_underscore(app: Flask) -> None:
+    """A prefix cannot end with '_', wherever it comes from."""
+    manager = RedisManager()
+
+    with pytest.raises(ConfigError, match="without the '_' after it"):
+        manager.get("X_")
+
+    app.config.update(Y_URL="redis://h", X__HOST="h")
+    manager.init_app(app)
+    assert list(app.extensions["redis"]) == ["Y"]
+    reasons = {"X_": "a prefix does not end with '_'"}
+    assert app.extensions["redis"].skipped == reasons
+
+
+@pytest.mark.parametrize("prefix", ["X", "REDIS", "REDIS_CACHE"])
+def test_two_underscores(prefix: str) -> None:
+    """A URL of a Redis whose name has one '_' too many causes one warning."""
+    assert warnings_of({f"{prefix}__URL": "redis://h"}) == [
+        f"'{prefix}__URL' is not used. Did you mean '{prefix}_URL'?"
+    ]
+
+
+def test_long_prefix(app: Flask) -> None:
+    """A prefix has a limited length, wherever it comes from."""
+    prefix = "X" * 200
+    assert discover(app, None, **{f"{prefix}_URL": "redis://h"}) == [prefix]
+
+    with pytest.raises(
+        ConfigError, match="'XXXXXXXXXXXXXXXXXXXX...' must have at most"
+    ):
+        RedisManager().get(f"{prefix}X")
+
+    other = Flask("other")
+    assert discover(other, None, **{f"{prefix}X_URL": "redis://h"}) == []
+    assert other.extensions["redis"].skipped == {
+        f"{prefix}X": "a prefix has at most 200 letters"
+    }
+
+
+@pytest.mark.timeout(30)
+def test_many_long_names(app: Flask) -> None:
+    """The time to read settings does not depend on the square of their lengths."""
+    nested = {"A_" * number + "URL": "redis://h" for number in range(1, 2000)}
+    long = {f"A{'_' * 40_000}B": "x", f"A_{'b_' * 20_000}URL": "x", "A_" * 20_000: "x"}
+    found = discover(app, None, **nested, **long)
+    assert 50 < len(found) <= 100
+
+
+def test_nothing_is_configured() -> None:
+    """A manager that finds no Redis warns. A manager that is not to search does not."""
+    message = "No setting configures a Redis: set '{}_URL', for example."
+    assert warnings_of({"DATABASE_URL": "postgresql://h"}) == [message.format("REDIS")]
+    assert warnings_of({"X_URL": "redis://h/x"}) == []
+
+    with pytest.warns(UserWarning, match=message.format("CACHE")):
+        RedisManager(Flask("default"), default="CACHE")
+
+    RedisManager(Flask("none"), prefixes=[])
+    app = Flask("registered")
+    Redis(app)
+    RedisManager(app)
+
+
+def test_variable_without_flask(monkeypatch: pytest.MonkeyPatch) -> None:
+    """If the environment has a variable that from_prefixed_env() does not read, or was
+    not read at all, the warning names it.
+    """
+    monkeypatch.setenv("REDIS_URL", "redis://:s3cret@h")
+    monkeypatch.setenv("FLASK_CACHE_HOST", "h")
+    assert warnings_of({}) == [
+        "No setting configures a Redis: set 'REDIS_URL', for example. 'REDIS_URL' is in"
+        " the environment, but app.config.from_prefixed_env() reads 'FLASK_REDIS_URL'."
+    ]
+    assert warnings_of({}, "CACHE") == [
+        "manager.get('CACHE') was called, but no setting configures this prefix: set"
+        " 'CACHE_URL' or 'CACHE_HOST'. 'FLASK_CACHE_HOST' is in the environment: call"
+        " app.config.from_prefixed_env() before init_app."
+    ]
+    # It was read, but is empty.
+    assert "environment" not in warnings_of({"REDIS_URL": "", "REDIS_HOST": ""})[0]
+
+
+def test_mapping_from_the_environment(
+    app: Flask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Flask makes a mapping of a variable with two underscores."""
+    monkeypatch.setenv("FLASK_REDIS__URL", "redis://h")
+    app.config.from_prefixed_env()
+
+    with pytest.warns(UserWarning, match="'REDIS' is a mapping, .*: write one '_'."):
+        RedisManager(app)
+
+
+def test_requested_but_not_configured() -> None:
+    """A prefix that was requested before init_app and is not configured causes a
+    warning with the nearest setting.
+    """
+    start = (
+        "manager.get('CACHE') was called, but no setting configures this prefix: set"
+        " 'CACHE_URL' or 'CACHE_HOST'."
+    )
+    assert warnings_of({"CACH_URL": "redis://h"}, "CACHE") == [
+        f"{start} 'CACH_URL' is set: did you mean 'CACHE_URL'?"
+    ]
+    assert warnings_of({"CACHES_HOST": "h"}, "CACHE") == [
+        f"{start} 'CACHES_HOST' is set: did you mean 'CACHE_HOST'?"
+    ]
+    assert warnings_of({"STORE_URL": "redis://h"}, "CACHE", "STORE") == [start]
+    assert warnings_of({"CACHE_URL": "redis://h"}, "CACHE") == []
+    kubernetes = {"CACHE_SERVICE_HOST": "10.0.0.1", "CACHE_PORT": "tcp://10.0.0.1:1"}
+    assert warnings_of(kubernetes, "CACHE_SERVICE") == [
+        "manager.get('CACHE_SERVICE') was called, but no setting configures this"
+        " prefix: set 'CACHE_SERVICE_URL' or 'CACHE_SERVICE_HOST'. It was passed over:"
+        " Kubernetes has set 'CACHE_SERVICE_HOST', as 'CACHE_PORT' shows, for a service"
+        " of this name."
+    ]
+
+
+def test_requested_of_a_registered_prefix(app: Flask) -> None:
+    """A prefix that a Redis or a pool configures is configured."""
+    manager = RedisManager()
+    manager.get("X")
+    manager.get("Y")
+    Redis(app, "X")
+    app.config["Y_CONNECTION_POOL"] = redis.ConnectionPool()
+    manager.init_app(app)
+
+
+def test_requested_of_another_app() -> None:
+    """A prefix that was requested in the context of one app may be missing in
+    another.
+    """
+    manager = RedisManager()
+    first, second = Flask("first"), Flask("second")
+    first.config.update(REDIS_URL="redis://h", A_URL="redis://a")
+    second.config.update(REDIS_URL="redis://h")
+    manager.init_app(first)
+
+    with first.app_context():
+        manager.get("A")
+
+    manager.init_app(second)

@@ -274,7 +274,7 @@ def test_discovery(
 
     for setting in literals(row["settings"]):
         name, value = setting.split(" = ")
-        app.config[name] = eval(value, {"redis": redis, "manager": manager})
+        app.config[name] = eval(value, {"redis": redis, "manager": RedisManager()})
 
     outcome, _, prefixes = row["outcome"].partition(": ")
 
@@ -284,7 +284,8 @@ def test_discovery(
 
         return
 
-    with caplog.at_level(logging.WARNING):
+    with caplog.at_level(logging.WARNING), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "No setting configures a Redis")
         manager.init_app(app)
 
     assert list(app.extensions["redis"]) == (prefixes.split(", ") if prefixes else [])

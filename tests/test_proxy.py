@@ -363,6 +363,7 @@ def test_cli_and_shell(app: Flask, manager: RedisManager) -> None:
         assert current_redis.get("visits") == b"2"
 
 
+@pytest.mark.filterwarnings("ignore:No setting configures a Redis")
 def test_commands_of_one_app(manager: RedisManager) -> None:
     """Each app has its own command group: what one app adds is not in another."""
     apps = [Flask("one"), Flask("other")]
@@ -407,7 +408,8 @@ def test_streamed_response(app: Flask, manager: RedisManager) -> None:
 
 def test_unknown_prefix_of_an_app_without_any(app: Flask) -> None:
     """If an app has no Redis settings, it has no prefix at all."""
-    manager = RedisManager(app)
+    with pytest.warns(UserWarning, match="No setting configures a Redis"):
+        manager = RedisManager(app)
 
     with app.app_context():
         with pytest.raises(UnknownPrefixError, match="it has: none"):

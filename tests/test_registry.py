@@ -427,6 +427,7 @@ def test_apps_are_forgotten(server: Server) -> None:
 
 def test_second_manager(app: Flask) -> None:
     """An app can have only one manager."""
+    app.config["REDIS_URL"] = "redis://h"
     RedisManager(app)
 
     with pytest.raises(RuntimeError, match="'tests' has a RedisManager already"):

@@ -3,21 +3,29 @@
 from __future__ import annotations
 
 import collections.abc as cabc
-import difflib
 import logging
+import os
 import typing as t
-from fnmatch import fnmatchcase
 
 import redis
 
 from ..engines import ENGINES
 from ..engines import find_engine
-from ..engines import list_schemes
 from ..exceptions import ConfigError
 from ..spec.classes import is_unset
 from ..spec.classes import parameters
 from ..spec.spec import Spec
 from ..spec.url import scheme_of
+from .groups import Config
+from .groups import has_address
+from .groups import reason_to_skip
+from .groups import SUFFIXES
+from .missing import warn_about_nothing
+from .missing import warn_about_requested
+from .misspellings import can_mean
+from .misspellings import find_url_of_nodes
+from .misspellings import is_off
+from .misspellings import suggest
 from .reader import CLASS_SETTINGS
 from .reader import Kind
 from .reader import OLD_NAMES
@@ -26,40 +34,11 @@ from .reader import read_kind
 
 logger: logging.Logger = logging.getLogger("flask_and_redis")
 
-#: What makes a group of settings a prefix. No suffix is the end of another one.
-SUFFIXES = ("_URL", "_HOST", "_UNIX_SOCKET_PATH", "_CONNECTION_POOL")
-
 #: Settings that None turns off. For any other it means "not set".
 NONE_COUNTS = ("_DRIVER_INFO",)
 
-#: Patterns of groups whose ``HOST`` belongs to other software in most applications.
-FOREIGN_HOSTS = (
-    *("RUN", "SERVER", "APP", "API", "WEB", "HTTP*", "*PROXY", "SITE", "PUBLIC"),
-    *("BIND", "CDN*", "DB", "*_DB", "DATABASE*", "SQL*", "MYSQL*", "MARIADB*"),
-    *("POSTGRES*", "PG*", "MSSQL*", "ORACLE*", "MONGO*", "CASSANDRA*", "CLICKHOUSE*"),
-    *("INFLUX*", "NEO4J*", "COUCH*", "MAIL*", "EMAIL*", "SMTP*", "IMAP*", "POP3*"),
-    *("FTP*", "SFTP*", "SSH*", "LDAP*", "RABBITMQ*", "AMQP*", "KAFKA*", "NATS*"),
-    *("MQTT*", "ZOOKEEPER*", "CONSUL*", "ELASTIC*", "OPENSEARCH*", "SOLR*", "MEILI*"),
-    *("TYPESENSE*", "MEMCACHE*", "STATSD*", "GRAPHITE*", "JAEGER*", "OTEL*", "DD_*"),
-    *("DATADOG*", "SENTRY*", "LOGSTASH*", "FLUENT*", "SYSLOG*", "VAULT*", "MINIO*"),
-    *("S3*", "AWS*", "DOCKER*"),
-)
-
-#: Names that people use instead of the right one, which are too different from it to be
-#: recognized as misspelt.
-WRONG_NAMES = {
-    "connect_timeout": "socket_connect_timeout",
-    "database": "db",
-    "decode": "decode_responses",
-    "pass": "password",
-    "timeout": "socket_timeout",
-    "tls": "ssl",
-    "uri": "url",
-    "use_ssl": "ssl",
-    "use_tls": "ssl",
-}
-
-Config = cabc.Mapping[str, t.Any]
+# The longest name of a setting.
+_LONGEST_NAME = 255
 
 # A setting, and the ways to split its name: prefixes with the lower-case rest of the
 # name, the longest prefix first.
@@ -84,6 +63,7 @@ def discover(
     *,
     default: str,
     requested: cabc.Collection[str],
+    expected: cabc.Collection[str],
     registered: cabc.Collection[str],
     prefixes: cabc.Collection[str] | None,
     ignore: cabc.Collection[str],
@@ -94,6 +74,7 @@ def discover(
     :param config: The application's settings.
     :param default: The default prefix.
     :param requested: Prefixes that the application has requested by name.
+    :param expected: Those of them that no app was asked for yet.
     :param registered: Prefixes that were read before. They are not read again.
     :param prefixes: Read exactly these prefixes, and do not search for others.
     :param ignore: Patterns of prefixes to skip.
@@ -114,7 +95,7 @@ def discover(
 
     if names is None:
         reasons = {
-            prefix: _reason_to_skip(config, prefix, is_certain(prefix), ignore)
+            prefix: reason_to_skip(config, prefix, is_certain(prefix), ignore)
             for prefix in _find_groups(config)
         }
         names = [prefix for prefix, reason in reasons.items() if reason is None]
@@ -132,7 +113,16 @@ def discover(
 
             _read(prefix, groups, options, prefix in certain, discovery)
 
-    discovery.warnings += groups.find_misspellings(certain)
+    discovery.warnings += groups.find_misspellings({*names, *certain}, certain)
+    discovery.warnings += _warn_about_missing(
+        config, expected, {*registered, *names}, discovery.skipped
+    )
+
+    if prefixes is None and not (names or registered or discovery.warnings):
+        discovery.warnings.append(warn_about_nothing(config, default))
+
+    # A setting may resemble those of two prefixes.
+    discovery.warnings = list(dict.fromkeys(discovery.warnings))
     return discovery
 
 
@@ -162,6 +152,24 @@ def _read(
     logger.warning("Prefix %r is left out. %s", prefix, wrong)
 
 
+def _warn_about_missing(
+    config: Config,
+    expected: cabc.Collection[str],
+    configured: cabc.Collection[str],
+    skipped: cabc.Mapping[str, str],
+) -> cabc.Iterator[str]:
+    """Warnings of prefixes that are not configured, or by a name with too many '_'."""
+    for prefix in skipped:
+        name = prefix.rstrip("_")
+
+        if name != prefix and name not in configured:
+            # It is certainly meant for Redis.
+            if scheme_of(config.get(f"{prefix}_URL")) in ENGINES:
+                yield f"'{prefix}_URL' is not used. Did you mean '{name}_URL'?"
+
+    yield from warn_about_requested(config, expected, configured, skipped)
+
+
 def read_prefix(
     config: Config,
     prefix: str,
@@ -176,7 +184,7 @@ def read_prefix(
     :param warn: Is called with each warning.
     :raises ConfigError: If a setting is wrong.
     """
-    if prefix in config and not _has_address(config, prefix):
+    if prefix in config and not has_address(config, prefix):
         raise ConfigError(
             f"{prefix!r} is a setting: its prefix is what stands before the last '_'."
         )
@@ -186,7 +194,7 @@ def read_prefix(
     groups = Groups(config, {prefix, *longer}, ())
     spec = read_group(prefix, groups.of(prefix), options, warn)
 
-    for message in groups.find_misspellings({prefix}):
+    for message in groups.find_misspellings({prefix}, {prefix}):
         warn(message)
 
     return spec
@@ -207,52 +215,8 @@ def _find_groups(config: Config) -> list[str]:
     return list(groups)
 
 
-def _reason_to_skip(
-    config: Config, prefix: str, is_certain: bool, ignore: cabc.Collection[str]
-) -> str | None:
-    """Why a group of settings is not a prefix, or None if it is one."""
-    if any(fnmatchcase(prefix, pattern) for pattern in ignore):
-        return f"a pattern in ignore= matches {prefix!r}"
-
-    if is_certain:
-        # Wrong settings of a certain prefix stop start-up instead.
-        return None
-
-    if _is_text(url := config.get(f"{prefix}_URL")):
-        if scheme_of(url) not in ENGINES:
-            return f"'{prefix}_URL' does not begin with {list_schemes()}"
-
-        return None
-
-    if _is_text(config.get(f"{prefix}_UNIX_SOCKET_PATH")):
-        return None
-
-    if not is_unset(config.get(f"{prefix}_CONNECTION_POOL")):
-        return None
-
-    if not _is_text(config.get(f"{prefix}_HOST")):
-        return f"neither '{prefix}_URL' nor '{prefix}_HOST' is text"
-
-    if any(fnmatchcase(prefix, pattern) for pattern in FOREIGN_HOSTS):
-        return (
-            f"'{prefix}_HOST' usually belongs to something else: set '{prefix}_URL',"
-            f" or name {prefix!r} in prefixes="
-        )
-
-    return None
-
-
-def _is_text(value: object) -> bool:
-    return isinstance(value, str) and bool(value.strip())
-
-
-def _has_address(config: Config, prefix: str) -> bool:
-    """Whether any setting of a prefix says where the server is."""
-    return any(not is_unset(config.get(prefix + suffix)) for suffix in SUFFIXES)
-
-
 def _check_address(config: Config, prefix: str) -> None:
-    if not _has_address(config, prefix):
+    if not has_address(config, prefix):
         raise ConfigError(
             f"'{prefix}_URL' must be set, as prefixes= names {prefix!r}; or"
             f" '{prefix}_HOST', '{prefix}_UNIX_SOCKET_PATH' or"
@@ -275,9 +239,10 @@ class Groups:
         prefixes: cabc.Collection[str],
         others: cabc.Collection[str],
     ) -> None:
+        self._config = config
         self._groups: dict[str, dict[str, t.Any]] = {each: {} for each in prefixes}
         self._names = _list_settings(config, {*prefixes, *others})
-        self._keys = _split_keys(config, self._names)
+        self._keys, self._not_upper = _split_keys(config, self._names)
 
         for key, splits in self._keys:
             is_none = config[key] is None and key.endswith(NONE_COUNTS)
@@ -297,29 +262,51 @@ class Groups:
         """
         return self._groups[prefix]
 
-    def find_misspellings(self, certain: cabc.Collection[str]) -> cabc.Iterator[str]:
+    def find_misspellings(
+        self, checked: cabc.Collection[str], certain: cabc.Collection[str]
+    ) -> cabc.Iterator[str]:
         """A warning for each setting that is not used and looks like one that is.
 
-        :param certain: The prefixes whose settings are checked.
+        :param checked: The prefixes whose address and credentials are checked.
+        :param certain: Those of them of which any setting is checked.
         """
         for key, splits in self._keys:
             if any(rest in self._names[prefix] for prefix, rest in splits):
                 continue
 
+            if is_unset(value := self._config[key]):
+                continue
+
             for prefix, rest in splits:
-                if prefix in certain and (name := self._suggest(prefix, rest)):
-                    yield (
-                        f"{key!r} is read by nothing. Did you mean"
-                        f" '{prefix}_{name.upper()}'?"
-                    )
-                    break
+                if prefix in checked:
+                    if right := self._suggest(prefix, rest, value, prefix in certain):
+                        yield f"{key!r} is not used. Did you mean {right}?"
+                        break
 
-    def _suggest(self, prefix: str, name: str) -> str | None:
-        if name in WRONG_NAMES:
-            return WRONG_NAMES[name]
+        for key in self._not_upper:
+            upper = key.upper()
+            splits = _split_key(upper, checked)
 
-        names = self._names[prefix]
-        return next(iter(difflib.get_close_matches(name, names, 1, 0.85)), None)
+            if any(rest in self._names[prefix] for prefix, rest in splits):
+                yield f"{key!r} is not used. Did you mean {upper!r}?"
+
+    def _suggest(
+        self, prefix: str, rest: str, value: object, is_certain: bool
+    ) -> str | None:
+        """The setting that a name means, for a message."""
+        if is_certain and not is_off(value) and (url := find_url_of_nodes(rest)):
+            kind = scheme_of(url).partition("+")[2]
+            is_said = kind in scheme_of(self._config.get(f"{prefix}_URL"))
+            return None if is_said else f"'{prefix}_URL' = '{url}'"
+
+        # Settings of other software are often lists or mappings.
+        if is_certain or isinstance(value, (str, int, os.PathLike)):
+            name = suggest(rest, self._names[prefix], is_certain=is_certain)
+
+            if name and can_mean(name, value, is_certain=is_certain):
+                return f"'{prefix}_{name.upper()}'"
+
+        return None
 
 
 def _list_settings(
@@ -353,20 +340,35 @@ def _guess_kind(config: Config, prefix: str) -> Kind:
         return Kind(find_engine(None, redis.Redis), redis.Redis, None)
 
 
-def _split_keys(config: Config, prefixes: cabc.Collection[str]) -> list[_Key]:
-    """The settings that begin with one of the prefixes."""
+def _split_keys(
+    config: Config, prefixes: cabc.Collection[str]
+) -> tuple[list[_Key], list[str]]:
+    """The settings that begin with one of the prefixes; and those that would if they
+    were in upper case.
+    """
     first_words = {prefix.partition("_")[0] for prefix in prefixes}
     keys: list[_Key] = []
+    not_upper: list[str] = []
 
     for name in config:
         # Most settings belong to no prefix. Test the cheapest condition first.
         if (
             isinstance(name, str)
             and name.partition("_")[0] in first_words
-            and name.isupper()
+            and len(name) <= _LONGEST_NAME
         ):
-            ends = [index for index, letter in enumerate(name) if letter == "_"]
-            splits = [(name[:end], name[end + 1 :].lower()) for end in reversed(ends)]
-            keys.append((name, [each for each in splits if each[0] in prefixes]))
+            if name.isupper():
+                keys.append((name, _split_key(name, prefixes)))
+            else:
+                not_upper.append(name)
 
-    return keys
+    return keys, not_upper
+
+
+def _split_key(name: str, prefixes: cabc.Container[str]) -> list[tuple[str, str]]:
+    ends = [index for index, letter in enumerate(name) if letter == "_"]
+    return [
+        (name[:end], name[end + 1 :].lower())
+        for end in reversed(ends)
+        if name[:end] in prefixes
+    ]

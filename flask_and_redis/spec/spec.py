@@ -14,6 +14,10 @@ if t.TYPE_CHECKING:
 #: The settings that say where a server is.
 ADDRESS = ("host", "port", "unix_socket_path", "db")
 
+#: The longest name of a prefix. No environment has a longer one, and looking at each
+#: part of a name takes time.
+LONGEST_PREFIX = 200
+
 #: Seconds that a command is retried.
 RETRY_DEADLINE = 5.0
 

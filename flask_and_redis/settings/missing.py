@@ -1,0 +1,98 @@
+"""Warnings of prefixes that an app wants and no setting configures."""
+
+from __future__ import annotations
+
+import collections.abc as cabc
+import difflib
+import os
+import typing as t
+
+from ..spec.classes import is_unset
+
+_ENDINGS = ("URL", "HOST", "UNIX_SOCKET_PATH", "CONNECTION_POOL")
+
+
+def warn_about_requested(
+    config: cabc.Mapping[str, t.Any],
+    requested: cabc.Iterable[str],
+    configured: cabc.Collection[str],
+    skipped: cabc.Mapping[str, str],
+) -> cabc.Iterator[str]:
+    """A warning for each prefix that was requested and is not configured.
+
+    :param config: The application's settings.
+    :param requested: What was given to ``manager.get()`` before ``init_app``.
+    :param configured: The prefixes that have settings, wrong ones too.
+    :param skipped: Groups of settings that are no prefix, with the reason.
+    """
+    for prefix in requested:
+        if prefix not in configured:
+            message = (
+                f"manager.get({prefix!r}) was called, but no setting configures this"
+                f" prefix: set '{prefix}_URL' or '{prefix}_HOST'."
+            )
+
+            if prefix in skipped:
+                yield f"{message} It was passed over: {skipped[prefix]}."
+            elif hint := find_variable(config, prefix):
+                yield message + hint
+            else:
+                yield message + _find_near(config, prefix, configured)
+
+
+def _find_near(
+    config: cabc.Mapping[str, t.Any], prefix: str, configured: cabc.Collection[str]
+) -> str:
+    """A sentence about the setting of a prefix with nearly the same name."""
+    for near in difflib.get_close_matches(prefix, configured, 1):
+        for ending in _ENDINGS:
+            if not is_unset(config.get(f"{near}_{ending}")):
+                return f" '{near}_{ending}' is set: did you mean '{prefix}_{ending}'?"
+
+    return ""
+
+
+def warn_about_nothing(config: cabc.Mapping[str, t.Any], default: str) -> str:
+    """The warning that no setting configures any Redis.
+
+    :param config: The application's settings.
+    :param default: The default prefix.
+    """
+    hint = find_variable(config, default)
+    return f"No setting configures a Redis: set '{default}_URL', for example.{hint}"
+
+
+def find_variable(config: cabc.Mapping[str, t.Any], prefix: str) -> str:
+    """A sentence about a variable of the environment that configures a prefix, but was
+    not read into the application's settings.
+
+    :param config: The application's settings.
+    :param prefix: The prefix.
+    """
+    for ending in _ENDINGS[:2]:
+        name = f"{prefix}_{ending}"
+
+        if name in config:
+            continue
+
+        if f"FLASK_{name}" in os.environ:
+            return (
+                f" 'FLASK_{name}' is in the environment: call"
+                " app.config.from_prefixed_env() before init_app."
+            )
+
+        if name in os.environ:
+            return (
+                f" {name!r} is in the environment, but app.config.from_prefixed_env()"
+                f" reads 'FLASK_{name}'."
+            )
+
+    nested = config.get(prefix)
+
+    if isinstance(nested, cabc.Mapping) and any(each in nested for each in _ENDINGS):
+        return (
+            f" {prefix!r} is a mapping, which from_prefixed_env() makes of names with"
+            " '__': write one '_'."
+        )
+
+    return ""
