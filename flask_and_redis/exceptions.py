@@ -30,3 +30,14 @@ class UnknownPrefixError(KeyError, RuntimeError):
     def __str__(self) -> str:
         # KeyError shows the repr of its argument.
         return Exception.__str__(self)
+
+
+def without_traceback(error: ConfigError) -> ConfigError:
+    """A copy of an error, to raise where no local variable holds a setting. Error
+    trackers record the variables of all frames.
+
+    :param error: The error.
+    """
+    copy = ConfigError(*error.args)
+    copy.origin = error.origin
+    return copy

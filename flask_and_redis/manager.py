@@ -15,6 +15,8 @@ from flask import Flask
 from flask.cli import AppGroup
 from werkzeug.local import LocalProxy
 
+from .exceptions import ConfigError
+from .exceptions import without_traceback
 from .proxy import current_redis
 from .proxy import Redis
 from .registry import check_prefix
@@ -23,10 +25,12 @@ from .registry import find_app
 from .registry import find_registry
 from .registry import get_or_create_registry
 from .registry import get_registry
+from .registry import Registry
 
 if t.TYPE_CHECKING:
     from .operate.health import PingResult
     from .operate.health import PoolStats
+    from .settings.discovery import Discovery
 
 C = t.TypeVar("C")
 
@@ -82,6 +86,8 @@ class RedisManager:
         )
         self._ignore = tuple(ignore)
         self._options = options
+        # It may hold a password, and error trackers record local variables.
+        del options
         self._proxies: dict[str, Redis] = {}
         # Prefixes that were requested where no app could be asked for them.
         self._unchecked: dict[str, None] = {}
@@ -104,9 +110,6 @@ class RedisManager:
         :raises RuntimeError: If the app has a manager already, or another extension
             uses ``app.extensions["redis"]``.
         """
-        # Importing the package takes a third of the time without this module.
-        from .settings.discovery import discover
-
         registry = get_or_create_registry(app)
 
         if registry.is_managed:
@@ -115,16 +118,10 @@ class RedisManager:
                 " one instead."
             )
 
-        discovery = discover(
-            app.config,
-            default=self._default,
-            requested=self._proxies,
-            expected=self._unchecked,
-            registered=registry,
-            prefixes=self._prefixes,
-            ignore=self._ignore,
-            options=self._options,
-        )
+        discovery = self._discover(app, registry)
+
+        if isinstance(discovery, ConfigError):
+            raise discovery
 
         for message in discovery.warnings:
             warnings.warn(message, stacklevel=self._warn_level)
@@ -136,6 +133,27 @@ class RedisManager:
 
         if _GROUP not in app.cli.commands:
             app.cli.add_command(_Commands())
+
+    def _discover(self, app: Flask, registry: Registry) -> Discovery | ConfigError:
+        """What is in the app's settings, or the error if one is wrong, for the caller
+        to raise without the settings in a local variable.
+        """
+        # Importing the package takes a third of the time without this module.
+        from .settings.discovery import discover
+
+        try:
+            return discover(
+                app.config,
+                default=self._default,
+                requested=self._proxies,
+                expected=self._unchecked,
+                registered=registry,
+                prefixes=self._prefixes,
+                ignore=self._ignore,
+                options=self._options,
+            )
+        except ConfigError as error:
+            return without_traceback(error)
 
     def get(self, prefix: str | None = None) -> Redis:
         """The client of a prefix, as a proxy that finds the client of the current app.

@@ -12,6 +12,7 @@ from flask import Flask
 from werkzeug.local import LocalProxy
 
 from .exceptions import ConfigError
+from .exceptions import without_traceback
 from .registry import check_prefix
 from .registry import DEFAULT_PREFIX
 from .registry import find_app
@@ -80,7 +81,6 @@ class Redis(_Base):
         "_proxy_prefix",
         "_proxy_app",
         "_proxy_is_registered",
-        "_proxy_warn_level",
     )
 
     if t.TYPE_CHECKING:
@@ -88,7 +88,6 @@ class Redis(_Base):
         _proxy_prefix: str
         _proxy_app: Flask | None
         _proxy_is_registered: bool
-        _proxy_warn_level: int
 
     def __init__(
         self,
@@ -102,9 +101,12 @@ class Redis(_Base):
         self.__remember(check_prefix(config_prefix or DEFAULT_PREFIX), app, False)
 
         if app is not None:
-            # One more: this method.
-            object.__setattr__(self, "_proxy_warn_level", 5)
-            self.init_app(app, **options)
+            error = self.__register(app, self._proxy_prefix, options)
+            # It may hold a password, and error trackers record local variables.
+            options.clear()
+
+            if error is not None:
+                raise error
         elif options:
             raise TypeError("Options need an app: give them to 'init_app'.")
 
@@ -131,7 +133,6 @@ class Redis(_Base):
         :raises RuntimeError: If another extension uses ``app.extensions["redis"]``.
         """
         # Importing the package takes a third of the time without this module.
-        from .settings.discovery import read_prefix
 
         prefix = check_prefix(config_prefix or self._proxy_prefix or DEFAULT_PREFIX)
 
@@ -141,27 +142,42 @@ class Redis(_Base):
                 f" a second Redis for the prefix {prefix!r}."
             )
 
-        level = self._proxy_warn_level
+        error = self.__register(app, prefix, options)
+        options.clear()
+
+        if error is not None:
+            raise error
+
+    def __register(
+        self, app: Flask, prefix: str, options: dict[str, t.Any]
+    ) -> ConfigError | None:
+        """Register the prefix on an app. Return the error if a setting is wrong, for
+        the caller to raise without the settings in a local variable.
+        """
 
         def read() -> Spec:
             messages: list[str] = []
             spec = read_prefix(app.config, prefix, options, messages.append)
 
             for message in messages:
-                warnings.warn(message, stacklevel=level)
+                # claim, this method and init_app are between here and the caller.
+                warnings.warn(message, stacklevel=5)
 
             return spec
 
-        get_or_create_registry(app).claim(prefix, read, options)
+        try:
+            get_or_create_registry(app).claim(prefix, read, options)
+        except ConfigError as error:
+            return without_traceback(error)
+
         self.__remember(prefix, self._proxy_app, True)
+        return None
 
     def __remember(self, prefix: str, app: Flask | None, is_registered: bool) -> None:
         # A LocalProxy sets attributes on the client.
         object.__setattr__(self, "_proxy_prefix", prefix)
         object.__setattr__(self, "_proxy_app", app)
         object.__setattr__(self, "_proxy_is_registered", is_registered)
-        # read, claim and init_app are between the warning and the caller.
-        object.__setattr__(self, "_proxy_warn_level", 4)
 
     def __find_client(self) -> redis.Redis:
         registry = self.__find_registry()

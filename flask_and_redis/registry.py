@@ -8,6 +8,7 @@ import difflib
 import os
 import threading
 import typing as t
+import warnings
 from concurrent.futures import CancelledError
 from concurrent.futures import Future
 
@@ -18,6 +19,8 @@ from flask import Flask
 
 from .exceptions import ConfigError
 from .exceptions import UnknownPrefixError
+from .exceptions import without_traceback
+from .spec.spec import ADDRESS
 from .spec.spec import LONGEST_PREFIX
 
 if t.TYPE_CHECKING:
@@ -42,7 +45,7 @@ class Registry(cabc.Mapping[str, redis.Redis]):
     This is ``app.extensions["redis"]``. It is read-only.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, config: cabc.Mapping[str, t.Any]) -> None:
         # Modules that only an app with Redis needs are imported by init_app. Not later:
         # a child that is forked while another thread imports a module would hang.
         from .deadline import client
@@ -52,6 +55,8 @@ class Registry(cabc.Mapping[str, redis.Redis]):
         self._open_async_client = client.open_async_client
         self._create_deadline = deadline.Deadline
 
+        # Read again only to see whether it has changed.
+        self._config = config
         self.default: str = DEFAULT_PREFIX
         #: Whether a manager has searched the app's settings.
         self.is_managed: bool = False
@@ -73,6 +78,8 @@ class Registry(cabc.Mapping[str, redis.Redis]):
         # Kept after a failure: it knows whether the prefix is down.
         self._deadlines: dict[str, Deadline] = {}
         self._claimed: set[str] = set()
+        # Prefixes whose settings were compared with those of now.
+        self._compared: set[str] = set()
 
     def __getitem__(self, prefix: str) -> redis.Redis:
         try:
@@ -81,6 +88,7 @@ class Registry(cabc.Mapping[str, redis.Redis]):
             pass
 
         spec = self.get_spec(prefix)
+        self._warn_if_changed(spec)
         key = (os.getpid(), prefix)
         own = _Attempt()
         attempt = self._attempts.setdefault(key, own)
@@ -123,8 +131,34 @@ class Registry(cabc.Mapping[str, redis.Redis]):
         :raises UnknownPrefixError: If the app has no such prefix.
         """
         spec = self.get_spec(prefix)
+        self._warn_if_changed(spec)
         deadline = self._get_deadline(spec)
         return self._open_async_client(spec, deadline, self.fake_servers)
+
+    def _warn_if_changed(self, spec: Spec) -> None:
+        """Warn, at the first use of a prefix, if the address in ``app.config`` is not
+        the one that was read: a test may believe that it uses another server.
+        """
+        if spec.prefix in self._compared:
+            return
+
+        # init_app has imported it.
+        from .spec.classes import is_unset
+
+        self._compared.add(spec.prefix)
+
+        for name in ("url", "connection_pool", *ADDRESS):
+            key = f"{spec.prefix}_{name.upper()}"
+            value = self._config.get(key)
+
+            if (None if is_unset(value) else value) != spec.given.get(name):
+                # The proxy's look-up is between here and the caller.
+                warnings.warn(
+                    f"{key!r} has changed in app.config since init_app, which has read"
+                    " it: the change has no effect. Set it before init_app, or use"
+                    " RedisManager.override.",
+                    stacklevel=5,
+                )
 
     def _get_deadline(self, spec: Spec) -> Deadline:
         return self._deadlines.setdefault(spec.prefix, self._create_deadline(spec))
@@ -152,7 +186,7 @@ class Registry(cabc.Mapping[str, redis.Redis]):
             return self._specs[prefix]
 
         if prefix in self._wrong:
-            raise ConfigError(*self._wrong[prefix].args)
+            raise without_traceback(self._wrong[prefix])
 
         raise UnknownPrefixError(self._explain_unknown(prefix))
 
@@ -397,7 +431,7 @@ def get_or_create_registry(app: Flask) -> Registry:
     :param app: The app.
     :raises RuntimeError: If another extension uses its key.
     """
-    registry = app.extensions.setdefault(_KEY, Registry())
+    registry = app.extensions.setdefault(_KEY, Registry(app.config))
 
     if isinstance(registry, Registry):
         return registry

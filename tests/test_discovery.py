@@ -14,6 +14,7 @@ import redis
 from flask import Flask
 
 from flask_and_redis import ConfigError
+from flask_and_redis import current_redis
 from flask_and_redis import Redis
 from flask_and_redis import RedisManager
 from flask_and_redis import UnknownPrefixError
@@ -263,14 +264,51 @@ def test_absent_prefix_reads_nothing(app: Flask, asked: str) -> None:
 
 
 def test_read_once(app: Flask) -> None:
-    """init_app reads the settings once, and does not change them."""
-    app.config["REDIS_URL"] = "redis://h/1"
+    """init_app reads the settings once, and does not change them. If an address changes
+    later, the first use of its prefix warns.
+    """
+    app.config.update(REDIS_URL="redis://h/1", CACHE_HOST="h", X_HOST="h")
     before = dict(app.config)
-    RedisManager(app)
+    manager = RedisManager(app)
     assert app.config == before
-    app.config["REDIS_URL"] = "redis://h/2"
-    pool = app.extensions["redis"]["REDIS"].connection_pool
-    assert pool.connection_kwargs["db"] == 1
+    app.config.update(REDIS_URL="fakeredis://", CACHE_DB=3, X_PORT="", X_PASSWORD="x")
+
+    with app.app_context():
+        with pytest.warns(UserWarning) as log:
+            pool = current_redis.connection_pool
+            assert manager.get("CACHE").connection
+
+        assert pool.connection_kwargs["db"] == 1
+        assert manager.get("X").connection
+        assert [str(warning.message) for warning in log] == [
+            f"{setting!r} has changed in app.config since init_app, which has read it:"
+            " the change has no effect. Set it before init_app, or use"
+            " RedisManager.override."
+            for setting in ("REDIS_URL", "CACHE_DB")
+        ]
+        # One warning is enough.
+        manager.close()
+        assert current_redis.connection is not None
+
+
+def test_change_of_an_override(app: Flask) -> None:
+    """A prefix with an override does not warn: its settings are not used."""
+    app.config["REDIS_URL"] = "redis://h"
+    manager = RedisManager(app)
+    app.config["REDIS_URL"] = "fakeredis://"
+
+    with app.app_context(), manager.override("REDIS", redis.Redis()) as client:
+        assert current_redis.connection is client
+
+
+def test_change_before_an_asynchronous_use(app: Flask) -> None:
+    """The first use may be asynchronous."""
+    app.config["REDIS_HOST"] = "h"
+    manager = RedisManager(app)
+    app.config["REDIS_URL"] = "fakeredis://"
+
+    with app.app_context(), pytest.warns(UserWarning, match="'REDIS_URL' has changed"):
+        manager.get_async()
 
 
 def test_other_libraries_side_by_side(

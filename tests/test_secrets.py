@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 
 from flask_and_redis import ConfigError
 from flask_and_redis import current_redis
+from flask_and_redis import Redis
 from flask_and_redis import RedisManager
 from flask_and_redis.engines import ENGINES
 from flask_and_redis.spec.classes import parameters
@@ -383,3 +384,55 @@ def test_errors_of_certificates(tls_server: Server, certificates: Certificates) 
         text = drive({**base, **options})
         assert "Error" in text
         assert SECRET not in text
+
+
+def register_by_redis(app: Flask, options: dict[str, t.Any]) -> None:
+    redis_of_app = Redis(config_prefix="REDIS")
+    redis_of_app.init_app(app, **options)
+
+
+@pytest.mark.parametrize(
+    "register",
+    [
+        lambda app, options: RedisManager(app, **options),
+        lambda app, options: RedisManager(**options).init_app(app),
+        lambda app, options: Redis(app, **options),
+        register_by_redis,
+    ],
+)
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"URL": f"redis://:{SECRET}@h/x"},
+        {"URL": f"redis://:{SECRET}@h", "PORT": "6379", "DB": "x"},
+        {"URL": f"redis://:{SECRET}@h:port"},
+        {"HOST": "h", "PASSWORD": SECRET, "PORT": "x"},
+        {"HOST": "h", "PASSWORD": [SECRET]},
+        {"URL": "redis+sentinel://h/m", "SENTINEL_KWARGS": {"pasword": SECRET}},
+        {"HOST": "h", "CLASS": "no.such", "PASSWORD": SECRET},
+    ],
+)
+def test_local_variables(
+    config: dict[str, t.Any], register: t.Callable[[Flask, dict[str, t.Any]], None]
+) -> None:
+    """Error trackers record the local variables of each frame of a traceback. None in
+    this package holds a setting or an option.
+    """
+    app = Flask("secrets")
+    app.config.update({f"REDIS_{name}": value for name, value in config.items()})
+
+    with pytest.raises(ConfigError) as info:
+        register(app, {"username": SECRET})
+
+    error: BaseException | None = info.value
+    assert error is not None and error.__context__ is None and error.__cause__ is None
+    checked = 0
+
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        if "flask_and_redis" in frame.f_code.co_filename:
+            checked += 1
+
+            for name, value in frame.f_locals.items():
+                assert SECRET not in repr(value), name
+
+    assert checked

@@ -12,6 +12,7 @@ import redis
 from ..engines import ENGINES
 from ..engines import find_engine
 from ..exceptions import ConfigError
+from ..exceptions import without_traceback
 from ..spec.classes import is_unset
 from ..spec.classes import parameters
 from ..spec.spec import Spec
@@ -138,9 +139,7 @@ def _read(
         warn = discovery.warnings.append
         spec = read_group(prefix, groups.of(prefix), options, warn)
     except ConfigError as error:
-        # Without its traceback, whose frames hold the settings.
-        wrong = ConfigError(*error.args)
-        wrong.origin = error.origin
+        wrong = without_traceback(error)
     else:
         discovery.specs[prefix] = spec
         return

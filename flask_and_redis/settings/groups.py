@@ -117,7 +117,9 @@ def _is_redis_url(url: object) -> bool:
 
     if not isinstance(url, str):
         # A URL object of another library.
-        return hasattr(type(url), "scheme") and str(url.scheme) in ENGINES
+        return (
+            hasattr(type(url), "scheme") and str(getattr(url, "scheme", "")) in ENGINES
+        )
 
     if (scheme := scheme_of(url)) in ENGINES:
         return True

@@ -136,6 +136,7 @@ def read_group(
         pool_class=kind.pool_class,
         address=address,
     )
+    spec.given = group
 
     values = {
         name: value

@@ -100,6 +100,8 @@ class Spec:
         self.client_class: type[t.Any] = client_class
         self.pool_class: type[t.Any] | None = pool_class
         self.address: Address = address
+        #: The settings as they were given, by names without the prefix in lower case.
+        self.given: t.Mapping[str, t.Any] = {}
         self.arguments: Arguments = {}
         #: Arguments of the clients that talk to the sentinels.
         self.sentinel_arguments: Arguments = {}
