@@ -132,8 +132,6 @@ class Redis(_Base):
             this object has another prefix on another app.
         :raises RuntimeError: If another extension uses ``app.extensions["redis"]``.
         """
-        # Importing the package takes a third of the time without this module.
-
         prefix = check_prefix(config_prefix or self._proxy_prefix or DEFAULT_PREFIX)
 
         if self._proxy_is_registered and prefix != self._proxy_prefix:
@@ -154,6 +152,8 @@ class Redis(_Base):
         """Register the prefix on an app. Return the error if a setting is wrong, for
         the caller to raise without the settings in a local variable.
         """
+        # Importing the package takes a third of the time without this module.
+        from .settings.discovery import read_prefix
 
         def read() -> Spec:
             messages: list[str] = []

@@ -7,11 +7,13 @@ import pty
 import re
 import shutil
 import socketserver
+import ssl
 import subprocess
 import sys
 import threading
 import time
 import typing as t
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +22,8 @@ import pytest
 import redis
 from ephemeral_port_reserve import reserve
 from flask import Flask
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from flask_and_redis import Redis
 from flask_and_redis import RedisManager
@@ -79,8 +83,8 @@ def check(done: Done) -> Done:
     assert "Traceback" not in done.output
 
     for line in done.output.splitlines():
-        # Log messages at start-up and JSON may have longer lines.
-        assert len(line) <= 100 or line.startswith(("Prefix '", "    "))
+        # Messages at start-up and JSON may have longer lines.
+        assert len(line) <= 100 or re.search("^(Prefix '|    )|Warning: ", line)
 
     return done
 
@@ -100,7 +104,11 @@ def runner(monkeypatch: pytest.MonkeyPatch) -> Run:
     def run(config: dict[str, t.Any], *arguments: str) -> Done:
         app = Flask("operate")
         app.config.update(config)
-        RedisManager(app)
+
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "No setting configures a Redis")
+            RedisManager(app)
+
         result = app.test_cli_runner().invoke(args=["redis", *arguments])
         return check(Done(result.exit_code, result.output))
 
@@ -987,3 +995,166 @@ def test_single_redis_is_listed(app: Flask) -> None:
     RedisManager(app)
     output = app.test_cli_runner().invoke(args=["redis", "list"]).output
     assert "OTHER   redis   localhost:6379" in output
+
+
+def rows_of(done: Done) -> dict[str, tuple[str, str]]:
+    """The values and origins that "list PREFIX" prints, by setting."""
+    assert done.code == 0, done.output
+    assert done.lines[0] == "SETTING | VALUE | ORIGIN"
+    rows = [line.split(" | ") for line in done.lines[1:]]
+    return {name: (value, origin) for name, value, origin in rows}
+
+
+def test_list_of_a_prefix(run: Run) -> None:
+    """Every setting that has a value is listed with its origin. What somebody has given
+    comes first.
+    """
+    config = {
+        "CACHE_URL": f"redis://{SECRET}:{SECRET}@h:7000?socket_timeout=2.5",
+        "CACHE_DB": "3",
+        "CACHE_CHARSET": "latin-1",
+        "CACHE_DECODE_RESPONSES": "yes",
+        "CACHE_RETRY": "0",
+        "CACHE_RETRY_DEADLINE": "1",
+    }
+    rows = rows_of(run(config, "list", "CACHE"))
+    given = {
+        "CACHE_URL": ("h:7000", "setting"),
+        "CACHE_HOST": ("h", "URL"),
+        "CACHE_PORT": ("7000", "URL"),
+        "CACHE_DB": ("3", "setting"),
+        "CACHE_USERNAME": ("***", "URL"),
+        "CACHE_PASSWORD": ("***", "URL"),
+        "CACHE_SOCKET_TIMEOUT": ("2.5", "URL"),
+        "CACHE_ENCODING": ("latin-1", "setting"),
+        "CACHE_DECODE_RESPONSES": ("true", "setting"),
+        "CACHE_RETRY": ("0", "setting"),
+        "CACHE_RETRY_DEADLINE": ("1", "setting"),
+    }
+    assert set(list(rows)[: len(given)]) == set(given)
+    assert rows.items() >= given.items()
+    assert rows["CACHE_CLASS"] == ("redis.Redis", "default")
+    assert rows["CACHE_SOCKET_CONNECT_TIMEOUT"] == ("5", "default")
+    assert rows["CACHE_SSL"] == ("false", "default")
+
+
+def test_list_of_a_prefix_as_json(runner: Run) -> None:
+    """As JSON, values keep their type."""
+    done = runner({"CACHE_HOST": "h"}, "list", "CACHE", "--json")
+    rows = json.loads(done.output)
+    assert rows["CACHE_HOST"] == {"value": "h", "origin": "setting"}
+    assert rows["CACHE_PORT"] == {"value": 6379, "origin": "default"}
+    assert rows["CACHE_RETRY_DEADLINE"] == {"value": 5.0, "origin": "default"}
+    assert rows["CACHE_SSL"] == {"value": False, "origin": "default"}
+
+
+@pytest.mark.parametrize(
+    ("config", "rows", "absent"),
+    [
+        (
+            {
+                "URL": "rediss+sentinel://a,b:1/mymaster/2",
+                "SENTINEL_USERNAME": SECRET,
+                "SENTINEL_KWARGS": {"ssl_password": SECRET, "socket_timeout": 0.5},
+                "SSL_MIN_VERSION": "TLSv1.2",
+                "SSL_CERT_REQS": ssl.CERT_OPTIONAL,
+            },
+            {
+                "URL": ("mymaster at a:26379, b:1", "setting"),
+                "DB": ("2", "URL"),
+                "SSL": ("true", "URL"),
+                "SSL_MIN_VERSION": ("TLSv1_2", "setting"),
+                "SSL_CERT_REQS": ("CERT_OPTIONAL", "setting"),
+                "SENTINEL_USERNAME": ("***", "setting"),
+                "SENTINEL_KWARGS": (
+                    "ssl_password: ***, socket_timeout: 0.5",
+                    "setting",
+                ),
+            },
+            ["HOST", "PORT"],
+        ),
+        (
+            {"URL": "redis+cluster://a,b"},
+            {
+                "URL": ("a:6379, b:6379", "setting"),
+                "CLASS": ("redis.RedisCluster", "default"),
+                "SOCKET_TIMEOUT": ("1", "default"),
+            },
+            ["HOST", "PORT", "RETRY"],
+        ),
+        (
+            {
+                "HOST": "/run/r.sock",
+                "CLASS": objects.MyRedis,
+                "FOO": SECRET,
+                "CONNECTION_POOL_CLASS": redis.BlockingConnectionPool,
+                "RETRY_ON_ERROR": [OSError, ValueError],
+                "CREDENTIAL_PROVIDER": objects.Provider(),
+            },
+            {
+                "UNIX_SOCKET_PATH": ("/run/r.sock", "setting"),
+                "CLASS": ("tests.MyRedis", "setting"),
+                "CONNECTION_POOL_CLASS": ("redis.BlockingConnectionPool", "setting"),
+                "FOO": ("***", "setting"),
+                "RETRY_ON_ERROR": ("builtins.OSError, builtins.ValueError", "setting"),
+                "CREDENTIAL_PROVIDER": ("an object of tests.Provider", "setting"),
+            },
+            ["HOST", "PORT"],
+        ),
+        (
+            {"CONNECTION_POOL": objects.POOL},
+            {
+                "CONNECTION_POOL": ("at localhost:6399", "setting"),
+                "RETRY_DEADLINE": ("5", "default"),
+            },
+            ["HOST", "PORT", "SOCKET_TIMEOUT"],
+        ),
+        (
+            {"URL": "fakeredis://stock"},
+            {"URL": ("this process, server stock", "setting")},
+            ["HOST", "PORT"],
+        ),
+        (
+            {"URL": "rediss://h", "SSL_CA_DATA": "-----BEGIN-----\n" + "x\n" * 99},
+            {"SSL_CA_DATA": ("-----BEGIN----- " + "x " * 15 + "x...", "setting")},
+            [],
+        ),
+    ],
+)
+def test_list_of_each_kind(
+    runner: Run,
+    config: dict[str, t.Any],
+    rows: dict[str, tuple[str, str]],
+    absent: list[str],
+) -> None:
+    """Each kind of server lists the settings that have a meaning for it."""
+    config = {f"CACHE_{name}": value for name, value in config.items()}
+    listed = rows_of(runner(config, "list", "CACHE"))
+    assert listed.items() >= {f"CACHE_{k}": row for k, row in rows.items()}.items()
+    assert not listed.keys() & {f"CACHE_{name}" for name in absent}
+
+
+def test_list_of_an_option(app: Flask) -> None:
+    """An option of the manager is an origin of its own."""
+    app.config["REDIS_URL"] = "redis://h"
+    retry = Retry(NoBackoff(), 1)
+    RedisManager(app, client_name="shop", retry=retry)
+    result = app.test_cli_runner().invoke(args=["redis", "list", "REDIS"])
+    rows = rows_of(check(Done(result.exit_code, result.output)))
+    assert rows["REDIS_CLIENT_NAME"] == ("shop", "option")
+    assert rows["REDIS_RETRY"] == ("an object of redis.Retry", "option")
+    assert "REDIS_RETRY_DEADLINE" not in rows
+
+
+def test_list_of_an_unknown_prefix(runner: Run) -> None:
+    """A prefix that is unknown, skipped or wrong is an error that says why."""
+    config = {"REDIS_URL": "redis://h", "X_URL": "http://h", "Y_URL": "redis://h/x"}
+
+    for prefix, message in {
+        "CACHE": "no Redis with the prefix 'CACHE'",
+        "X": "'X_URL' does not begin with",
+        "Y": "'Y_URL' must end in the number of a database",
+    }.items():
+        done = runner(config, "list", prefix)
+        assert done.code == 2
+        assert message in " ".join(done.output.split())

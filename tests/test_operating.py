@@ -73,16 +73,28 @@ def test_list() -> None:
     assert run_process(config, "list").output == shown
 
 
+def test_list_of_a_prefix() -> None:
+    """The page shows the beginning of the output of the list command for a prefix."""
+    shown = blocks("text")[1].removeprefix("$ flask redis list PAGE_CACHE\n")
+    config = {
+        "PAGE_CACHE_URL": "redis://localhost:6380",
+        "PAGE_CACHE_RETRY_DEADLINE": "0.5",
+    }
+    output = run_process(config, "list", "PAGE_CACHE").output
+    lines = [line.split() for line in shown.removesuffix("...\n").splitlines()]
+    assert [line.split() for line in output.splitlines()][: len(lines)] == lines
+
+
 def test_ping(server: Server) -> None:
     """The page shows what the ping command prints, including a failure."""
-    shown = blocks("text")[1].removeprefix("$ flask redis ping\n")
+    shown = blocks("text")[2].removeprefix("$ flask redis ping\n")
     config = {"PAGE_CACHE_URL": "redis://127.0.0.1:1", "REDIS_URL": server.url}
     assert normalize(run_process(config, "ping").output) == normalize(shown)
 
 
 def test_info(config: dict[str, str], start: Starter) -> None:
     """The page shows what the info command prints."""
-    shown = blocks("text")[2].removeprefix("$ flask redis info\n")
+    shown = blocks("text")[3].removeprefix("$ flask redis info\n")
     # A version that causes no warning.
     busy = start(Server, kind="redis8")
     config["REDIS_URL"] = f"{busy.url}/2"
@@ -99,7 +111,7 @@ def test_info(config: dict[str, str], start: Starter) -> None:
 
 def test_cli(config: dict[str, str], native_client: None) -> None:
     """The page shows what the native client prints."""
-    for shown in re.split(r"^\$ ", blocks("text")[3], flags=re.M)[1:]:
+    for shown in re.split(r"^\$ ", blocks("text")[4], flags=re.M)[1:]:
         command, _, output = shown.partition("\n")
         arguments = command.removeprefix("flask redis ").split()
         assert run_process(config, *arguments).output == output

@@ -20,6 +20,7 @@ from ..registry import Registry
 from ..spec.classes import name_of
 from . import health
 from . import report
+from . import settings
 from .native import find_arguments
 from .native import find_program
 from .text import print_table
@@ -38,6 +39,7 @@ _timeout = click.option(
 
 
 @click.command("list")
+@click.argument("prefix", required=False)
 @click.option(
     "--all",
     "with_skipped",
@@ -46,16 +48,23 @@ _timeout = click.option(
 )
 @_json
 @with_appcontext
-def list_command(with_skipped: bool, as_json: bool) -> None:
-    """List every Redis of the app, by its settings. No connection is opened, and no
-    password is shown.
+def list_command(prefix: str | None, with_skipped: bool, as_json: bool) -> None:
+    """List every Redis of the app, by its settings. With PREFIX, list every setting of
+    this one that has a value, and where the value comes from. No connection is opened,
+    and no password is shown.
 
     \b
     Examples:
       flask redis list
       flask redis list --all
+      flask redis list CACHE
     """
     registry = get_registry(current_app)
+
+    if prefix is not None:
+        _list_prefix(registry, prefix, as_json)
+        return
+
     rows = {prefix: _describe(registry, prefix) for prefix in registry}
     skipped = registry.skipped
 
@@ -76,6 +85,21 @@ def list_command(with_skipped: bool, as_json: bool) -> None:
         print_table([[prefix, reason] for prefix, reason in skipped.items()])
     elif skipped:
         click.echo(f"\nPassed over: {len(skipped)}. See 'flask redis list --all'.")
+
+
+def _list_prefix(registry: Registry, prefix: str, as_json: bool) -> None:
+    try:
+        rows = settings.list_settings(registry.get_spec(prefix))
+    except (UnknownPrefixError, ConfigError) as error:
+        raise _usage_error(error) from None
+
+    if as_json:
+        fields = {row.name: {"value": row.value, "origin": row.origin} for row in rows}
+        click.echo(json.dumps(fields, indent=2))
+        return
+
+    cells = [[name, settings.as_text(value), origin] for name, value, origin in rows]
+    print_table([["SETTING", "VALUE", "ORIGIN"], *cells])
 
 
 def _describe(registry: Registry, prefix: str) -> dict[str, t.Any]:

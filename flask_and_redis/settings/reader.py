@@ -143,6 +143,7 @@ def read_group(
         for name, value in values.items()
         if value.value is not None or name == "driver_info"
     }
+    spec.values = values
 
     for name, value in values.items():
         if name not in accepted:

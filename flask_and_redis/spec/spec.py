@@ -102,6 +102,8 @@ class Spec:
         self.address: Address = address
         #: The settings as they were given, by names without the prefix in lower case.
         self.given: t.Mapping[str, t.Any] = {}
+        #: What somebody has given for each argument. The others are defaults.
+        self.values: Values = {}
         self.arguments: Arguments = {}
         #: Arguments of the clients that talk to the sentinels.
         self.sentinel_arguments: Arguments = {}
