@@ -445,7 +445,8 @@ def test_wrong_value_of_an_option() -> None:
 )
 def test_none_that_means_something_to_redis_py(name: str, advice: str) -> None:
     """An option that is None is an error if redis-py would not take its default."""
-    text = error({"REDIS_URL": "rediss://h"}, lambda: RedisManager(**{name: None}))
+    options: dict[str, t.Any] = {name: None}
+    text = error({"REDIS_URL": "rediss://h"}, lambda: RedisManager(**options))
     assert text.endswith(f"must not be None: {advice}")
 
 

@@ -488,4 +488,4 @@ def test_private_attributes(app: Flask) -> None:
         assert current_redis._anything  # type: ignore[attr-defined]
 
     with app.app_context():
-        assert current_redis._event_dispatcher  # type: ignore[attr-defined]
+        assert current_redis._event_dispatcher

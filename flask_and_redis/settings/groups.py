@@ -20,17 +20,23 @@ from ..spec.url import scheme_of
 #: What makes a group of settings a prefix. No suffix is the end of another one.
 SUFFIXES = ("_URL", "_HOST", "_UNIX_SOCKET_PATH", "_CONNECTION_POOL")
 
-#: Patterns of groups whose ``HOST`` belongs to other software in most applications.
-FOREIGN_HOSTS = (
+#: Words that are so general that their ``HOST`` belongs to something else.
+FOREIGN_NAMES = (
     *("RUN", "SERVER", "APP", "API", "WEB", "HTTP*", "*PROXY", "SITE", "PUBLIC"),
-    *("BIND", "CDN*", "DB", "*_DB", "DATABASE*", "SQL*", "MYSQL*", "MARIADB*"),
+    *("BIND", "CDN*", "*_DB", "DB_*"),
+)
+
+#: Patterns of other software. Its name may follow other words: ``SHOP_MAIL_HOST``.
+FOREIGN_SOFTWARE = (
+    *("DB", "DATABASE*", "SQL*", "MYSQL*", "MARIADB*"),
     *("POSTGRES*", "PG*", "MSSQL*", "ORACLE*", "MONGO*", "CASSANDRA*", "CLICKHOUSE*"),
     *("INFLUX*", "NEO4J*", "COUCH*", "MAIL*", "EMAIL*", "SMTP*", "IMAP*", "POP3*"),
     *("FTP*", "SFTP*", "SSH*", "LDAP*", "RABBITMQ*", "AMQP*", "KAFKA*", "NATS*"),
-    *("MQTT*", "ZOOKEEPER*", "CONSUL*", "ELASTIC*", "OPENSEARCH*", "SOLR*", "MEILI*"),
-    *("TYPESENSE*", "MEMCACHE*", "STATSD*", "GRAPHITE*", "JAEGER*", "OTEL*", "DD_*"),
-    *("DATADOG*", "SENTRY*", "LOGSTASH*", "FLUENT*", "SYSLOG*", "VAULT*", "MINIO*"),
-    *("S3*", "AWS*", "DOCKER*"),
+    *("MQTT*", "ZOOKEEPER*", "CONSUL*", "ELASTIC*", "ES", "OPENSEARCH*", "SOLR*"),
+    *("MEILI*", "TYPESENSE*", "MEMCACHE*", "STATSD*", "GRAPHITE*", "JAEGER*", "OTEL*"),
+    *("DD_*", "DATADOG*", "SENTRY*", "LOGSTASH*", "FLUENT*", "SYSLOG*", "VAULT*"),
+    *("MINIO*", "S3*", "AWS*", "DOCKER*", "CHROMA*", "MILVUS*", "QDRANT*"),
+    *("VECTOR*", "WEAVIATE*"),
 )
 
 #: The application's settings.
@@ -75,13 +81,26 @@ def reason_to_skip(
     if scheme_of(host) not in ("", "file", *ENGINES):
         return f"'{prefix}_HOST' is a URL of something else"
 
-    if any(fnmatchcase(prefix, pattern) for pattern in FOREIGN_HOSTS):
+    if host.strip().isdecimal():
+        return f"'{prefix}_HOST' is a number"
+
+    if _is_foreign(prefix):
         return (
             f"'{prefix}_HOST' usually belongs to something else: set '{prefix}_URL',"
             f" or name {prefix!r} in prefixes="
         )
 
     return None
+
+
+def _is_foreign(prefix: str) -> bool:
+    """Whether other software usually has a ``HOST`` with this name."""
+    if any(fnmatchcase(prefix, pattern) for pattern in FOREIGN_NAMES):
+        return True
+
+    words = prefix.split("_")
+    ends = ["_".join(words[number:]) for number in range(len(words))]
+    return any(fnmatchcase(end, name) for end in ends for name in FOREIGN_SOFTWARE)
 
 
 def _reason_by_name(config: Config, prefix: str) -> str | None:
@@ -118,7 +137,7 @@ def _is_redis_url(url: object) -> bool:
     if not isinstance(url, str):
         # A URL object of another library.
         return (
-            hasattr(type(url), "scheme") and str(getattr(url, "scheme", "")) in ENGINES
+            hasattr(type(url), "scheme") and str(t.cast(t.Any, url).scheme) in ENGINES
         )
 
     if (scheme := scheme_of(url)) in ENGINES:
