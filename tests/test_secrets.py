@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import io
+import json
 import logging
 import socket
 import sys
@@ -24,6 +25,7 @@ from flask_and_redis import current_redis
 from flask_and_redis import Redis
 from flask_and_redis import RedisManager
 from flask_and_redis.engines import ENGINES
+from flask_and_redis.operate.settings import list_settings
 from flask_and_redis.spec.classes import parameters
 
 from . import objects
@@ -42,10 +44,18 @@ NAMES = [
     *("RETRY_DEADLINE", "SENTINEL_KWARGS", "READ_FROM_REPLICAS", "STARTUP_NODES"),
     *("PASSWORD_FILE",),
     *("SOCKET_KEEPALIVE_OPTIONS", "HEALTH_CHECK_INTERVAL", "LEGACY_RESPONSES"),
+    *("SENTINEL_USERNAME", "SENTINEL_PASSWORD", "SSL_CERTFILE", "SSL_CA_PATH"),
+    # Names that nothing uses, but that resemble others.
+    *("_URL", "URl", "PROT", "HOSTNAME", "DATABASE", "POOL_SIZE", "USE_SSL", "TLS"),
+    *("SENTINELS", "USE_SENTINEL", "CLUSTER_NODES", "SERVICE_HOST", "PORT_1_TCP"),
 ]
 
 words = st.sampled_from(
-    [SECRET, "", "h", "localhost", "6379", "0", "yes", "default", "a b", "é", "%ff"]
+    [
+        *(SECRET, "", "h", "localhost", "6379", "0", "yes", "default", "a b", "é"),
+        *("%ff", "${HOST}", "<host>", "{{ x }}", "tcp://10.0.0.1:6379", "'", "\udc80"),
+        *("null", "x" * 300, "ä" * 300, __file__, "/no/such/file"),
+    ]
 )
 glue = st.sampled_from(list(":/@?#&=[]% .-+\\\n\t\0") + ["://", "%2F", "file:///"])
 texts = st.lists(words | glue | st.text(max_size=3), max_size=8).map("".join)
@@ -77,11 +87,14 @@ values = st.one_of(
     st.sampled_from(["redis.Redis", "redis.BlockingConnectionPool", objects.POOL]),
     st.sampled_from([objects.MyRedis, objects.Provider, "tests.objects.Provider"]),
     st.builds(object),
+    st.builds(objects.SecretStr),
+    st.builds(objects.UrlObject),
+    st.just(Path("/tmp/r.sock")),
 )
-prefixes = st.sampled_from(["REDIS", "REDIS_CACHE", "X", "X2"])
-configs = st.dictionaries(
-    st.tuples(prefixes, st.sampled_from(NAMES)).map("_".join), values, max_size=8
-)
+prefixes = st.sampled_from(["REDIS", "REDIS_CACHE", "X", "X2", "X_", "X_SERVICE"])
+keys = st.tuples(prefixes, st.sampled_from(NAMES)).map("_".join)
+letters = st.lists(st.sampled_from(["REDIS", "X", "_", "_URL", "_HOST", "l", "é"]))
+configs = st.dictionaries(keys | keys | keys | letters.map("".join), values, max_size=8)
 
 
 @contextlib.contextmanager
@@ -104,11 +117,19 @@ def everything_printed() -> t.Iterator[io.StringIO]:
         root.setLevel(level)
 
 
+def local_variables(error: BaseException) -> t.Iterator[str]:
+    """What error trackers record of this package's frames."""
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        if "flask_and_redis" in frame.f_code.co_filename:
+            yield repr(frame.f_locals)
+
+
 def register(config: dict[str, t.Any]) -> str:
     """Use settings in an app. Return all logs, warnings, errors and reprs as text."""
     app = Flask("secrets")
     app.config.update(config)
     manager = RedisManager()
+    manager.get("X2")
 
     with everything_printed() as output:
         try:
@@ -116,6 +137,7 @@ def register(config: dict[str, t.Any]) -> str:
         except ConfigError as error:
             output.writelines(traceback.format_exception(error))
             output.write(repr(error))
+            output.writelines(local_variables(error))
             return output.getvalue()
 
         registry = app.extensions["redis"]
@@ -152,6 +174,57 @@ def register(config: dict[str, t.Any]) -> str:
 def test_any_settings(config: dict[str, t.Any]) -> None:
     """Any settings are accepted or raise ConfigError. No output contains the secret."""
     assert SECRET not in register(config)
+
+
+# Values in which the secret is a credential, and nothing else.
+credentials = st.sampled_from([SECRET, f"{SECRET}\n", f"'{SECRET}'", f"x {SECRET}"])
+credential_settings = st.sampled_from(
+    [
+        *("PASSWORD", "USERNAME", "USER", "SSL_PASSWORD", "FOO"),
+        *("SENTINEL_USERNAME", "SENTINEL_PASSWORD"),
+    ]
+)
+addresses = st.sampled_from(
+    [
+        {"URL": f"redis://{SECRET}:{SECRET}@h:1/2?decode_responses=1"},
+        {"URL": f"rediss://h?ssl_password={SECRET}"},
+        {"URL": f"unix://:{SECRET}@/tmp/r.sock"},
+        {"URL": f"redis+sentinel://:{SECRET}@h/m"},
+        {
+            "URL": "rediss+sentinel://h/m",
+            "SENTINEL_KWARGS": {"ssl_password": SECRET, "username": SECRET},
+        },
+        {"URL": f"redis+cluster://{SECRET}:{SECRET}@h,i"},
+        {"URL": "fakeredis://"},
+        {"HOST": "h"},
+        {"HOST": "h", "CLASS": objects.MyRedis},
+        {"HOST": "h", "CONNECTION_POOL_CLASS": redis.BlockingConnectionPool},
+    ]
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(addresses, st.dictionaries(credential_settings, credentials, max_size=4))
+def test_list_of_any_settings(
+    address: dict[str, t.Any], others: dict[str, str]
+) -> None:
+    """The list of all settings of a prefix shows no credentials, wherever they are
+    set.
+    """
+    app = Flask("secrets")
+    config = {f"X_{name}": value for name, value in (address | others).items()}
+    app.config.update(config)
+
+    with everything_printed() as output:
+        RedisManager(app)
+        registry = app.extensions["redis"]
+
+        for prefix in registry:
+            rows = list_settings(registry.get_spec(prefix))
+            assert len(rows) > 5
+            output.write(f"{rows} {json.dumps(rows)}")
+
+    assert SECRET not in output.getvalue()
 
 
 @settings(max_examples=500, deadline=None)
@@ -238,6 +311,11 @@ PLACES: dict[str, t.Callable[[str], dict[str, t.Any]]] = {
         "URL": f"redis+sentinel://:{SECRET}@{address}/m",
         "SENTINEL_KWARGS": {"password": SECRET, "username": SECRET},
     },
+    "sentinels' password": lambda address: {
+        "URL": f"redis+sentinel://{address}/m",
+        "SENTINEL_USERNAME": SECRET,
+        "SENTINEL_PASSWORD": SECRET,
+    },
     "sentinels' URL": lambda address: {
         "URL": f"redis+sentinel://{SECRET}:{SECRET}@{address}/m",
     },
@@ -296,7 +374,10 @@ def drive(config: dict[str, t.Any], *, fill: bool = False) -> str:
             output.write(f"{manager.ping(timeout=0.2)} {manager.stats()}")
             runner = app.test_cli_runner()
 
-            for command in ("list --all", "list --json", "ping", "ping --json", "info"):
+            for command in (
+                *("list --all", "list --json", "list REDIS", "list REDIS --json"),
+                *("ping", "ping --json", "info"),
+            ):
                 timeout = [] if "list" in command else ["--timeout", "0.2"]
                 result = runner.invoke(args=["redis", *command.split(), *timeout])
                 output.write(result.output)

@@ -81,7 +81,7 @@ def reason_to_skip(
     if scheme_of(host) not in ("", "file", *ENGINES):
         return f"'{prefix}_HOST' is a URL of something else"
 
-    if host.strip().isdecimal():
+    if str(host).strip().isdecimal():
         return f"'{prefix}_HOST' is a number"
 
     if _is_foreign(prefix):
