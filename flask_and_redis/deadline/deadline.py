@@ -159,6 +159,7 @@ class Attempts:
         self._engine = deadline.engine
         self._handled = handled
         self._ends = started + deadline.seconds
+        self._attempt_started = started
         self._next_pause = FIRST_PAUSE
         # Seconds of the deadline that were left when the server first failed.
         self._most_left = 0.0
@@ -176,10 +177,14 @@ class Attempts:
             return False
 
         self._may_probe = False
+        # The probe has shorter timeouts than the prefix.
+        self._attempt_started = float("-inf")
         return True
 
     def prepare_next(self) -> None:
         """Prepare the client for the next attempt."""
+        self._attempt_started = time.monotonic()
+
         if self.client is not None:
             self._engine.before_retry(self.client)
 
@@ -187,7 +192,15 @@ class Attempts:
         """Whether to make another attempt, after a :attr:`pause`.
 
         :param error: What the last attempt raised.
+        :raises OSError: If that was an exception of the application.
         """
+        self._engine.raise_interruption(
+            error,
+            self._spec,
+            self._handled,
+            self.client,
+            time.monotonic() - self._attempt_started,
+        )
         self.has_failed = True
         self._count += 1
 

@@ -25,6 +25,7 @@ from . import checks
 from . import connections
 from . import credentials
 from . import internals
+from . import interruptions
 from . import names
 from . import tracking
 from .library import Client
@@ -390,6 +391,35 @@ class Engine(Operations, abc.ABC):
         """Whether the server did not answer in time. See :meth:`is_transient`."""
         timeout = library_of(spec.client_class).errors.TimeoutError
         return any(isinstance(each, timeout) for each in causes(error, handled))
+
+    def raise_interruption(
+        self,
+        error: BaseException,
+        spec: Spec,
+        handled: BaseException | None,
+        client: Client | None,
+        seconds: float,
+    ) -> None:
+        """Raise the application's own exception, if the client library took one for an
+        error of the socket. See :meth:`is_transient`.
+
+        :param client: The client, or None before it is created.
+        :param seconds: How long the attempt took.
+        """
+        pool = getattr(client, "connection_pool", None)
+        arguments = spec.arguments if pool is None else pool.connection_kwargs
+        timeouts = [
+            each[name]
+            for each in (arguments, spec.sentinel_arguments)
+            for name in checks.TIMEOUTS
+            if each.get(name)
+        ]
+        interruptions.raise_interruption(
+            causes(error, handled),
+            library_of(spec.client_class).errors.TimeoutError,
+            seconds,
+            min(timeouts, default=0),
+        )
 
     def can_probe(self, client: Client) -> bool:
         """Whether :meth:`probe` can tell that the server answers.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import typing as t
 
 import redis
@@ -24,6 +25,7 @@ from ..spec.values import convert
 from ..spec.values import mask_secrets
 from . import checks
 from . import internals
+from . import interruptions
 from .base import causes
 from .base import Engine
 from .credentials import SharedProvider
@@ -234,13 +236,54 @@ class _SafeRepr:
         return "a sentinel"
 
 
+class _SentinelClient(_SafeRepr):
+    """Mixed into the class of synchronous clients that talk to sentinels. redis-py
+    ignores their errors and asks the next sentinel. It must not ignore an exception of
+    the application.
+    """
+
+    def execute_command(self, *args: t.Any, **options: t.Any) -> t.Any:
+        started = time.monotonic()
+
+        try:
+            return super().execute_command(*args, **options)  # type: ignore[misc]
+        except Exception as error:
+            _raise_interruption(self, error, started)
+            raise
+
+
+class _AsyncSentinelClient(_SafeRepr):
+    """The same for asynchronous clients."""
+
+    async def execute_command(self, *args: t.Any, **options: t.Any) -> t.Any:
+        started = time.monotonic()
+
+        try:
+            return await super().execute_command(*args, **options)  # type: ignore[misc]
+        except Exception as error:
+            _raise_interruption(self, error, started)
+            raise
+
+
+def _raise_interruption(client: t.Any, error: Exception, started: float) -> None:
+    """Raise the application's own exception, if a sentinel's client hid one."""
+    timeouts = map(client.connection_pool.connection_kwargs.get, checks.TIMEOUTS)
+    interruptions.raise_interruption(
+        causes(error, None),
+        library_of(type(client)).errors.TimeoutError,
+        time.monotonic() - started,
+        min(filter(None, timeouts), default=0),
+    )
+
+
 def _make_sentinels(spec: Spec, client_class: type[t.Any]) -> t.Any:
     """redis-py's object that asks the sentinels of a spec."""
     library = library_of(client_class)
     arguments = {"retry": library.no_retry(), **spec.sentinel_arguments}
     mask_secrets(arguments)
     manager = library.sentinel.Sentinel([], sentinel_kwargs=arguments)
-    sentinel_class = subclass(_SafeRepr, library.client_class)
+    mixin = _AsyncSentinelClient if library.is_async else _SentinelClient
+    sentinel_class = subclass(mixin, library.client_class)
     manager.sentinels = [
         sentinel_class(host=host, port=port, **arguments)
         for host, port in spec.address.nodes

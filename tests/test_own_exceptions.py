@@ -1,0 +1,297 @@
+"""The application's own exceptions, raised while a command waits for its server."""
+
+from __future__ import annotations
+
+import asyncio
+import collections.abc as cabc
+import contextlib
+import os
+import signal
+import socket
+import threading
+import time
+import typing as t
+
+import pytest
+import redis
+from flask import Flask
+
+from flask_and_redis import RedisManager
+
+from .servers import Cluster
+from .servers import Sentinels
+from .servers import Server
+from .servers import wait_until
+
+
+class Expired(BaseException):
+    """A time limit that is no Exception, such as gevent's."""
+
+
+class Limit(OSError):
+    """A time limit that redis-py takes for an error of the socket."""
+
+
+def make(**config: t.Any) -> t.Any:
+    app = Flask("interruptions")
+    app.config.update({f"REDIS_{name}": value for name, value in config.items()})
+    RedisManager(app)
+    return app.extensions["redis"]["REDIS"]
+
+
+@contextlib.contextmanager
+def interrupted(error: BaseException) -> cabc.Iterator[None]:
+    """Raise an error in a signal handler soon, while the block waits for a server. It
+    must reach the caller unchanged.
+    """
+
+    def handle(number: int, frame: object) -> None:
+        raise error
+
+    before = signal.signal(signal.SIGUSR1, handle)
+    timer = threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGUSR1))
+    timer.start()
+
+    try:
+        with pytest.raises(type(error)) as info:
+            yield
+
+        assert info.value is error
+        assert error.__context__ is None
+    finally:
+        timer.cancel()
+        timer.join()
+        signal.signal(signal.SIGUSR1, before)
+
+
+ERRORS = [
+    TimeoutError("mine"),
+    Limit(),
+    ConnectionResetError(),
+    ValueError(),
+    Expired(),
+]
+
+
+@pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
+@pytest.mark.parametrize("kind", ["redis", "valkey", "unix", "tls", "old"])
+def test_signal_handler(
+    own_server: Server, tls_server: Server, kind: str, error: BaseException
+) -> None:
+    """An exception of a signal handler ends a command, which is not retried."""
+    server = tls_server if kind == "tls" else own_server
+    configs: dict[str, dict[str, t.Any]] = {
+        "redis": {"URL": server.url},
+        "valkey": {"URL": server.url, "CLASS": "valkey.Valkey"},
+        "unix": {"URL": f"unix://{server.socket}"},
+        "tls": {"URL": server.url, "SSL_CERT_REQS": "none", "SSL_CHECK_HOSTNAME": "no"},
+        # A longer wait than SOCKET_TIMEOUT: the time tells nothing.
+        "old": {"URL": server.url, "SOCKET_TIMEOUT": 0.2},
+    }
+    client = make(**configs[kind])
+    client.set("k", 0)
+    error.__traceback__ = None
+    server.pause()
+
+    try:
+        with interrupted(error):
+            client.incr("k")
+
+        server.resume()
+        wait_until(lambda: client.get("k") != b"0", "the command was run")
+        # SOCKET_TIMEOUT of "old" has already passed once.
+        assert kind == "old" or client.get("k") == b"1"
+        server.pause()
+
+        with interrupted(error):
+            client.pipeline().incr("n").execute()
+
+        server.resume()
+        wait_until(lambda: client.get("n"), "the pipeline was run")
+        assert kind == "old" or client.get("n") == b"1"
+    finally:
+        server.resume()
+        client.connection_pool.disconnect()
+
+
+@pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
+def test_signal_handler_while_connecting(own_server: Server, error: Exception) -> None:
+    """An exception of a signal handler also ends a command that still connects."""
+    client = make(URL=own_server.url)
+    error.__traceback__ = None
+    own_server.pause()
+
+    with interrupted(error):
+        client.incr("k")
+
+    own_server.resume()
+    assert client.get("k") is None
+
+
+def test_signal_handler_with_any_arguments(own_server: Server) -> None:
+    """A signal handler may take its arguments as a tuple."""
+    client = make(URL=own_server.url, SOCKET_TIMEOUT=0.1)
+    client.ping()
+    own_server.pause()
+
+    def handle(*_: object) -> None:
+        raise TimeoutError("mine")
+
+    before = signal.signal(signal.SIGUSR1, handle)
+    timer = threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGUSR1))
+    timer.start()
+
+    try:
+        with pytest.raises(TimeoutError, match="^mine$"):
+            client.get("k")
+    finally:
+        timer.join()
+        signal.signal(signal.SIGUSR1, before)
+
+
+@pytest.mark.parametrize("error", [TimeoutError("mine"), Limit(), Expired()])
+def test_signal_handler_in_a_cluster(
+    fresh_cluster: Cluster, error: BaseException
+) -> None:
+    """An exception of a signal handler ends a command of a cluster."""
+    client = make(URL=f"redis+cluster://{fresh_cluster.address}", SOCKET_TIMEOUT=5)
+    client.set("k", 0)
+    node = fresh_cluster.master_of("k")
+    error.__traceback__ = None
+    node.pause()
+
+    with interrupted(error):
+        client.incr("k")
+
+    node.resume()
+    wait_until(lambda: client.get("k") == b"1", "the command was run")
+
+
+def test_signal_handler_with_sentinels(sentinels: Sentinels) -> None:
+    """An exception of a signal handler ends a command that still asks sentinels."""
+    client = make(
+        URL=f"redis+sentinel://{sentinels.address}/mymaster",
+        SENTINEL_KWARGS={"socket_timeout": 5},
+    )
+    first = sentinels.sentinels[0]
+    first.pause()
+
+    with interrupted(TimeoutError("mine")):
+        client.incr("k")
+
+    assert client.get("k") is None
+    first.resume()
+
+
+class Limited(socket.socket):
+    """A socket that raises as gevent does when its time limit ends a read."""
+
+    ends: t.ClassVar[bool] = False
+
+    def recv(self, *args: t.Any) -> bytes:
+        if self.ends:
+            raise TimeoutError("mine")
+
+        return super().recv(*args)
+
+
+class LimitedConnection(redis.Connection):
+    def _connect(self) -> t.Any:
+        connected: socket.socket = super()._connect()  # type: ignore[misc]
+        timeout = connected.gettimeout()
+        limited = Limited(fileno=connected.detach())
+        limited.settimeout(timeout)
+        return limited
+
+
+def test_early_timeout(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A builtin TimeoutError before SOCKET_TIMEOUT has passed is the application's."""
+    pool = redis.ConnectionPool.from_url(
+        server.url, connection_class=LimitedConnection, socket_timeout=5
+    )
+    client = make(CONNECTION_POOL=pool)
+    client.set("k", 0)
+    monkeypatch.setattr(Limited, "ends", True)
+
+    with pytest.raises(TimeoutError, match="^mine$"):
+        client.incr("k")
+
+    monkeypatch.setattr(Limited, "ends", False)
+    assert client.get("k") == b"1"
+    # Without a timeout the library's own error is left as it is.
+    pool.disconnect()
+    pool.connection_kwargs["socket_timeout"] = None
+    client = make(CONNECTION_POOL=pool, RETRY_DEADLINE=0)
+    client.ping()
+    monkeypatch.setattr(Limited, "ends", True)
+
+    with pytest.raises(redis.TimeoutError):
+        client.incr("k")
+
+    pool.disconnect()
+
+
+def run_async(config: dict[str, t.Any], function: t.Any) -> None:
+    """Run a coroutine function with the asynchronous client of prefix REDIS."""
+    app = Flask("interruptions")
+    app.config.update(config)
+    manager = RedisManager(app)
+
+    async def main() -> None:
+        async with manager.get_async() as client:
+            await function(client)
+
+    with app.app_context():
+        asyncio.run(main())
+
+
+def test_async_time_limit(own_server: Server) -> None:
+    """A time limit of asyncio ends a command, which is not retried."""
+
+    async def use(client: t.Any) -> None:
+        await client.set("k", 0)
+        own_server.pause()
+        started = time.monotonic()
+
+        with pytest.raises(asyncio.TimeoutError):
+            await asyncio.wait_for(client.incr("k"), 0.3)
+
+        # Less than the deadline.
+        assert time.monotonic() - started < 4
+        own_server.resume()
+        assert await client.get("k") == b"1"
+
+    run_async({"REDIS_URL": own_server.url}, use)
+
+
+@pytest.mark.parametrize("scheme", ["redis", "redis+sentinel"])
+def test_async_early_timeout(
+    sentinels: Sentinels, monkeypatch: pytest.MonkeyPatch, scheme: str
+) -> None:
+    """A builtin TimeoutError before SOCKET_TIMEOUT has passed is the application's,
+    also in asyncio.
+    """
+    url = sentinels.servers[0].url
+    reads = []
+
+    async def read(self: object, *args: object) -> bytes:
+        reads.append(args)
+        raise TimeoutError("mine")
+
+    if scheme == "redis+sentinel":
+        url = f"redis+sentinel://{sentinels.address}/mymaster"
+
+    async def use(client: t.Any) -> None:
+        if scheme == "redis":
+            await client.ping()
+
+        with monkeypatch.context() as patch:
+            patch.setattr(asyncio.StreamReader, "readline", read)
+
+            with pytest.raises(TimeoutError, match="^mine$"):
+                await client.incr("k")
+
+        assert len(reads) == 1
+        await client.get("k")
+
+    run_async({"REDIS_URL": url}, use)
