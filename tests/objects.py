@@ -89,3 +89,8 @@ def deadline_of(client: t.Any) -> Deadline:
     deadline = client._command_deadline
     assert isinstance(deadline, Deadline)
     return deadline
+
+
+def take_down(deadline: Deadline) -> None:
+    """Mark a prefix as down, as a command does that has used up its deadline."""
+    deadline.go_down(None, redis.TimeoutError("down"))

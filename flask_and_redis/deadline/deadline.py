@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import collections.abc as cabc
+import functools
 import random
 import sys
 import time
@@ -19,6 +20,10 @@ from ..engines.base import Engine
 from ..engines.library import Client
 from ..engines.library import library_of
 from ..spec.spec import Spec
+from .outage import Outage
+
+# The arguments of one command.
+_Command = cabc.Sequence[t.Any]
 
 P = t.ParamSpec("P")
 R = t.TypeVar("R")
@@ -64,16 +69,101 @@ class Deadline:
         self.seconds: float = spec.deadline or 0.0
         #: Whether a command has used up its deadline, and none has succeeded since.
         self.down: bool = False
+        # The parts of the prefix that are down: shards of a cluster, or None for all.
+        self._outages: dict[cabc.Hashable, Outage] = {}
         #: What a server answers when it refuses a command.
         errors = library_of(spec.client_class).errors
         self.response_error: type[Exception] = errors.ResponseError
 
-    def start(self, client: Client | None) -> Attempts:
+    def start(
+        self, client: Client | None, commands: cabc.Iterable[_Command] = ()
+    ) -> Attempts:
         """The attempts of a command that starts now.
 
         :param client: The client, or None if the command creates it.
+        :param commands: The command, or all commands of a pipeline.
         """
-        return Attempts(self, client, time.monotonic(), sys.exc_info()[1])
+        return Attempts(self, client, time.monotonic(), sys.exc_info()[1], commands)
+
+    def go_down(self, part: cabc.Hashable, error: BaseException) -> None:
+        """Note that the prefix is down.
+
+        :param part: The part of it that is down, or None for all.
+        :param error: What a command raised.
+        """
+        self._outages.setdefault(part, Outage(error))
+        self.down = True
+
+    def go_up(self, parts: cabc.Iterable[cabc.Hashable] = ()) -> None:
+        """Note that a server has answered.
+
+        :param parts: The parts of the prefix that it serves.
+        """
+        for part in (None, *parts):
+            self._outages.pop(part, None)
+
+        self.down = bool(self._outages)
+
+    def find_outage(self, parts: cabc.Collection[cabc.Hashable]) -> Outage | None:
+        """The outage that concerns some parts of the prefix."""
+        for part, outage in list(self._outages.items()):
+            if part is not None and outage.is_forgotten:
+                # Its nodes may not exist any more.
+                self.go_up([part])
+            elif part is None or part in parts:
+                return outage
+
+        return None
+
+    def _ask(self, attempts: Attempts) -> None:
+        """Raise if the server is down, and is not back."""
+        if (outage := attempts.find_outage()) is None:
+            return
+
+        if attempts.may_probe():
+            answered = outage.ask(functools.partial(self._probe, attempts))
+        else:
+            answered = attempts.take_turn(outage)
+
+        if not answered:
+            raise outage.error()
+
+    async def _ask_async(self, attempts: Attempts) -> None:
+        """The same for an asynchronous client. See :meth:`_ask`."""
+        if (outage := attempts.find_outage()) is None:
+            return
+
+        if attempts.may_probe():
+            probe = functools.partial(self._probe_async, attempts)
+            answered = await outage.ask_async(probe)
+        else:
+            answered = attempts.take_turn(outage)
+
+        if not answered:
+            raise outage.error()
+
+    def _probe(self, attempts: Attempts) -> bool:
+        """Whether a server answers. If it does, no part of the prefix is down."""
+        try:
+            self.engine.probe(attempts.client)
+        except Exception as error:
+            # The command itself raises what is no outage, such as a wrong password.
+            if self.engine.is_transient(error, self.spec):
+                return False
+
+        self.go_up()
+        return True
+
+    async def _probe_async(self, attempts: Attempts) -> bool:
+        """The same for an asynchronous client. See :meth:`_probe`."""
+        try:
+            await self.engine.probe_async(attempts.client)
+        except Exception as error:
+            if self.engine.is_transient(error, self.spec):
+                return False
+
+        self.go_up()
+        return True
 
     def run(
         self,
@@ -96,16 +186,21 @@ class Deadline:
                 time.sleep(attempts.pause)
                 attempts.prepare_next()
 
-            try:
-                if attempts.take_probe():
-                    self.engine.probe(attempts.client)
+            if self.down:
+                self._ask(attempts)
 
+            try:
                 result = function(*args, **kwargs)
-                self.down = False
-                return result
             except Exception as error:
                 if not attempts.may_continue(error):
                     raise
+            else:
+                if self.down:
+                    self.go_up(attempts.parts)
+
+                return result
+            finally:
+                attempts.end_turn()
 
     async def run_async(
         self,
@@ -121,16 +216,21 @@ class Deadline:
                 await asyncio.sleep(attempts.pause)
                 attempts.prepare_next()
 
-            try:
-                if attempts.take_probe():
-                    await self.engine.probe_async(attempts.client)
+            if self.down:
+                await self._ask_async(attempts)
 
+            try:
                 result = await function(*args, **kwargs)
-                self.down = False
-                return result
             except Exception as error:
                 if not attempts.may_continue(error):
                     raise
+            else:
+                if self.down:
+                    self.go_up(attempts.parts)
+
+                return result
+            finally:
+                attempts.end_turn()
 
 
 class Attempts:
@@ -140,6 +240,7 @@ class Attempts:
     :param client: The client, or None if the command creates it.
     :param started: When the command started, by :func:`time.monotonic`.
     :param handled: The error that the caller was handling then.
+    :param commands: The command, or all commands of a pipeline.
     """
 
     def __init__(
@@ -148,6 +249,7 @@ class Attempts:
         client: Client | None,
         started: float,
         handled: BaseException | None,
+        commands: cabc.Iterable[_Command] = (),
     ) -> None:
         self.client: t.Any = client
         #: Whether an attempt has failed.
@@ -165,21 +267,47 @@ class Attempts:
         self._most_left = 0.0
         self._count = 0
         self._sent = 0
-        # One probe per command. A command that waits for a connection would otherwise
-        # probe before each attempt.
+        self._commands = commands
+        self._parts: frozenset[cabc.Hashable] | None = None
+        # One probe per command.
         self._may_probe = client is not None and self._engine.can_probe(client)
         # A refused command is tried once more, on a new connection.
         self._may_reconnect = True
+        # The outage whose turn this command has.
+        self._turn: Outage | None = None
 
-    def take_probe(self) -> bool:
-        """Whether to probe the server before the next attempt."""
-        if not (self._deadline.down and self._may_probe):
-            return False
+    @property
+    def parts(self) -> frozenset[cabc.Hashable]:
+        """The parts of the prefix that the command needs. None stands for all."""
+        if self._parts is None:
+            self._parts = self._engine.find_parts(self.client, self._commands)
 
-        self._may_probe = False
-        # The probe has shorter timeouts than the prefix.
-        self._attempt_started = float("-inf")
-        return True
+        return self._parts
+
+    def find_outage(self) -> Outage | None:
+        """The outage that concerns the command."""
+        return self._deadline.find_outage(self.parts)
+
+    def may_probe(self) -> bool:
+        """Whether to ask the server on a separate connection. Otherwise the command
+        itself asks.
+        """
+        may_probe, self._may_probe = self._may_probe, False
+        return may_probe
+
+    def take_turn(self, outage: Outage) -> bool:
+        """Whether the command may ask whether an outage is over."""
+        if outage.take_turn():
+            self._turn = outage
+            return True
+
+        return False
+
+    def end_turn(self) -> None:
+        """Let others ask, if this command did."""
+        if self._turn is not None:
+            self._turn.end_turn()
+            self._turn = None
 
     def prepare_next(self) -> None:
         """Prepare the client for the next attempt."""
@@ -210,7 +338,7 @@ class Attempts:
 
         if not self._engine.is_transient(error, self._spec, self._handled):
             if isinstance(error, self._deadline.response_error):
-                self._deadline.down = False
+                self._deadline.go_up(self.parts)
 
             return False
 
@@ -285,12 +413,22 @@ class Attempts:
             return min(pause, left)
 
         if self._has_failed_for_long(error):
-            deadline.down = True
+            self._go_down(error)
 
         # If a single attempt has taken the whole deadline, another one may reach the
         # new server that sentinels have chosen meanwhile.
         took_all = self._count == 1 and left > -deadline.seconds / 2
         return 0 if self._may_probe and took_all else None
+
+    def _go_down(self, error: Exception) -> None:
+        """Note which part of the prefix is down, if that is known."""
+        parts = self.parts
+
+        if self._engine.is_all_down(error):
+            parts = frozenset([None])
+
+        if len(parts) == 1:
+            self._deadline.go_down(*parts, error)
 
     def _has_failed_for_long(self, error: Exception) -> bool:
         """Whether the deadline passed because of the server, and not because the pool

@@ -104,7 +104,9 @@ class PipelineWithDeadline(_Records):
         engine = self._command_deadline.engine
         scripts = internals.copy_scripts(self)
         is_explicit = self._is_explicit
-        attempts = self._command_deadline.start(self._pipeline_client)
+        attempts = self._command_deadline.start(
+            self._pipeline_client, [args for args, _ in commands]
+        )
 
         def attempt() -> t.Any:
             try:
@@ -144,7 +146,9 @@ class AsyncPipelineWithDeadline(_Records):
         engine = self._command_deadline.engine
         scripts = internals.copy_scripts(self)
         is_explicit = self._is_explicit
-        attempts = self._command_deadline.start(self._pipeline_client)
+        attempts = self._command_deadline.start(
+            self._pipeline_client, [args for args, _ in commands]
+        )
 
         async def attempt() -> t.Any:
             try:

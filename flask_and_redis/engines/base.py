@@ -421,6 +421,24 @@ class Engine(Operations, abc.ABC):
             min(timeouts, default=0),
         )
 
+    def find_parts(
+        self, client: Client | None, commands: cabc.Iterable[cabc.Sequence[t.Any]]
+    ) -> frozenset[cabc.Hashable]:
+        """The parts of the prefix that may be down separately, and that commands need.
+        None stands for the whole prefix.
+
+        :param client: The client, or None before it is created.
+        :param commands: The arguments of each command.
+        """
+        return frozenset([None])
+
+    def is_all_down(self, error: BaseException) -> bool:
+        """Whether no part of the prefix can be reached.
+
+        :param error: What an attempt raised.
+        """
+        return True
+
     def can_probe(self, client: Client) -> bool:
         """Whether :meth:`probe` can tell that the server answers.
 

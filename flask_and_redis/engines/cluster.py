@@ -172,8 +172,23 @@ class Cluster(Engine):
         # Of other errors one cannot tell: another node may have received the command.
         return not _is_redirection(error)
 
+    def find_parts(
+        self, client: t.Any, commands: cabc.Iterable[cabc.Sequence[t.Any]]
+    ) -> frozenset[cabc.Hashable]:
+        if client is None:
+            return frozenset([None])
+
+        shards = (internals.find_shard(client, command) for command in commands)
+        return frozenset(shard for shard in shards if shard is not None)
+
+    def is_all_down(self, error: BaseException) -> bool:
+        # Only reading the slots, which any node can answer, ends with this error.
+        return isinstance(
+            error, redis_exceptions.RedisClusterException
+        ) and not internals.is_uncovered(error)
+
     def can_probe(self, client: t.Any) -> bool:
-        # Other nodes may answer.
+        # The next command asks. It also reads the slots again.
         return False
 
     def before_retry(self, client: t.Any) -> None:

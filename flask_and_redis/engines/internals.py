@@ -663,6 +663,26 @@ def is_uncovered(error: BaseException) -> bool:
     )
 
 
+def find_shard(client: t.Any, command: cabc.Sequence[t.Any]) -> str | None:
+    """The shard that serves a command, as the name of its master.
+
+    Why: the public ways raise errors or ask a node, which may be down. Versions: all.
+    Without it: while one shard hangs, each command to it waits for its deadline.
+
+    :param client: The cluster's client.
+    :param command: The arguments of the command.
+    :return: None if the position of the command's key is not known.
+    """
+    details = client.commands_parser.commands.get(str(command[0]).lower(), {})
+    position = details.get("first_key_pos", 0)
+
+    if not 0 < position < len(command):
+        return None
+
+    nodes = client.nodes_manager.slots_cache.get(client.keyslot(command[position]))
+    return nodes[0].name if nodes else None
+
+
 # Sentinel
 
 

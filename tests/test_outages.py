@@ -1,0 +1,467 @@
+"""What commands do while a prefix is down."""
+
+from __future__ import annotations
+
+import asyncio
+import collections.abc as cabc
+import os
+import socket
+import threading
+import time
+import typing as t
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import redis
+from flask import Flask
+
+from flask_and_redis import RedisManager
+from flask_and_redis.deadline import outage as outages
+from flask_and_redis.deadline.outage import Outage
+
+from .objects import deadline_of
+from .objects import take_down
+from .servers import Cluster
+from .servers import Server
+from .servers import wait_until
+
+FAILURES = (redis.RedisError, redis.exceptions.RedisClusterException)
+
+
+class Hung:
+    """A server that accepts connections, counts them, and never answers."""
+
+    def __init__(self) -> None:
+        self._listener = socket.create_server(("127.0.0.1", 0), backlog=512)
+        self._connections: list[socket.socket] = []
+        self.port = self._listener.getsockname()[1]
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _accept(self) -> None:
+        try:
+            while True:
+                self._connections.append(self._listener.accept()[0])
+        except OSError:
+            return
+
+    @property
+    def count(self) -> int:
+        return len(self._connections)
+
+    def close(self) -> None:
+        # accept() in the other thread only ends with shutdown().
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+
+        for connection in self._connections:
+            connection.close()
+
+
+@pytest.fixture
+def hung() -> cabc.Iterator[Hung]:
+    server = Hung()
+    yield server
+    server.close()
+
+
+@pytest.fixture(autouse=True)
+def waits_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Forget how long the thread waited in an earlier test."""
+    monkeypatch.setattr(outages, "_waiting", outages._Waiting())
+
+
+def make_app(**config: t.Any) -> Flask:
+    app = Flask("outages")
+    app.config.update(config)
+    app.extensions["manager"] = RedisManager(app)
+    return app
+
+
+def make(**config: t.Any) -> t.Any:
+    """The client of prefix REDIS with these settings."""
+    app = make_app(**{f"REDIS_{name}": value for name, value in config.items()})
+    return app.extensions["redis"]["REDIS"]
+
+
+def run_async(client_of: Flask, function: t.Any) -> t.Any:
+    """Run a coroutine function with the asynchronous client of prefix REDIS."""
+
+    async def main() -> t.Any:
+        async with client_of.extensions["manager"].get_async() as client:
+            return await function(client)
+
+    with client_of.app_context():
+        return asyncio.run(main())
+
+
+def test_one_thread_asks(hung: Hung) -> None:
+    """While a prefix is down, one thread at a time probes its server, at most every
+    half second. All others fail immediately.
+    """
+    client = make(HOST="127.0.0.1", PORT=hung.port)
+    take_down(deadline_of(client))
+
+    def request(_: int) -> None:
+        for _ in range(4):
+            with pytest.raises(redis.TimeoutError, match="^down$"):
+                client.get("k")
+
+    started = time.monotonic()
+
+    with ThreadPoolExecutor(16) as threads:
+        list(threads.map(request, range(16)))
+
+    elapsed = time.monotonic() - started
+    # Each probe takes a second. Without the limit there would be 64.
+    assert 1 <= hung.count <= elapsed + 1
+
+
+def test_one_task_asks(hung: Hung) -> None:
+    """The same for tasks of asyncio."""
+
+    async def use(client: t.Any) -> None:
+        take_down(deadline_of(client))
+        started = time.monotonic()
+        results = await asyncio.gather(
+            *(client.get("k") for _ in range(64)), return_exceptions=True
+        )
+        assert {str(error) for error in results} == {"down"}
+        assert 1 <= hung.count <= time.monotonic() - started + 1
+
+    run_async(make_app(REDIS_URL=f"redis://127.0.0.1:{hung.port}"), use)
+
+
+def test_four_commands_of_a_request(hung: Hung) -> None:
+    """The first command on a hung server takes the deadline and one probe, and the
+    others of the same request no time.
+    """
+    client = make(
+        HOST="127.0.0.1", PORT=hung.port, SOCKET_TIMEOUT=0.5, RETRY_DEADLINE=0.5
+    )
+
+    for _ in range(4):
+        with pytest.raises(redis.TimeoutError, match="Timeout reading"):
+            client.get("k")
+
+    # One attempt and one probe.
+    assert hung.count == 2
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+def test_many_prefixes(hung: Hung, is_async: bool) -> None:
+    """A request that uses many prefixes that are down does not wait for each."""
+    prefixes = [f"P{number}" for number in range(100)]
+    url = f"redis://127.0.0.1:{hung.port}"
+    app = make_app(**{f"{prefix}_URL": url for prefix in prefixes})
+    manager = app.extensions["manager"]
+
+    async def use() -> None:
+        for prefix in prefixes:
+            async with manager.get_async(prefix) as client:
+                take_down(deadline_of(client))
+
+                with pytest.raises(redis.TimeoutError):
+                    await client.get("k")
+
+    started = time.monotonic()
+
+    if is_async:
+        with app.app_context():
+            asyncio.run(use())
+    else:
+        for prefix in prefixes:
+            client = app.extensions["redis"][prefix]
+            take_down(deadline_of(client))
+
+            with pytest.raises(redis.TimeoutError):
+                client.get("k")
+
+    # A second for each prefix would be 100.
+    assert time.monotonic() - started < 30
+
+
+def test_late_answer(server: Server, hung: Hung) -> None:
+    """A probe for whose answer nobody waits still ends an outage."""
+    app = make_app(HUNG_URL=f"redis://127.0.0.1:{hung.port}", BACK_URL=server.url)
+    clients = app.extensions["redis"]
+    take_down(deadline_of(clients["HUNG"]))
+    take_down(deadline_of(clients["BACK"]))
+
+    def request() -> bool:
+        with pytest.raises(redis.TimeoutError):
+            clients["HUNG"].get("k")
+
+        return clients["BACK"].get("k") is None
+
+    wait_until(request, "the second prefix is back")
+    assert deadline_of(clients["HUNG"]).down
+
+
+def test_error_is_copied(hung: Hung) -> None:
+    """Each command gets its own copy of the error, without the frames of others."""
+    client = make(HOST="127.0.0.1", PORT=hung.port)
+    deadline = deadline_of(client)
+
+    try:
+        raise redis.TimeoutError("down")
+    except redis.TimeoutError as error:
+        deadline.go_down(None, error)
+
+    raised = []
+
+    for _ in range(3):
+        with pytest.raises(redis.TimeoutError, match="^down$") as info:
+            client.get("k")
+
+        raised.append(info.value)
+
+    assert len(set(map(id, raised))) == 3
+    assert len(info.traceback) < 8
+
+
+class Strange(Exception):
+    """An error that cannot be copied."""
+
+    def __init__(self, first: int, second: int) -> None:
+        super().__init__(f"{first} and {second}")
+
+
+class RaisesStrange(redis.Redis):
+    def execute_command(self, *args: t.Any, **options: t.Any) -> t.Any:
+        raise Strange(1, 2)
+
+
+def test_error_that_cannot_be_copied(hung: Hung) -> None:
+    """An error of the application that cannot be copied is raised as another."""
+    client = make(
+        HOST="127.0.0.1",
+        PORT=hung.port,
+        CLASS=RaisesStrange,
+        RETRY_ON_ERROR=[Strange],
+        RETRY_DEADLINE=0,
+    )
+
+    with pytest.raises(Strange):
+        client.get("k")
+
+    with pytest.raises(redis.ConnectionError, match="^1 and 2$"):
+        client.get("k")
+
+
+def test_error_that_is_no_outage(own_server: Server) -> None:
+    """If the probe meets an error that a retry cannot fix, such as a wrong password,
+    the command meets it too.
+    """
+    client = make(URL=own_server.url.replace("//", "//nobody:wrong@"))
+    take_down(deadline_of(client))
+
+    with pytest.raises(redis.AuthenticationError):
+        client.get("k")
+
+    async def use(client: t.Any) -> None:
+        take_down(deadline_of(client))
+
+        with pytest.raises(redis.AuthenticationError):
+            await client.get("k")
+
+    run_async(make_app(REDIS_URL=own_server.url.replace("//", "//nobody:wrong@")), use)
+
+
+def test_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A turn belongs to its process, and ends by itself if it is abandoned."""
+    outage = Outage(redis.TimeoutError("down"))
+    assert outage.take_turn()
+    assert not outage.take_turn()
+
+    with monkeypatch.context() as patch:
+        pid = os.getpid() + 1
+        patch.setattr(os, "getpid", lambda: pid)
+        assert outage.take_turn()
+
+    monkeypatch.setattr(outages, "_LONGEST_TURN", 0)
+    time.sleep(0.01)
+    assert outage.take_turn()
+
+
+def test_thread_that_cannot_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    """If no thread can be started, others may ask later."""
+    monkeypatch.setattr(outages, "INTERVAL", 0)
+    outage = Outage(redis.TimeoutError("down"))
+
+    def start(self: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", start)
+
+        with pytest.raises(RuntimeError):
+            outage.ask(lambda: True)
+
+    assert outage.ask(lambda: True)
+
+
+class Tries(redis.RedisCluster):
+    """A cluster's client that records each attempt."""
+
+    tries: t.ClassVar[list[t.Any]] = []
+
+    def execute_command(self, *args: t.Any, **options: t.Any) -> t.Any:
+        self.tries.append(args[0])
+        return super().execute_command(*args, **options)  # type: ignore[no-untyped-call]
+
+
+def key_elsewhere(cluster: Cluster, key: str) -> str:
+    """A key that another master serves."""
+    master = cluster.master_of(key)
+    return next(each for each in "abcdefgh" if cluster.master_of(each) is not master)
+
+
+@pytest.mark.parametrize("use", ["command", "pipeline"])
+def test_shard(cluster: Cluster, use: str) -> None:
+    """While one shard of a cluster hangs, commands to it fail immediately, and those to
+    other shards succeed.
+    """
+    client = make(
+        URL=f"redis+cluster://{cluster.address}",
+        CLASS=Tries,
+        SOCKET_TIMEOUT=0.3,
+        RETRY_DEADLINE=0.5,
+    )
+    other = key_elsewhere(cluster, "k")
+    client.set("k", 1)
+    client.set(other, 1)
+    node = cluster.master_of("k")
+    node.pause()
+
+    def get(key: str) -> t.Any:
+        if use == "command":
+            return client.get(key)
+
+        return client.pipeline(transaction=True).get(key).execute()[0]
+
+    try:
+        with pytest.raises(FAILURES):
+            get("k")
+
+        Tries.tries.clear()
+        started = time.monotonic()
+
+        for _ in range(20):
+            with pytest.raises(FAILURES):
+                client.get("k")
+
+            assert client.get(other) == b"1"
+
+        tries = len(Tries.tries) - 20
+        # At most one attempt every half second.
+        assert tries <= (time.monotonic() - started) / 0.5 + 1
+        assert deadline_of(client).down
+        # A pipeline that needs both shards fails immediately, too.
+        with pytest.raises(FAILURES):
+            client.pipeline().get("k").get(other).execute()
+    finally:
+        node.resume()
+
+    wait_until(lambda: client.get("k"), "the shard is back")
+    assert not deadline_of(client).down
+
+
+def test_all_shards(start: t.Any) -> None:
+    """If no node answers, commands to all shards fail immediately."""
+    cluster: Cluster = start(Cluster)
+    client = make(
+        URL=f"redis+cluster://{cluster.address}", CLASS=Tries, RETRY_DEADLINE=0.5
+    )
+    other = key_elsewhere(cluster, "k")
+    client.set("k", 1)
+    cluster.stop()
+
+    with pytest.raises(FAILURES):
+        client.get("k")
+
+    Tries.tries.clear()
+    started = time.monotonic()
+
+    for key in ("k", other) * 20:
+        with pytest.raises(FAILURES):
+            client.get(key)
+
+    assert len(Tries.tries) <= (time.monotonic() - started) / 0.5 + 1
+    # Creating another client fails immediately as well.
+    deadline = deadline_of(client)
+    attempts = deadline.start(None)
+    assert attempts.find_outage() is not None
+
+
+def test_async_shard(cluster: Cluster) -> None:
+    """The same for an asynchronous client of a cluster."""
+    other = key_elsewhere(cluster, "k")
+    node = cluster.master_of("k")
+
+    async def use(client: t.Any) -> None:
+        await client.set("k", 1)
+        await client.set(other, 1)
+        # A command without a known key says nothing about a shard.
+        await client.eval("return 1", 0)
+        node.pause()
+
+        try:
+            with pytest.raises(FAILURES):
+                await client.get("k")
+
+            assert deadline_of(client).down
+            results = await asyncio.gather(
+                *(client.get(key) for key in ("k", other) * 20), return_exceptions=True
+            )
+        finally:
+            node.resume()
+
+        assert all(isinstance(result, FAILURES) for result in results[::2])
+        assert results[1::2] == [b"1"] * 20
+
+        while deadline_of(client).down:
+            try:
+                assert await client.get("k") == b"1"
+            except FAILURES:
+                await asyncio.sleep(0.05)
+
+    run_async(
+        make_app(
+            REDIS_URL=f"redis+cluster://{cluster.address}",
+            REDIS_SOCKET_TIMEOUT=0.3,
+            REDIS_RETRY_DEADLINE=0.5,
+        ),
+        use,
+    )
+
+
+def test_forgotten_shard(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The outage of a shard that no command needs any more is forgotten."""
+    client = make(URL=f"redis+cluster://{cluster.address}")
+    deadline = deadline_of(client)
+    deadline.go_down("gone:1", redis.TimeoutError("down"))
+    client.get("k")
+    assert deadline.down
+    monkeypatch.setattr(outages, "FORGOTTEN", -1)
+    client.get("k")
+    assert not deadline.down
+
+
+def test_interrupted_turn(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    """If the command that asks whether a cluster is back is interrupted, another one
+    may ask.
+    """
+    monkeypatch.setattr(outages, "INTERVAL", 0)
+    client = make(URL=f"redis+cluster://{cluster.address}", CLASS=Tries)
+    take_down(deadline_of(client))
+
+    def interrupt(*args: object, **options: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Tries, "execute_command", interrupt)
+
+        with pytest.raises(KeyboardInterrupt):
+            client.get("k")
+
+    assert client.get("k") is None
