@@ -103,7 +103,7 @@ def test_one_thread_asks(hung: Hung) -> None:
 
     def request(_: int) -> None:
         for _ in range(4):
-            with pytest.raises(redis.TimeoutError, match="^down$"):
+            with pytest.raises(redis.TimeoutError, match="^down"):
                 client.get("k")
 
     started = time.monotonic()
@@ -210,7 +210,7 @@ def test_error_is_copied(hung: Hung) -> None:
     raised = []
 
     for _ in range(3):
-        with pytest.raises(redis.TimeoutError, match="^down$") as info:
+        with pytest.raises(redis.TimeoutError, match="^down") as info:
             client.get("k")
 
         raised.append(info.value)
@@ -244,7 +244,7 @@ def test_error_that_cannot_be_copied(hung: Hung) -> None:
     with pytest.raises(Strange):
         client.get("k")
 
-    with pytest.raises(redis.ConnectionError, match="^1 and 2$"):
+    with pytest.raises(redis.ConnectionError, match="^1 and 2"):
         client.get("k")
 
 

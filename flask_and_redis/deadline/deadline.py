@@ -126,7 +126,7 @@ class Deadline:
             answered = attempts.take_turn(outage)
 
         if not answered:
-            raise outage.error()
+            raise attempts.refuse(outage)
 
     async def _ask_async(self, attempts: Attempts) -> None:
         """The same for an asynchronous client. See :meth:`_ask`."""
@@ -140,7 +140,7 @@ class Deadline:
             answered = attempts.take_turn(outage)
 
         if not answered:
-            raise outage.error()
+            raise attempts.refuse(outage)
 
     def _probe(self, attempts: Attempts) -> bool:
         """Whether a server answers. If it does, no part of the prefix is down."""
@@ -261,7 +261,7 @@ class Attempts:
         self._engine = deadline.engine
         self._handled = handled
         self._ends = started + deadline.seconds
-        self._attempt_started = started
+        self._started = self._attempt_started = started
         self._next_pause = FIRST_PAUSE
         # Seconds of the deadline that were left when the server first failed.
         self._most_left = 0.0
@@ -316,12 +316,32 @@ class Attempts:
         if self.client is not None:
             self._engine.before_retry(self.client)
 
+    def refuse(self, outage: Outage) -> BaseException:
+        """The error of a command that is not sent, because the prefix is down."""
+        error = outage.error()
+        seconds = time.monotonic() - outage.started
+        self._complete(error, f"down for {seconds:.1f} s. The command was not sent.")
+        return error
+
     def may_continue(self, error: Exception) -> bool:
-        """Whether to make another attempt, after a :attr:`pause`.
+        """Whether to make another attempt, after a :attr:`pause`. If not, the error
+        says which Redis failed.
 
         :param error: What the last attempt raised.
         :raises OSError: If that was an exception of the application.
         """
+        if self._may_retry(error):
+            return True
+
+        seconds = time.monotonic() - self._started
+        count = f"{self._count} attempt{'s' if self._count > 1 else ''}"
+        self._complete(error, f"failed after {seconds:.1f} s, {count}.")
+        return False
+
+    def _complete(self, error: BaseException, outcome: str) -> None:
+        self._engine.complete_error(error, self._spec, self._handled, outcome)
+
+    def _may_retry(self, error: Exception) -> bool:
         self._engine.raise_interruption(
             error,
             self._spec,

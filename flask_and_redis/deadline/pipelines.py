@@ -5,6 +5,7 @@ from __future__ import annotations
 import typing as t
 
 from ..engines import internals
+from ..engines import messages
 from ..spec.classes import subclass
 from .deadline import Deadline
 from .deadline import mark_executed
@@ -128,7 +129,8 @@ class PipelineWithDeadline(_Records):
                 self.reset()
 
         try:
-            return self._command_deadline.run(attempts, attempt)
+            results = self._command_deadline.run(attempts, attempt)
+            return _clean(results) if args or kwargs else results
         finally:
             self.reset()
             engine.after_pipeline(self._pipeline_client)
@@ -172,7 +174,8 @@ class AsyncPipelineWithDeadline(_Records):
                 await self.reset()
 
         try:
-            return await self._command_deadline.run_async(attempts, attempt)
+            results = await self._command_deadline.run_async(attempts, attempt)
+            return _clean(results) if args or kwargs else results
         finally:
             await self.reset()
             engine.after_pipeline(self._pipeline_client)
@@ -181,6 +184,15 @@ class AsyncPipelineWithDeadline(_Records):
 def _all_failed(replies: t.Sequence[object]) -> bool:
     """Whether each command of a pipeline was answered by an error."""
     return all(isinstance(reply, Exception) for reply in replies) and bool(replies)
+
+
+def _clean(results: list[t.Any]) -> list[t.Any]:
+    """Hide secrets in the errors that are results with ``raise_on_error=False``."""
+    for result in results:
+        if isinstance(result, Exception):
+            messages.clean_error(result)
+
+    return results
 
 
 def add_deadline(

@@ -26,6 +26,7 @@ from . import connections
 from . import credentials
 from . import internals
 from . import interruptions
+from . import messages
 from . import names
 from . import tracking
 from .library import Client
@@ -377,6 +378,37 @@ class Engine(Operations, abc.ABC):
             and not isinstance(error, permanent)
             and not any(map(_is_tls_refusal, causes(error, handled)))
         )
+
+    def complete_error(
+        self,
+        error: BaseException,
+        spec: Spec,
+        handled: BaseException | None,
+        outcome: str,
+    ) -> None:
+        """Hide secrets in an error and its causes, and note which Redis failed. See
+        :meth:`is_transient`.
+
+        :param outcome: How long the command took, or why it was not sent.
+        """
+        secrets = messages.find_secrets(
+            self.connection_arguments(spec), spec.sentinel_arguments
+        )
+
+        for each in causes(error, handled):
+            messages.clean_error(each, secrets)
+
+        advice = self.explain_error(spec, error)
+        connection_error = library_of(spec.client_class).errors.ConnectionError
+
+        # Other errors are the command's, such as a wrong type, or the application's.
+        if (
+            advice
+            or isinstance(error, connection_error)
+            or self.is_transient(error, spec, handled)
+        ):
+            where = f"Redis {spec.prefix!r}, {self.describe_address(spec)}"
+            messages.add_note(error, f"{where}: {outcome} {advice}".rstrip())
 
     def may_have_been_sent(self, error: BaseException) -> bool:
         """Whether the server may have received the command.

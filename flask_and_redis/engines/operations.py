@@ -22,6 +22,8 @@ from .library import Library
 from .library import library_name
 from .library import library_of
 from .library import Pool
+from .messages import explain_login
+from .messages import hide_secrets
 
 #: The servers of fakeredis of one app, by name.
 FakeServers = dict[str, t.Any]
@@ -159,8 +161,15 @@ class Operations:
         :param spec: The spec.
         :param error: The error.
         """
-        # A server that does not know AUTH repeats what it received.
-        return str(error).partition(", with args beginning")[0]
+        return hide_secrets(str(error))
+
+    def explain_error(self, spec: Spec, error: BaseException) -> str:
+        """What to do about an error that a retry cannot fix, or nothing.
+
+        :param spec: The spec.
+        :param error: The error.
+        """
+        return explain_login(spec) if self.is_login_error(spec, error) else ""
 
     def scheme_name(self, spec: Spec) -> str:
         """The kind of server in a word: a scheme."""

@@ -102,6 +102,10 @@ def read_kind(
     return Kind(engine, cls, pool)
 
 
+# The arguments that an error about the login names.
+_LOGIN = ("connection_pool", "credential_provider", "username", "password")
+
+
 def read_group(
     prefix: str,
     group: cabc.Mapping[str, t.Any],
@@ -153,6 +157,9 @@ def read_group(
             )
 
         spec.arguments[name] = convert(accepted[name], value)
+
+        if name in _LOGIN:
+            spec.labels[name] = value.label
 
     if (pool := spec.arguments.get("connection_pool")) is not None:
         spec.engine = find_engine(url, spec.client_class, pool)

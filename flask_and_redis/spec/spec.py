@@ -107,6 +107,8 @@ class Spec:
         self.arguments: Arguments = {}
         #: Arguments of the clients that talk to the sentinels.
         self.sentinel_arguments: Arguments = {}
+        #: What errors call the arguments that say who logs in.
+        self.labels: dict[str, str] = {}
         #: Seconds that a command is retried. None if redis-py's own Retry does that.
         self.deadline: float | None = RETRY_DEADLINE
         #: How often a command may be retried once it may have been sent. None if there

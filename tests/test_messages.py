@@ -1,0 +1,301 @@
+"""What errors say: which Redis failed, and no secret."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import socketserver
+import sys
+import threading
+import traceback
+import typing as t
+
+import pytest
+import redis
+from flask import Flask
+from redis.exceptions import RedisClusterException
+
+from flask_and_redis import RedisManager
+from flask_and_redis.engines.messages import hide_secrets
+
+from .conftest import Starter
+from .objects import deadline_of
+from .objects import Provider
+from .objects import take_down
+from .servers import Server
+
+SECRET = "s3cr3t-n0-l34k"
+
+needs_notes = pytest.mark.skipif(
+    sys.version_info < (3, 11), reason="Python 3.10 has no notes."
+)
+
+
+def make_app(**config: t.Any) -> Flask:
+    app = Flask("messages")
+    app.config.update(config)
+    app.extensions["manager"] = RedisManager(app)
+    return app
+
+
+def make(**config: t.Any) -> t.Any:
+    """The client of prefix CACHE with these settings."""
+    app = make_app(**{f"CACHE_{name}": value for name, value in config.items()})
+    return app.extensions["redis"]["CACHE"]
+
+
+def run_async(app: Flask, function: t.Any) -> t.Any:
+    async def main() -> t.Any:
+        async with app.extensions["manager"].get_async("CACHE") as client:
+            return await function(client)
+
+    with app.app_context():
+        return asyncio.run(main())
+
+
+def notes(error: BaseException) -> list[str]:
+    found: list[str] = getattr(error, "__notes__", [])
+    return found
+
+
+def everything(error: BaseException) -> str:
+    """All that a log shows of an error."""
+    return "".join(traceback.format_exception(error)) + repr(error)
+
+
+class Echo(socketserver.ThreadingTCPServer):
+    """A server that knows no command, and repeats the arguments as Redis does."""
+
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), _EchoHandler)
+        threading.Thread(target=self.serve_forever, args=[0.01], daemon=True).start()
+
+
+class _EchoHandler(socketserver.StreamRequestHandler):
+    def handle(self) -> None:
+        with contextlib.suppress(OSError):
+            while line := self.rfile.readline():
+                words = []
+
+                for _ in range(int(line[1:])):
+                    length = int(self.rfile.readline()[1:])
+                    words.append(self.rfile.read(length + 2)[:-2].decode())
+
+                name, *rest = words
+                quoted = " ".join(f"'{word}'" for word in rest)
+                reply = f"unknown command '{name}', with args beginning with: {quoted}"
+                self.wfile.write(f"-ERR {reply}\r\n".encode())
+
+
+@pytest.fixture
+def echo() -> t.Iterator[str]:
+    with Echo() as server:
+        yield f"127.0.0.1:{server.server_address[1]}"
+        server.shutdown()
+
+
+@pytest.mark.parametrize("protocol", [2, 3])
+@pytest.mark.parametrize("kind", ["url", "provider", "pool", "cluster", "valkey"])
+def test_unknown_login_command(echo: str, kind: str, protocol: int) -> None:
+    """A server that does not know AUTH or HELLO repeats their arguments. The error does
+    not.
+    """
+    url = f"redis://:{SECRET}@{echo}"
+    pool = redis.ConnectionPool.from_url(url, protocol=protocol)
+
+    class Secrets(Provider):
+        def get_credentials(self) -> tuple[str, str]:
+            return ("default", SECRET)
+
+    configs: dict[str, dict[str, t.Any]] = {
+        "url": {"URL": url, "PROTOCOL": protocol},
+        "provider": {"URL": f"redis://{echo}", "CREDENTIAL_PROVIDER": Secrets()},
+        "pool": {"CONNECTION_POOL": pool},
+        "cluster": {"URL": url.replace("redis:", "redis+cluster:")},
+        "valkey": {"URL": url, "CLASS": "valkey.Valkey", "PROTOCOL": protocol},
+    }
+
+    with pytest.raises(Exception, match="unknown command|Cluster") as info:
+        make(RETRY_DEADLINE=0, **configs[kind]).get("k")
+
+    assert SECRET not in everything(info.value)
+    pool.disconnect()
+
+
+def test_unknown_command_in_asyncio(echo: str) -> None:
+    async def use(client: t.Any) -> None:
+        with pytest.raises(redis.ResponseError, match="unknown command") as info:
+            await client.get("k")
+
+        assert SECRET not in everything(info.value)
+
+        with pytest.raises(redis.ResponseError) as info:
+            await client.pipeline().get("k").execute(raise_on_error=False)
+
+        assert SECRET not in everything(info.value)
+
+    run_async(make_app(CACHE_URL=f"redis://:{SECRET}@{echo}"), use)
+
+
+def test_commands_with_secrets(own_server: Server) -> None:
+    """Errors of commands that carry a secret do not repeat it, in a pipeline or not."""
+    client = make(URL=own_server.url)
+    commands = [
+        ("AUTH", "nobody", SECRET),
+        ("ACL", "SETUSER", "bob", f"#{SECRET}"),
+        ("CONFIG", "SET", "maxmemory", SECRET),
+        ("HELLO", "3", SECRET),
+        ("LOGIN", SECRET),
+    ]
+
+    for command in commands:
+        with pytest.raises(redis.RedisError) as info:
+            client.execute_command(*command)
+
+        assert SECRET not in everything(info.value)
+
+        with pytest.raises(redis.RedisError) as info:
+            client.pipeline(transaction=False).execute_command(*command).execute()
+
+        # redis-py repeats the command.
+        assert SECRET not in str(info.value) or command[0] == "LOGIN"
+        pipe = client.pipeline(transaction=False).execute_command(*command)
+
+        with contextlib.suppress(redis.AuthenticationError):
+            assert SECRET not in repr(pipe.execute(raise_on_error=False))
+
+    async def use(client: t.Any) -> None:
+        pipe = client.pipeline(transaction=False).execute_command("LOGIN", SECRET)
+        assert SECRET not in repr(await pipe.execute(raise_on_error=False))
+
+    run_async(make_app(CACHE_URL=own_server.url), use)
+
+
+def test_what_is_hidden() -> None:
+    """The texts of older servers, and what stays."""
+    texts = {
+        "Invalid argument 'x y' for CONFIG SET 'requirepass'": "Invalid argument ***",
+        "Command # 1 (config set requirepass x) of pipeline caused error: no": "Command"
+        " # 1 (config set ***) of pipeline caused error: no",
+        "Command # 2 (SET k (v)) of pipeline caused error: no": "",
+        "WRONGTYPE Operation against a key": "",
+    }
+
+    for text, hidden in texts.items():
+        assert hide_secrets(text) == (hidden or text)
+
+
+@needs_notes
+def test_note_after_the_deadline(own_server: Server) -> None:
+    """An error says which Redis failed, where it is, and for how long it was tried."""
+    client = make(URL=own_server.url, RETRY_DEADLINE=0.3, PASSWORD=SECRET)
+    own_server.stop()
+
+    with pytest.raises(redis.ConnectionError) as info:
+        client.get("k")
+
+    (note,) = notes(info.value)
+    where = f"Redis 'CACHE', {own_server.address}: "
+    assert note.startswith(f"{where}failed after 0.")
+    assert note.endswith(" attempts.")
+
+    with pytest.raises(redis.ConnectionError) as info:
+        client.pipeline().get("k").execute()
+
+    (note,) = notes(info.value)
+    assert note.startswith(f"{where}down for ")
+    assert note.endswith(" s. The command was not sent.")
+    assert SECRET not in everything(info.value)
+
+    async def use(client: t.Any) -> None:
+        with pytest.raises(redis.ConnectionError) as info:
+            await client.get("k")
+
+        assert notes(info.value)[0].startswith(where)
+
+    run_async(make_app(CACHE_URL=own_server.url, CACHE_RETRY_DEADLINE=0), use)
+
+
+@needs_notes
+def test_note_of_other_engines() -> None:
+    """A note names the nodes of a cluster, and the service behind sentinels."""
+    with pytest.raises(RedisClusterException) as cluster_info:
+        make(URL="redis+cluster://127.0.0.1:1,127.0.0.1:2", RETRY_DEADLINE=0)
+
+    assert "'CACHE', 127.0.0.1:1, 127.0.0.1:2: " in notes(cluster_info.value)[0]
+    client = make(URL="redis+sentinel://127.0.0.1:1/shop", RETRY_DEADLINE=0)
+
+    with pytest.raises(redis.ConnectionError) as info:
+        client.get("k")
+
+    assert "'CACHE', shop at 127.0.0.1:1: failed" in notes(info.value)[0]
+
+
+@needs_notes
+@pytest.mark.parametrize(
+    ("config", "advice"),
+    [
+        ({"PASSWORD": SECRET}, "Check 'CACHE_PASSWORD'."),
+        ({"URL": f"redis://:{SECRET}@"}, "Check the password in 'CACHE_URL'."),
+        ({"URL": f"redis://nobody:{SECRET}@"}, "Check the password in 'CACHE_URL'."),
+        ({"CREDENTIAL_PROVIDER": Provider()}, "Check 'CACHE_CREDENTIAL_PROVIDER'."),
+        ({"CONNECTION_POOL": None}, "Check 'CACHE_CONNECTION_POOL'."),
+        ({}, "Set 'CACHE_PASSWORD'."),
+        ({"USERNAME": "default"}, "Set 'CACHE_PASSWORD'."),
+        (
+            {"URL": f"redis://{SECRET}@"},
+            "'CACHE_URL' has a user name and no password. If it is the password, a"
+            " colon must precede it: redis://:password@host.",
+        ),
+    ],
+)
+def test_note_about_a_login(
+    start: Starter, config: dict[str, t.Any], advice: str
+) -> None:
+    """An error about a login names the setting that the password comes from."""
+    server = start(Server, password="right")
+
+    if "CONNECTION_POOL" in config:
+        config = {"CONNECTION_POOL": redis.ConnectionPool(port=server.port)}
+    else:
+        config = {**config, "URL": f"{config.get('URL', 'redis://')}{server.address}"}
+
+    with pytest.raises(redis.AuthenticationError) as info:
+        make(**config).get("k")
+
+    (note,) = notes(info.value)
+    assert note.endswith(f" 1 attempt. {advice}")
+    assert SECRET not in everything(info.value)
+
+
+@needs_notes
+def test_other_errors_have_no_note(own_server: Server) -> None:
+    """An error of the command itself has no note."""
+    client = make(URL=own_server.url)
+    client.set("k", "v")
+
+    with pytest.raises(redis.ResponseError, match="WRONGTYPE") as info:
+        client.lpush("k", 1)
+
+    with pytest.raises(redis.DataError) as data_info:
+        client.set("k", object())
+
+    assert notes(info.value) == notes(data_info.value) == []
+
+
+@needs_notes
+def test_note_is_added_once() -> None:
+    """An error that passes two commands has one note of each outcome."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        client = make(HOST="127.0.0.1", PORT=listener.getsockname()[1])
+        deadline = deadline_of(client)
+        take_down(deadline)
+        error = redis.ConnectionError("x")
+
+        for _ in range(2):
+            deadline.engine.complete_error(error, deadline.spec, None, "failed.")
+
+        assert len(notes(error)) == 1
