@@ -17,6 +17,9 @@ from ..spec.classes import subclass
 from ..spec.spec import Spec
 from .deadline import Attempts
 from .deadline import Deadline
+from .locks import AsyncLockWithDeadline
+from .locks import LockWithDeadline
+from .locks import recognize_own_token
 from .pipelines import add_deadline
 from .pipelines import AsyncPipelineWithDeadline
 from .pipelines import PipelineWithDeadline
@@ -58,6 +61,15 @@ class CommandsWithDeadline(_HasDeadline):
 
 class _HasPipelines(_HasDeadline):
     _pipeline_mixin: type[t.Any]
+    _lock_mixin: type[t.Any]
+
+    def lock(self, *args: t.Any, **kwargs: t.Any) -> t.Any:
+        lock = super().lock(*args, **kwargs)  # type: ignore[misc]
+
+        if self._command_deadline is not None:
+            recognize_own_token(lock, self, self._lock_mixin)
+
+        return lock
 
     def pipeline(self, *args: t.Any, **kwargs: t.Any) -> t.Any:
         pipeline = super().pipeline(*args, **kwargs)  # type: ignore[misc]
@@ -73,6 +85,7 @@ class WithDeadline(_HasPipelines, CommandsWithDeadline):
     """Mixed into the class of a synchronous client that has pipelines."""
 
     _pipeline_mixin = PipelineWithDeadline
+    _lock_mixin = LockWithDeadline
 
 
 class StaysOpen(WithDeadline):
@@ -88,6 +101,7 @@ class AsyncWithDeadline(_HasPipelines):
     """Mixed into the class of an asynchronous client."""
 
     _pipeline_mixin = AsyncPipelineWithDeadline
+    _lock_mixin = AsyncLockWithDeadline
 
     async def execute_command(self, *args: t.Any, **options: t.Any) -> t.Any:
         execute = super().execute_command  # type: ignore[misc]

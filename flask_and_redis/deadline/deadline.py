@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import collections.abc as cabc
+import contextlib
+import contextvars
 import functools
 import random
 import sys
@@ -54,6 +56,26 @@ def was_executed(error: BaseException) -> bool:
     :param error: The error.
     """
     return getattr(error, _EXECUTED, False)
+
+
+# The retries of the commands in a block of watch_retries().
+_watched: contextvars.ContextVar[list[bool] | None] = contextvars.ContextVar(
+    "retries", default=None
+)
+
+
+@contextlib.contextmanager
+def watch_retries() -> cabc.Iterator[list[bool]]:
+    """A list of the retries in a block, of commands that may have been run before. Each
+    is True.
+    """
+    retries: list[bool] = []
+    token = _watched.set(retries)
+
+    try:
+        yield retries
+    finally:
+        _watched.reset(token)
 
 
 class Deadline:
@@ -331,6 +353,11 @@ class Attempts:
         :raises OSError: If that was an exception of the application.
         """
         if self._may_retry(error):
+            watched = _watched.get()
+
+            if watched is not None and self._engine.may_have_been_sent(error):
+                watched.append(True)
+
             return True
 
         seconds = time.monotonic() - self._started

@@ -1,0 +1,93 @@
+"""Locks whose replies may be lost.
+
+When the reply to a lock's command is lost, the command is sent again. It then finds its
+own work, and redis-py takes that for another owner's.
+"""
+
+from __future__ import annotations
+
+import typing as t
+
+from ..engines import internals
+from ..engines.library import get_library
+from ..engines.library import library_name
+from ..spec.classes import subclass
+from .deadline import watch_retries
+
+
+class _Owned:
+    """Mixed into the class of a lock."""
+
+    _lock_client: t.Any
+    name: str | bytes
+
+    @property
+    def _not_owned(self) -> type[Exception]:
+        errors = get_library(library_name(type(self))).errors
+        error: type[Exception] = errors.LockNotOwnedError
+        return error
+
+    def _is_token(self, stored: str | bytes | None, token: bytes) -> bool:
+        if isinstance(stored, str):
+            # With decode_responses.
+            stored = self._lock_client.get_encoder().encode(stored)
+
+        return stored == token
+
+
+class LockWithDeadline(_Owned):
+    """Mixed into the class of a synchronous client's lock."""
+
+    def do_acquire(self, token: bytes) -> bool:
+        with watch_retries() as retries:
+            if super().do_acquire(token):  # type: ignore[misc]
+                return True
+
+        if not retries:
+            return False
+
+        return self._is_token(self._lock_client.get(self.name), token)
+
+    def do_release(self, expected_token: bytes) -> None:
+        with watch_retries() as retries:
+            try:
+                super().do_release(expected_token)  # type: ignore[misc]
+            except self._not_owned:
+                # If nobody owns it, the first attempt has released it.
+                if not retries or self._lock_client.get(self.name) is not None:
+                    raise
+
+
+class AsyncLockWithDeadline(_Owned):
+    """The same for an asynchronous client's lock."""
+
+    async def do_acquire(self, token: bytes) -> bool:
+        with watch_retries() as retries:
+            if await super().do_acquire(token):  # type: ignore[misc]
+                return True
+
+        if not retries:
+            return False
+
+        return self._is_token(await self._lock_client.get(self.name), token)
+
+    async def do_release(self, expected_token: bytes) -> None:
+        with watch_retries() as retries:
+            try:
+                await super().do_release(expected_token)  # type: ignore[misc]
+            except self._not_owned:
+                if not retries or await self._lock_client.get(self.name) is not None:
+                    raise
+
+
+def recognize_own_token(lock: t.Any, client: t.Any, mixin: type[_Owned]) -> None:
+    """Make a new lock recognize what its own commands did.
+
+    :param lock: The lock.
+    :param client: The client that it is of.
+    :param mixin: The class above for the client's kind.
+    """
+    # A class of the application may work otherwise.
+    if library_name(type(lock)):
+        internals.change_class(lock, subclass(mixin, type(lock)))
+        lock._lock_client = client
