@@ -11,6 +11,7 @@ import typing as t
 import redis
 import redis.asyncio
 
+from ..engines import internals
 from ..engines.library import library_name
 from ..engines.operations import FakeServers
 from ..spec.classes import subclass
@@ -23,6 +24,7 @@ from .locks import recognize_own_token
 from .pipelines import add_deadline
 from .pipelines import AsyncPipelineWithDeadline
 from .pipelines import PipelineWithDeadline
+from .pipelines import StaysOpenPipeline
 
 
 class _HasDeadline:
@@ -95,6 +97,15 @@ class StaysOpen(WithDeadline):
         """Do nothing. All threads share the client: when one of them leaves "with
         current_redis as r:", the others still use it.
         """
+
+    def pipeline(self, *args: t.Any, **kwargs: t.Any) -> t.Any:
+        pipeline = super().pipeline(*args, **kwargs)
+
+        if library_name(type(pipeline)):
+            cls = subclass(StaysOpenPipeline, type(pipeline))
+            internals.change_class(pipeline, cls)
+
+        return pipeline
 
 
 class AsyncWithDeadline(_HasPipelines):

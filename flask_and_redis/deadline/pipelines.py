@@ -7,6 +7,7 @@ import typing as t
 from ..engines import internals
 from ..engines import messages
 from ..spec.classes import subclass
+from .deadline import Attempts
 from .deadline import Deadline
 from .deadline import mark_executed
 
@@ -92,9 +93,36 @@ class _Records:
         if scripts:
             internals.restore_scripts(self, scripts)
 
+    def _start_watch(self, keys: tuple[t.Any, ...]) -> Attempts | None:
+        """The attempts of a WATCH, which changes nothing. None if keys are watched
+        already: a retry would watch only the new ones.
+        """
+        if self._is_immediate or len(self):
+            return None
+
+        # A cluster's pipeline does not send it with execute_command().
+        self._is_immediate = True
+        return self._command_deadline.start(self._pipeline_client, [("WATCH", *keys)])
+
 
 class PipelineWithDeadline(_Records):
     """Mixed into the class of a synchronous client's pipelines."""
+
+    def watch(self, *keys: t.Any) -> t.Any:
+        watch = super().watch  # type: ignore[misc]
+
+        if (attempts := self._start_watch(keys)) is None:
+            return watch(*keys)
+
+        engine = self._command_deadline.engine
+
+        def attempt() -> t.Any:
+            if attempts.has_failed:
+                engine.before_pipeline_retry(self._pipeline_client)
+
+            return watch(*keys)
+
+        return self._command_deadline.run(attempts, attempt)
 
     def execute(self, *args: t.Any, **kwargs: t.Any) -> t.Any:
         execute = super().execute  # type: ignore[misc]
@@ -139,6 +167,25 @@ class PipelineWithDeadline(_Records):
 class AsyncPipelineWithDeadline(_Records):
     """Mixed into the class of an asynchronous client's pipelines."""
 
+    async def watch(self, *keys: t.Any) -> t.Any:
+        watch = super().watch  # type: ignore[misc]
+
+        if (attempts := self._start_watch(keys)) is None:
+            return await watch(*keys)
+
+        engine = self._command_deadline.engine
+
+        async def attempt() -> t.Any:
+            if attempts.has_failed:
+                ready = engine.before_pipeline_retry(self._pipeline_client)
+
+                if ready is not None:
+                    await ready
+
+            return await watch(*keys)
+
+        return await self._command_deadline.run_async(attempts, attempt)
+
     async def execute(self, *args: t.Any, **kwargs: t.Any) -> t.Any:
         execute = super().execute  # type: ignore[misc]
 
@@ -179,6 +226,14 @@ class AsyncPipelineWithDeadline(_Records):
         finally:
             await self.reset()
             engine.after_pipeline(self._pipeline_client)
+
+
+class StaysOpenPipeline:
+    """Mixed into the class of the pipelines of a client that stays open."""
+
+    def close(self) -> None:
+        """Reset the pipeline. redis-py would close the nodes of the client."""
+        t.cast(t.Any, self).reset()
 
 
 def _all_failed(replies: t.Sequence[object]) -> bool:
