@@ -467,3 +467,43 @@ def test_connections_have_a_socket(server: Server) -> None:
 
         assert isinstance(limit.failures[-1], (redis.TimeoutError, valkey.TimeoutError))
         connection.disconnect()
+def test_add_startup_nodes(cluster: Cluster) -> None:
+    """The client of a cluster forgets the nodes that it was created with."""
+    host, port = cluster.nodes[0].address.split(":")
+    client: t.Any = redis.RedisCluster(host="localhost", port=int(port))
+    manager = client.nodes_manager
+    known = dict(manager.startup_nodes)
+    manager.startup_nodes = {}
+    internals.add_startup_nodes(client, [("localhost", int(port))])
+    assert list(manager.startup_nodes) == [f"{host}:{port}"]
+    manager.initialize()
+    assert manager.startup_nodes.keys() == known.keys()
+    client.close()
+
+
+def test_find_nodes_by_port(cluster: Cluster) -> None:
+    """Without it, a redirection without a host finds no node."""
+    client: t.Any = redis.RedisCluster(host="127.0.0.1", port=cluster.nodes[0].port)
+    port = client.get_default_node().port
+    assert client.get_node(node_name=f":{port}") is None
+    internals.find_nodes_by_port(client)
+    assert client.get_node(node_name=f":{port}").port == port
+    assert client.get_node("", port).port == port
+    assert client.get_node("127.0.0.1", port).port == port
+    assert client.get_node("", 1) is None
+    client.close()
+
+
+def test_find_shard(cluster: Cluster) -> None:
+    """The position of a key is known for most commands."""
+    client: t.Any = redis.RedisCluster(host="127.0.0.1", port=cluster.nodes[0].port)
+    master = f"127.0.0.1:{cluster.master_of('k').port}"
+    assert internals.find_shard(client, ("GET", "k")) == master
+    assert internals.find_shard(client, ("set", b"k", 1)) == master
+
+    for command in (("PING",), ("GET",), ("EVAL", "return 1", 0), ("UNKNOWN", "k")):
+        assert internals.find_shard(client, command) is None
+
+    client.nodes_manager.slots_cache = {}
+    assert internals.find_shard(client, ("GET", "k")) is None
+    client.close()

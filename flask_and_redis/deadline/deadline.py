@@ -383,6 +383,9 @@ class Attempts:
             self.pause = 0.0
             return True
 
+        if self.client is not None and self._engine.is_all_down(error):
+            self._engine.after_all_down(self.client)
+
         if not self._engine.is_transient(error, self._spec, self._handled):
             if isinstance(error, self._deadline.response_error):
                 self._deadline.go_up(self.parts)

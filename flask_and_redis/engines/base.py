@@ -471,6 +471,9 @@ class Engine(Operations, abc.ABC):
         """
         return True
 
+    def after_all_down(self, client: Client) -> None:
+        """Prepare a client after :meth:`is_all_down`."""
+
     def can_probe(self, client: Client) -> bool:
         """Whether :meth:`probe` can tell that the server answers.
 

@@ -125,7 +125,14 @@ class Cluster(Engine):
                 node_class(host, port) for host, port in spec.address.nodes
             ]
 
-        return client_class(**arguments)
+        nodes = self.nodes(spec)
+        remap = arguments.get("address_remap")
+        arguments["address_remap"] = functools.partial(_remap, nodes[0][0], remap)
+        client = client_class(**arguments)
+        internals.find_nodes_by_port(client)
+        # Its nodes_manager forgets them.
+        client._start_up_nodes = nodes
+        return client
 
     def introduce(self, spec: Spec, arguments: Arguments) -> None:
         library = library_of(spec.client_class)
@@ -186,6 +193,9 @@ class Cluster(Engine):
         return isinstance(
             error, redis_exceptions.RedisClusterException
         ) and not internals.is_uncovered(error)
+
+    def after_all_down(self, client: t.Any) -> None:
+        internals.add_startup_nodes(client, client._start_up_nodes)
 
     def can_probe(self, client: t.Any) -> bool:
         # The next command asks. It also reads the slots again.
@@ -322,15 +332,30 @@ def _announced_masters(
     client: t.Any, own: tuple[str, int], spec: Spec
 ) -> set[tuple[str, int]]:
     """Host and port of each master, as the cluster tells them to its clients."""
-    remap = spec.arguments.get("address_remap") or (lambda address: address)
+    remap = spec.arguments.get("address_remap")
     addresses = set()
 
     for _, _, master, *_ in client.execute_command("CLUSTER SLOTS"):
         host = master[0].decode() if isinstance(master[0], bytes) else master[0]
-        # A node that does not know its own address leaves the host out.
-        addresses.add(remap((host or own[0], int(master[1]))))
+        addresses.add(_remap(own[0], remap, (host, int(master[1]))))
 
     return addresses
+
+
+def _remap(
+    first_host: str,
+    remap: cabc.Callable[[tuple[str, int]], tuple[str, int]] | None,
+    address: tuple[str | None, int],
+) -> tuple[str, int]:
+    """The address of a node, from what CLUSTER SLOTS says.
+
+    :param first_host: The host of the first start-up node.
+    :param remap: The application's own ``ADDRESS_REMAP``.
+    :param address: Host and port. Behind a single address, a cluster leaves out hosts.
+    """
+    host, port = address
+    known = (host if host and host != "?" else first_host), port
+    return known if remap is None else remap(known)
 
 
 def _is_redirection(error: BaseException) -> bool:

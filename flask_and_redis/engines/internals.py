@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import collections.abc as cabc
 import contextlib
+import functools
 import os
 import queue
 import select
@@ -26,6 +27,7 @@ from redis import exceptions as redis_exceptions
 
 from ..spec.classes import subclass
 from ..spec.spec import Arguments
+from .library import library_of
 from .library import Pool
 
 # Locks
@@ -661,6 +663,56 @@ def is_uncovered(error: BaseException) -> bool:
     return isinstance(error, redis_exceptions.SlotNotCoveredError) or (
         "slots are not covered" in str(error)
     )
+
+
+def add_startup_nodes(client: t.Any, nodes: cabc.Iterable[tuple[str, int]]) -> None:
+    """Add nodes to those that are asked for the slots of a cluster.
+
+    Why: the client keeps only the nodes that the cluster names, and forgets those that
+    it was created with. Versions: all. Without it: a cluster whose nodes were all
+    replaced is never found again.
+
+    :param client: The cluster's client.
+    :param nodes: Host and port of each node.
+    """
+    manager = client.nodes_manager
+    library = library_of(type(client))
+    arguments = manager.connection_kwargs if library.is_async else {}
+    added = [library.cluster.ClusterNode(*node, **arguments) for node in nodes]
+    # A new dict: the client uses the same one for the nodes that it knows.
+    manager.startup_nodes = {node.name: node for node in added} | manager.startup_nodes
+
+
+@functools.cache
+def _finds_by_port(cls: type[t.Any]) -> type[t.Any]:
+    def get_node(
+        self: t.Any,
+        host: str | None = None,
+        port: int | None = None,
+        node_name: str | None = None,
+    ) -> t.Any:
+        name = node_name or f"{host}:{port}"
+
+        if name[0] != ":":
+            return cls.get_node(self, host, port, node_name)
+
+        nodes = self.nodes_cache.values()
+        return next((node for node in nodes if f":{node.port}" == name), None)
+
+    # With slots, and no mixin: the objects' layout must stay the same.
+    return type(cls.__name__, (cls,), {"__slots__": (), "get_node": get_node})
+
+
+def find_nodes_by_port(client: t.Any) -> None:
+    """Let a cluster's client follow redirections that do not name a host.
+
+    Why: a cluster behind a single address leaves it out. Versions: all. Without it: the
+    client connects to localhost, or ends with an ``AttributeError``.
+
+    :param client: The cluster's client.
+    """
+    manager = client.nodes_manager
+    change_class(manager, _finds_by_port(type(manager)))
 
 
 def find_shard(client: t.Any, command: cabc.Sequence[t.Any]) -> str | None:

@@ -1,0 +1,143 @@
+"""Clusters whose nodes change, or have no names."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import typing as t
+
+import pytest
+import redis
+from flask import Flask
+
+from flask_and_redis import RedisManager
+
+from .conftest import Starter
+from .cutter import Cutter
+from .servers import Cluster
+from .servers import wait_until
+
+FAILURES = (redis.RedisError, redis.exceptions.RedisClusterException)
+
+
+def make_app(**config: t.Any) -> Flask:
+    app = Flask("nodes")
+    app.config.update({f"REDIS_{name}": value for name, value in config.items()})
+    app.extensions["manager"] = RedisManager(app)
+    return app
+
+
+def is_back(client: t.Any) -> bool:
+    try:
+        return client.get("k") is None
+    except FAILURES:
+        return False
+
+
+def test_all_nodes_replaced(start: Starter) -> None:
+    """If all nodes of a cluster were replaced, its client asks the nodes of the URL."""
+    first, second = start(Cluster), start(Cluster)
+
+    # The stable name of both clusters.
+    with Cutter(first.nodes[0].port) as name:
+        url = name.url.replace("redis:", "redis+cluster:")
+        app = make_app(URL=url, RETRY_DEADLINE=1)
+        client: t.Any = app.extensions["redis"]["REDIS"]
+
+        async def use() -> None:
+            async with app.extensions["manager"].get_async() as other:
+                assert client.get("k") is await other.get("k") is None
+                first.stop()
+
+                with pytest.raises(FAILURES):
+                    await other.get("k")
+
+                name.upstream = second.nodes[0].port
+                deadline = time.monotonic() + 20
+
+                while True:
+                    try:
+                        assert await other.get("k") is None
+                        break
+                    except FAILURES:
+                        assert time.monotonic() < deadline
+                        await asyncio.sleep(0.1)
+
+        with app.app_context():
+            asyncio.run(use())
+
+        wait_until(lambda: is_back(client), "the new cluster is found", timeout=20)
+
+
+@pytest.fixture
+def unnamed(fresh_cluster: Cluster) -> Cluster:
+    """A cluster that leaves out the hosts of its nodes."""
+    for node in fresh_cluster.nodes:
+        with node.admin() as admin:
+            try:
+                admin.config_set("cluster-preferred-endpoint-type", "unknown-endpoint")
+            except redis.ResponseError:
+                pytest.skip("Redis before 7.0 always names them.")
+
+    return fresh_cluster
+
+
+def start_migration(cluster: Cluster, key: str) -> None:
+    """Begin to move the slot of a key, so that its node redirects with ASK."""
+    source = cluster.master_of(key)
+    target = next(node for node in cluster.nodes[:3] if node is not source)
+
+    with source.admin() as old, target.admin() as new:
+        slot = old.execute_command("CLUSTER", "KEYSLOT", key)
+        ids = [
+            admin.execute_command("CLUSTER", "MYID").decode() for admin in (old, new)
+        ]
+        new.execute_command("CLUSTER", "SETSLOT", slot, "IMPORTING", ids[0])
+        old.execute_command("CLUSTER", "SETSLOT", slot, "MIGRATING", ids[1])
+
+
+def finish_migration(cluster: Cluster, key: str) -> None:
+    """Finish it, so that the old node redirects with MOVED."""
+    source = cluster.master_of(key)
+    target = next(node for node in cluster.nodes[:3] if node is not source)
+
+    with source.admin() as old, target.admin() as new:
+        slot = old.execute_command("CLUSTER", "KEYSLOT", key)
+        node = new.execute_command("CLUSTER", "MYID").decode()
+
+        for admin in (new, old):
+            admin.execute_command("CLUSTER", "SETSLOT", slot, "NODE", node)
+
+
+def test_unnamed_nodes(unnamed: Cluster) -> None:
+    """Nodes without a host are at the address of the URL, also in redirections."""
+    app = make_app(URL=f"redis+cluster://{unnamed.nodes[0].address}")
+    client: t.Any = app.extensions["redis"]["REDIS"]
+
+    async def use() -> None:
+        async with app.extensions["manager"].get_async() as other:
+            assert await other.set("k", 1)
+            assert await other.set("a", 1)
+            assert client.get("k") == client.get("a") == b"1"
+            assert {node.host for node in client.get_nodes()} == {"127.0.0.1"}
+            start_migration(unnamed, "k")
+            assert await other.set("{k}new", 1)
+            assert client.get("{k}new") == b"1"
+            assert client.getdel("{k}new") == client.getdel("k") == b"1"
+            finish_migration(unnamed, "k")
+            assert await other.get("k") is None
+            assert client.get("k") is None
+
+    with app.app_context():
+        asyncio.run(use())
+
+
+def remap(address: tuple[str, int]) -> tuple[str, int]:
+    return ("localhost", address[1])
+
+
+def test_own_remap(cluster: Cluster) -> None:
+    """The application's own function is still called."""
+    app = make_app(URL=f"redis+cluster://{cluster.address}", ADDRESS_REMAP=remap)
+    client: t.Any = app.extensions["redis"]["REDIS"]
+    assert client.get("k") is None
