@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import ssl
 import threading
 import time
 import typing as t
@@ -791,3 +792,56 @@ def test_async_leaves_no_connection(server: Server) -> None:
         assert current_redis.get("k") == b"50"
 
     assert server.count_clients() <= before + 1
+
+
+@pytest.mark.parametrize("query", ["", "?role=replica"])
+def test_refused_by_sentinels(
+    start: Starter, certificates: Certificates, query: str
+) -> None:
+    """If a certificate or a password of the sentinels is refused, the error is raised
+    immediately, with its cause.
+    """
+    sentinels = start(Sentinels, certificates=certificates, sentinel_password="right")
+    url = f"rediss+sentinel://{sentinels.address}/mymaster{query}"
+    passwords = {"password": "right", "protocol": 2}
+    ca = str(certificates.ca)
+    assert not client_of(
+        URL=url, SSL_CA_CERTS=ca, SENTINEL_KWARGS=passwords, RETRY_DEADLINE=20
+    ).exists("k")
+    refusals: list[dict[str, t.Any]] = [
+        {"SSL_CA_CERTS": str(certificates.other_ca), "SENTINEL_KWARGS": passwords},
+        {"SSL_CA_CERTS": ca, "SENTINEL_KWARGS": {"password": "wrong", "protocol": 2}},
+    ]
+
+    def check(error: BaseException, deadline: t.Any) -> None:
+        assert error.__cause__ is not None
+        assert not deadline.down
+        note = getattr(error, "__notes__", [""])[0]
+        assert " 1 attempt" in note or not hasattr(error, "add_note")
+
+        if isinstance(error.__cause__, redis.AuthenticationError):
+            assert "'REDIS_SENTINEL_KWARGS'" in note or not note
+        else:
+            assert isinstance(error.__cause__.__context__, ssl.SSLError)
+
+    for config in refusals:
+        app, manager = manage(URL=url, **config)
+        client: t.Any = app.extensions["redis"]["REDIS"]
+
+        with pytest.raises(redis.ConnectionError) as info:
+            client.get("k")
+
+        check(info.value, deadline_of(client))
+
+        async def use(manager: RedisManager = manager) -> None:
+            async with manager.get_async() as client:
+                with pytest.raises(redis.ConnectionError) as info:
+                    await client.get("k")
+
+                check(info.value, deadline_of(client))
+
+            # asyncio closes the socket of a refused handshake a moment later.
+            await asyncio.sleep(0.2)
+
+        with app.app_context():
+            asyncio.run(use())

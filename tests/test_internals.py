@@ -467,6 +467,8 @@ def test_connections_have_a_socket(server: Server) -> None:
 
         assert isinstance(limit.failures[-1], (redis.TimeoutError, valkey.TimeoutError))
         connection.disconnect()
+
+
 def test_add_startup_nodes(cluster: Cluster) -> None:
     """The client of a cluster forgets the nodes that it was created with."""
     host, port = cluster.nodes[0].address.split(":")

@@ -197,7 +197,7 @@ class Limited(socket.socket):
 
 class LimitedConnection(redis.Connection):
     def _connect(self) -> t.Any:
-        connected: socket.socket = super()._connect()  # type: ignore[misc]
+        connected: socket.socket = super()._connect()  # type: ignore[no-untyped-call]
         timeout = connected.gettimeout()
         limited = Limited(fileno=connected.detach())
         limited.settimeout(timeout)

@@ -478,7 +478,8 @@ class Attempts:
             parts = frozenset([None])
 
         if len(parts) == 1:
-            self._deadline.go_down(*parts, error)
+            (part,) = parts
+            self._deadline.go_down(part, error)
 
     def _has_failed_for_long(self, error: Exception) -> bool:
         """Whether the deadline passed because of the server, and not because the pool

@@ -376,7 +376,7 @@ class Engine(Operations, abc.ABC):
         return (
             isinstance(error, transient)
             and not isinstance(error, permanent)
-            and not any(map(_is_tls_refusal, causes(error, handled)))
+            and not any(map(is_tls_refusal, causes(error, handled)))
         )
 
     def complete_error(
@@ -555,5 +555,6 @@ def causes(
             yield each
 
 
-def _is_tls_refusal(error: BaseException) -> bool:
+def is_tls_refusal(error: BaseException) -> bool:
+    """Whether one side refused TLS, such as the certificate of the other."""
     return isinstance(error, ssl.SSLError) and not isinstance(error, _TLS_LOST)

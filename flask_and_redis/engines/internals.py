@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import collections.abc as cabc
 import contextlib
-import functools
 import os
 import queue
 import select
@@ -25,6 +24,7 @@ import redis
 import redis.cluster
 from redis import exceptions as redis_exceptions
 
+from ..spec.classes import once_per_class
 from ..spec.classes import subclass
 from ..spec.spec import Arguments
 from .library import library_of
@@ -683,7 +683,7 @@ def add_startup_nodes(client: t.Any, nodes: cabc.Iterable[tuple[str, int]]) -> N
     manager.startup_nodes = {node.name: node for node in added} | manager.startup_nodes
 
 
-@functools.cache
+@once_per_class
 def _finds_by_port(cls: type[t.Any]) -> type[t.Any]:
     def get_node(
         self: t.Any,

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import collections.abc as cabc
+import contextlib
+import contextvars
 import time
 import typing as t
 
@@ -28,6 +31,7 @@ from . import internals
 from . import interruptions
 from .base import causes
 from .base import Engine
+from .base import is_tls_refusal
 from .credentials import SharedProvider
 from .library import Client
 from .library import get_library
@@ -156,8 +160,10 @@ class Sentinel(Engine):
     def is_transient(
         self, error: BaseException, spec: Spec, handled: BaseException | None = None
     ) -> bool:
-        if _is_no_master(error) and internals.is_refused_by_sentinel(error):
-            return False
+        if _is_no_master(error):
+            # The application's own sentinels leave no more than a text.
+            if _is_refusal(error.__cause__) or internals.is_refused_by_sentinel(error):
+                return False
 
         return super().is_transient(error, spec, handled)
 
@@ -169,6 +175,12 @@ class Sentinel(Engine):
         return any(map(_is_no_master, chain)) or super().is_hang(error, spec, handled)
 
     # For operators
+
+    def explain_error(self, spec: Spec, error: BaseException) -> str:
+        if self.is_login_error(spec, error.__cause__) and _is_no_master(error):
+            return f"Check '{spec.prefix}_SENTINEL_KWARGS'."
+
+        return super().explain_error(spec, error)
 
     def probe_specs(self, spec: Spec, timeout: float) -> list[Spec]:
         """One spec for each sentinel, so that none delays the others."""
@@ -249,6 +261,7 @@ class _SentinelClient(_SafeRepr):
             return super().execute_command(*args, **options)  # type: ignore[misc]
         except Exception as error:
             _raise_interruption(self, error, started)
+            _collected.get([]).append(error)
             raise
 
 
@@ -262,7 +275,87 @@ class _AsyncSentinelClient(_SafeRepr):
             return await super().execute_command(*args, **options)  # type: ignore[misc]
         except Exception as error:
             _raise_interruption(self, error, started)
+            _collected.get([]).append(error)
             raise
+
+
+class _Sentinels:
+    """Mixed into redis-py's class that asks the sentinels. It raises their errors as
+    the cause of its own, which has only their text.
+    """
+
+    def discover_master(self, service_name: str) -> t.Any:
+        with _collect_errors() as errors:
+            try:
+                return super().discover_master(service_name)  # type: ignore[misc]
+            except redis.ConnectionError as error:
+                raise error from _find_cause(errors)
+
+    def discover_slaves(self, service_name: str) -> t.Any:
+        with _collect_errors() as errors:
+            replicas = super().discover_slaves(service_name)  # type: ignore[misc]
+
+        _check_replicas(replicas, errors)
+        return replicas
+
+
+class _AsyncSentinels:
+    """The same for asynchronous clients."""
+
+    async def discover_master(self, service_name: str) -> t.Any:
+        with _collect_errors() as errors:
+            try:
+                return await super().discover_master(service_name)  # type: ignore[misc]
+            except redis.ConnectionError as error:
+                raise error from _find_cause(errors)
+
+    async def discover_slaves(self, service_name: str) -> t.Any:
+        with _collect_errors() as errors:
+            replicas = await super().discover_slaves(service_name)  # type: ignore[misc]
+
+        _check_replicas(replicas, errors)
+        return replicas
+
+
+# The errors of the sentinels that are asked now.
+_collected: contextvars.ContextVar[list[Exception]] = contextvars.ContextVar("errors")
+
+
+@contextlib.contextmanager
+def _collect_errors() -> cabc.Iterator[list[Exception]]:
+    errors: list[Exception] = []
+    token = _collected.set(errors)
+
+    try:
+        yield errors
+    finally:
+        _collected.reset(token)
+
+
+def _find_cause(errors: list[Exception]) -> Exception | None:
+    """The error that says most: one that a retry cannot fix, or the first."""
+    return next(filter(_is_refusal, errors), errors[0] if errors else None)
+
+
+def _check_replicas(replicas: list[t.Any], errors: list[Exception]) -> None:
+    """Raise if there are no replicas because the sentinels refused to answer. redis-py
+    would look for the master, and hide the error.
+    """
+    cause = _find_cause(errors)
+
+    if not replicas and _is_refusal(cause):
+        sentinel = get_library("redis").sentinel
+        raise sentinel.MasterNotFoundError(f"No replica found: {cause}") from cause
+
+
+def _is_refusal(error: BaseException | None) -> bool:
+    """Whether a sentinel refused the password or the certificate, or its own was."""
+    if error is None:
+        return False
+
+    errors = get_library("redis").errors
+    permanent = (errors.AuthenticationError, errors.AuthorizationError)
+    return isinstance(error, permanent) or any(map(is_tls_refusal, causes(error, None)))
 
 
 def _raise_interruption(client: t.Any, error: Exception, started: float) -> None:
@@ -281,7 +374,10 @@ def _make_sentinels(spec: Spec, client_class: type[t.Any]) -> t.Any:
     library = library_of(client_class)
     arguments = {"retry": library.no_retry(), **spec.sentinel_arguments}
     mask_secrets(arguments)
-    manager = library.sentinel.Sentinel([], sentinel_kwargs=arguments)
+    manager_class = subclass(
+        _AsyncSentinels if library.is_async else _Sentinels, library.sentinel.Sentinel
+    )
+    manager = manager_class([], sentinel_kwargs=arguments)
     mixin = _AsyncSentinelClient if library.is_async else _SentinelClient
     sentinel_class = subclass(mixin, library.client_class)
     manager.sentinels = [
