@@ -509,3 +509,27 @@ def test_find_shard(cluster: Cluster) -> None:
     client.nodes_manager.slots_cache = {}
     assert internals.find_shard(client, ("GET", "k")) is None
     client.close()
+
+
+def test_is_cache_refused(server: Server) -> None:
+    """The text of redis-py's error tells that a server does not support caching."""
+    client = redis.Redis(
+        port=server.port, protocol=3, cache_config=redis.cache.CacheConfig()
+    )
+
+    try:
+        client.ping()
+    except redis.ConnectionError as error:
+        assert internals.is_cache_refused(error)
+    else:
+        # From Redis 7.4 on it does.
+        assert client.get_cache() is not None
+
+    client.close()
+    assert not internals.is_cache_refused(redis.ConnectionError("refused"))
+
+
+def test_packs_with_hiredis() -> None:
+    """redis-py's own attribute says whether hiredis is used."""
+    packer = redis.Connection()._construct_command_packer(None)
+    assert internals.packs_with_hiredis() == ("Hiredis" in type(packer).__name__)

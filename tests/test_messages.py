@@ -14,8 +14,10 @@ import typing as t
 import pytest
 import redis
 from flask import Flask
+from redis.cache import CacheConfig
 from redis.exceptions import RedisClusterException
 
+from flask_and_redis import ConfigError
 from flask_and_redis import RedisManager
 from flask_and_redis.engines.messages import hide_secrets
 
@@ -23,6 +25,7 @@ from .conftest import Starter
 from .objects import deadline_of
 from .objects import Provider
 from .objects import take_down
+from .servers import Cluster
 from .servers import Server
 
 SECRET = "s3cr3t-n0-l34k"
@@ -299,3 +302,81 @@ def test_note_is_added_once() -> None:
             deadline.engine.complete_error(error, deadline.spec, None, "failed.")
 
         assert len(notes(error)) == 1
+
+
+@needs_notes
+def test_advice_about_hello(echo: str) -> None:
+    """For a server that does not know HELLO, a note names the setting to change."""
+    with pytest.raises(redis.ResponseError, match="unknown command 'HELLO'") as info:
+        make(URL=f"redis://{echo}", PROTOCOL=3).get("k")
+
+    assert notes(info.value)[0].endswith("HELLO: set 'CACHE_PROTOCOL' to 2.")
+
+
+def test_single_node_of_a_cluster(cluster: Cluster) -> None:
+    """A plain URL of a cluster is an error immediately. "flask redis info" warns."""
+    key = next(each for each in "abc" if cluster.master_of(each) != cluster.nodes[0])
+    app = make_app(CACHE_URL=cluster.nodes[0].url)
+    client: t.Any = app.extensions["redis"]["CACHE"]
+
+    with pytest.raises(redis.ResponseError) as info:
+        client.get(key)
+
+    assert type(info.value).__name__ == "MovedError"
+    advice = "cluster: use a redis+cluster:// URL."
+    assert notes(info.value) == [] or notes(info.value)[0].endswith(advice)
+    result = app.test_cli_runner().invoke(args=["redis", "info", "--timeout", "20"])
+    assert "is a single node of a cluster" in " ".join(result.output.split())
+
+    app = make_app(CACHE_URL=f"redis+cluster://{cluster.address}")
+    result = app.test_cli_runner().invoke(args=["redis", "info", "--timeout", "20"])
+    assert "is a single node of a cluster" not in " ".join(result.output.split())
+
+
+def test_no_permission_for_slots(cluster: Cluster) -> None:
+    """If the user may not read a cluster's slots, the error is raised immediately."""
+    for node in cluster.nodes:
+        with node.admin() as admin:
+            rights = ("on", "nopass", "~*", "+@all", "-cluster|slots")
+            admin.execute_command("ACL", "SETUSER", "blind", *rights)
+
+    with pytest.raises(RedisClusterException) as info:
+        make(URL=f"redis+cluster://blind:any@{cluster.address}")
+
+    assert sys.version_info < (3, 11) or notes(info.value)[0].endswith(
+        " 1 attempt. The user needs the permission +cluster|slots."
+    )
+
+    for node in cluster.nodes:
+        with node.admin() as admin:
+            admin.execute_command("ACL", "DELUSER", "blind")
+
+
+def test_no_client_side_caching(server: Server) -> None:
+    """A server without client-side caching is an error immediately."""
+    with server.admin() as admin:
+        version = str(admin.info("server")["redis_version"]).split(".")
+
+    if tuple(map(int, version[:2])) >= (7, 4):
+        pytest.skip("The server has it.")
+
+    with pytest.warns(UserWarning, match="is not safe in a web application"):
+        client = make(URL=server.url, CACHE_CONFIG=CacheConfig(), PROTOCOL=3)
+
+    with pytest.raises(redis.ConnectionError, match="client-side caching"):
+        client.get("k")
+
+    assert not deadline_of(client).down
+
+
+def test_encoding_with_hiredis(monkeypatch: pytest.MonkeyPatch) -> None:
+    """hiredis writes UTF-8 alone, so that no other encoding is accepted with it."""
+    monkeypatch.setattr(redis.utils, "HIREDIS_AVAILABLE", True)
+
+    with pytest.raises(ConfigError, match="^'CACHE_ENCODING' must be utf-8 while"):
+        make(URL="redis://localhost", ENCODING="latin-1")
+
+    make(URL="redis://localhost", ENCODING="UTF8")
+    make(URL="redis://localhost", ENCODING="latin-1", CLASS="valkey.Valkey")
+    monkeypatch.setattr(redis.utils, "HIREDIS_AVAILABLE", False)
+    make(URL="redis://localhost", ENCODING="latin-1")

@@ -164,6 +164,7 @@ class Engine(Operations, abc.ABC):
         """
         checks.check_tls(spec, values)
         credentials.check_password_file(spec, values)
+        checks.check_encoding(spec, values)
 
     def complete(self, spec: Spec, values: Values) -> None:
         """Add defaults to a spec, and remove what is not an argument of the client.
@@ -376,6 +377,7 @@ class Engine(Operations, abc.ABC):
         return (
             isinstance(error, transient)
             and not isinstance(error, permanent)
+            and not internals.is_cache_refused(error)
             and not any(map(is_tls_refusal, causes(error, handled)))
         )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import collections.abc as cabc
 import functools
 import inspect
@@ -20,6 +21,7 @@ from ..spec.classes import required_parameters
 from ..spec.spec import Spec
 from ..spec.spec import Value
 from ..spec.spec import Values
+from . import internals
 from .library import get_library
 from .library import library_name
 
@@ -183,6 +185,24 @@ def check_file(name: str, value: Value) -> None:
     ):
         kind = "directory" if name == "ssl_ca_path" else "file"
         raise value.error(f"must be the path of a {kind} that exists and can be read.")
+
+
+def check_encoding(spec: Spec, values: Values) -> None:
+    """Check that commands are written in the encoding that is set.
+
+    :param spec: The spec.
+    :param values: The values behind its arguments.
+    :raises ConfigError: If hiredis would write them as UTF-8.
+    """
+    encoding = codecs.lookup(spec.arguments.get("encoding", "utf-8")).name
+    is_other = encoding not in ("utf-8", "ascii")
+
+    if is_other and library_name(spec.client_class) == "redis":
+        if internals.packs_with_hiredis():
+            raise values["encoding"].error(
+                "must be utf-8 while hiredis is installed, which writes nothing else."
+                " Uninstall hiredis, or encode and decode in the application."
+            )
 
 
 def check_client_class(prefix: str, client_class: type[t.Any]) -> None:

@@ -23,6 +23,7 @@ from ..spec.url import Url
 from . import connections
 from . import internals
 from . import names
+from .base import causes
 from .base import Engine
 from .checks import client_settings
 from .checks import TIMEOUTS
@@ -49,6 +50,7 @@ class Cluster(Engine):
     }
     connects_when_made: bool = True
     closes_for_good: bool = True
+    knows_nodes: bool = True
 
     # From settings to a spec
 
@@ -260,6 +262,16 @@ class Cluster(Engine):
     def ask_info(self, client: t.Any) -> Info:
         nodes: Info = client.execute_command("CLUSTER NODES")
         return nodes
+
+    def explain_error(self, spec: Spec, error: BaseException) -> str:
+        no_permission = redis_exceptions.NoPermissionError
+
+        if isinstance(error, redis_exceptions.RedisClusterException):
+            # redis-py says that cluster mode is not enabled.
+            if any(isinstance(each, no_permission) for each in causes(error, None)):
+                return "The user needs the permission +cluster|slots."
+
+        return super().explain_error(spec, error)
 
     def node_specs(self, spec: Spec, info: Info) -> dict[str, Spec]:
         """A spec for each node, by its address, masters first."""

@@ -22,6 +22,7 @@ import weakref
 
 import redis
 import redis.cluster
+import redis.utils
 from redis import exceptions as redis_exceptions
 
 from ..spec.classes import once_per_class
@@ -561,6 +562,26 @@ def limit_connections(pool: Pool, limit: Limit) -> None:
     if isinstance(cls, type) and hasattr(cls, "_connect"):
         pool.connection_class = subclass(_LimitedConnection, cls)
         pool.connection_kwargs["probe_limit"] = limit
+
+
+def is_cache_refused(error: BaseException) -> bool:
+    """Whether an error says that a server does not support client-side caching.
+
+    Why: it is an ordinary ``ConnectionError`` with this text. Versions: all. Without
+    it: the command is retried until its deadline.
+
+    :param error: What a connection raised.
+    """
+    return "client-side caching is supported by" in str(error)
+
+
+def packs_with_hiredis() -> bool:
+    """Whether redis-py lets hiredis write commands.
+
+    Why: hiredis writes text as UTF-8, whatever ``ENCODING`` is. Versions: all. Without
+    it: keys and values are written in one encoding and read in another.
+    """
+    return bool(redis.utils.HIREDIS_AVAILABLE)
 
 
 # Pipelines

@@ -43,6 +43,8 @@ class Operations:
 
     #: Whether the data are in this process, so that there is no server to ask.
     in_process: bool = False
+    #: Whether clients know all nodes of a cluster.
+    knows_nodes: bool = False
 
     if t.TYPE_CHECKING:
 
@@ -169,7 +171,16 @@ class Operations:
         :param spec: The spec.
         :param error: The error.
         """
-        return explain_login(spec) if self.is_login_error(spec, error) else ""
+        if self.is_login_error(spec, error):
+            return explain_login(spec)
+
+        if "unknown command" in str(error) and "HELLO" in str(error):
+            return f"The server does not know HELLO: set '{spec.prefix}_PROTOCOL' to 2."
+
+        if isinstance(error, library_of(spec.client_class).errors.MovedError):
+            return "The server is part of a cluster: use a redis+cluster:// URL."
+
+        return ""
 
     def scheme_name(self, spec: Spec) -> str:
         """The kind of server in a word: a scheme."""

@@ -300,6 +300,12 @@ def _warn(spec: Spec, info: Info) -> cabc.Iterator[str]:
             " maxmemory-policy to allkeys-lru or the like."
         )
 
+    if info.get("cluster_enabled") and not spec.engine.knows_nodes:
+        yield (
+            f"{spec.prefix} is a single node of a cluster: commands with keys of other"
+            " nodes fail. Use a redis+cluster:// URL."
+        )
+
     version = re.match(r"(\d{1,9})\.(\d{1,9})", info.get("redis_version", ""))
     is_old = version is not None and tuple(map(int, version.groups())) < OLDEST
 
