@@ -300,7 +300,7 @@ def _warn(spec: Spec, info: Info) -> cabc.Iterator[str]:
             " maxmemory-policy to allkeys-lru or the like."
         )
 
-    if info.get("cluster_enabled") and not spec.engine.knows_nodes:
+    if str(info.get("cluster_enabled")) == "1" and not spec.engine.knows_nodes:
         yield (
             f"{spec.prefix} is a single node of a cluster: commands with keys of other"
             " nodes fail. Use a redis+cluster:// URL."
