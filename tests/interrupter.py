@@ -9,6 +9,7 @@ import dis
 import gc
 import inspect
 import sys
+import threading
 import types
 import typing as t
 
@@ -50,7 +51,8 @@ class Interrupter:
         self._hook: t.Any = None
 
     def _is_moment(self, frame: types.FrameType, event: str, arg: t.Any) -> bool:
-        if frame.f_code in _OWN:
+        # A lock of Python's own may stay locked if threading.Condition is interrupted.
+        if frame.f_code in _OWN or frame.f_code.co_filename == threading.__file__:
             return False
 
         if event == "c_return":
