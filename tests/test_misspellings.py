@@ -181,6 +181,17 @@ def test_other_words_for_sentinels(name: str, value: object, right: str) -> None
     assert warnings_of(config) == [f"'REDIS_{name}' is not used. Did you mean {right}?"]
 
 
+def test_host_of_a_sentinel() -> None:
+    """REDIS_SENTINEL_HOST makes a prefix, which is probably not meant."""
+    config = {"REDIS_SENTINEL_HOST": "h", "REDIS_SENTINEL_PORT": "26379"}
+    assert warnings_of(config) == [
+        "'REDIS_SENTINEL_HOST' is used as a Redis of its own. If it is a sentinel, did"
+        f" you mean {SENTINEL}?"
+    ]
+    assert warnings_of({"REDIS_SENTINEL_URL": "redis://h"}) == []
+    assert warnings_of({"MY_SENTINEL_HOST": "h"}) == []
+
+
 @pytest.mark.parametrize(
     "config",
     [
@@ -192,7 +203,7 @@ def test_other_words_for_sentinels(name: str, value: object, right: str) -> None
         {"REDIS_URL": "redis://h", "REDIS_USE_SSL": "", "REDIS_DATABASE": None},
         {"REDIS_URL": "redis://h", "REDIS_USE_SSL": "false", "REDIS_TLS": 0},
         # Other software: its database has a name.
-        {"VECTORS_HOST": "h", "VECTORS_DATABASE": "default", "VECTORS_USERS": "me"},
+        {"STOCK_HOST": "h", "STOCK_DATABASE": "default", "STOCK_USERS": "me"},
         {"CACHE_URL": "redis://h", "CACHE_POST": "x", "CACHE_COST": "1"},
         {"CACHE_URL": "redis://h", "CACHE_HOSTS": ["h"], "CACHE_URLS": {"a": "b"}},
         {

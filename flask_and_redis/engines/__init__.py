@@ -73,13 +73,13 @@ def get_engine(label: str, url: object) -> Engine:
             f"{label} must be text, such as redis://localhost:6379/0.{advice}"
         )
 
-    if is_quoted(url):
-        raise ConfigError(f"{label} {QUOTED}")
-
-    if is_placeholder(url):
-        raise ConfigError(f"{label} is a placeholder that was not replaced.")
-
     if (scheme := scheme_of(url)) not in ENGINES:
+        if is_quoted(url):
+            raise ConfigError(f"{label} {QUOTED}")
+
+        if is_placeholder(url):
+            raise ConfigError(f"{label} is a placeholder that was not replaced.")
+
         near = ""
 
         if scheme in _OTHER_NAMES:

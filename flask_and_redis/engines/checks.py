@@ -167,7 +167,7 @@ def check_tls(spec: Spec, values: Values) -> None:
             f" '{spec.prefix}_SSL' to true."
         )
 
-    for name in _PATHS:
+    for name in _PATHS if tls else ():
         if name in spec.arguments:
             check_file(name, values[name]._replace(value=spec.arguments[name]))
 

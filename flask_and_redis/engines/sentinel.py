@@ -177,8 +177,10 @@ class Sentinel(Engine):
     # For operators
 
     def explain_error(self, spec: Spec, error: BaseException) -> str:
-        if self.is_login_error(spec, error.__cause__) and _is_no_master(error):
-            return f"Check '{spec.prefix}_SENTINEL_KWARGS'."
+        if _is_no_master(error) and any(
+            self.is_login_error(spec, each) for each in causes(error, None)
+        ):
+            return f"Check '{spec.prefix}_SENTINEL_PASSWORD'."
 
         return super().explain_error(spec, error)
 

@@ -13,6 +13,8 @@ from ..spec.values import SECRETS
 
 Warn = cabc.Callable[[str], None]
 
+_SECRETS = frozenset(SECRETS)
+
 
 def warn_about_address(spec: Spec, ignored: Values, warn: Warn) -> None:
     """Warn of settings that a URL overrides, if they name another server.
@@ -51,6 +53,23 @@ def _names_same_server(spec: Spec, name: str, value: Value) -> bool:
     return "unix_socket_path" not in arguments and text in map(str, ports)
 
 
+def warn_about_sentinels(spec: Spec, warn: Warn) -> None:
+    """Warn of ``REDIS_SENTINEL_HOST``, which makes a prefix of its own.
+
+    :param spec: The spec.
+    :param warn: Is called with each warning.
+    """
+    if spec.prefix.endswith(("_SENTINEL", "_SENTINELS")) and "url" not in spec.given:
+        name = spec.prefix.rpartition("_")[0]
+
+        if name.startswith(("REDIS", "VALKEY")):
+            warn(
+                f"'{spec.prefix}_HOST' is used as a Redis of its own. If it is a"
+                f" sentinel, did you mean '{name}_URL' ="
+                " 'redis+sentinel://host:26379/mymaster/0'?"
+            )
+
+
 def warn_about_login(spec: Spec, values: Values, warn: Warn) -> None:
     """Warn of a user name or password that the server will refuse.
 
@@ -58,6 +77,9 @@ def warn_about_login(spec: Spec, values: Values, warn: Warn) -> None:
     :param values: The values behind its arguments.
     :param warn: Is called with each warning.
     """
+    if _SECRETS.isdisjoint(values):
+        return
+
     for name in SECRETS:
         text = spec.arguments.get(name)
 

@@ -34,6 +34,7 @@ from ..spec.url import split_url
 from ..spec.values import convert
 from .hints import warn_about_address
 from .hints import warn_about_login
+from .hints import warn_about_sentinels
 
 #: The names that version 1 had for arguments of the client.
 OLD_NAMES = {"charset": "encoding", "errors": "encoding_errors", "user": "username"}
@@ -168,8 +169,12 @@ def read_group(
     spec.engine.check(spec, values)
     _check_together(spec, values)
     _warn_about(spec, values, warn)
-    warn_about_address(spec, ignored, warn)
+
+    if ignored:
+        warn_about_address(spec, ignored, warn)
+
     warn_about_login(spec, values, warn)
+    warn_about_sentinels(spec, warn)
     _read_own(spec)
     spec.engine.complete(spec, values)
     return spec

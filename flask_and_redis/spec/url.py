@@ -135,9 +135,6 @@ class Url(t.NamedTuple):
     def _read_node(self, text: str) -> tuple[str, int | None]:
         plain = functools.partial(self.error, escape=False)
 
-        if has_placeholder(text):
-            raise plain(UNREPLACED)
-
         try:
             parts = urlsplit(f"//{text}")
             host, port = parts.hostname, parts.port
@@ -145,6 +142,9 @@ class Url(t.NamedTuple):
             host, port = None, 0
 
         if port is not None and not 0 < port < 65536:
+            if has_placeholder(text):
+                raise plain(UNREPLACED)
+
             raise self.error(
                 "must be like redis://user:password@host:6379/0, with a port from 1 to"
                 " 65535."
@@ -332,12 +332,6 @@ def check_host(host: str, error: cabc.Callable[[str], ConfigError]) -> str:
             ipaddress.IPv6Address(host)
             return host
 
-    if has_placeholder(host):
-        raise error(UNREPLACED)
-
-    if is_quoted(host):
-        raise error(QUOTED)
-
     try:
         # Encoding a longer text, which is no host, may take minutes.
         encoded = host.encode("idna") if len(host) <= _LONGEST_HOST else b"/"
@@ -345,6 +339,12 @@ def check_host(host: str, error: cabc.Callable[[str], ConfigError]) -> str:
         encoded = b"/"
 
     if not re.fullmatch(rb"[A-Za-z0-9._-]*", encoded):
+        if len(host) <= _LONGEST_HOST and has_placeholder(host):
+            raise error(UNREPLACED)
+
+        if is_quoted(host):
+            raise error(QUOTED)
+
         raise error(
             "must name a host, such as localhost, 127.0.0.1 or ::1, without"
             " scheme, port, brackets, database or password; or, for a socket, be a path"
