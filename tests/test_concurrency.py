@@ -18,7 +18,7 @@ from flask import Flask
 from flask_and_redis import current_redis
 from flask_and_redis import RedisManager
 from flask_and_redis.deadline.deadline import Deadline
-from flask_and_redis.engines import connections
+from flask_and_redis.engines.adoption import _renew_locks
 
 from .objects import deadline_of
 from .servers import Server
@@ -194,7 +194,7 @@ def test_fork_while_locks_are_held(
 
         assert os.waitpid(pid, 0)[1] == 0
         # In this process, too, the client works once its locks are replaced.
-        connections._renew_locks()
+        _renew_locks()
         assert client.get("k") == b"v"
 
 

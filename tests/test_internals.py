@@ -1,5 +1,6 @@
 """The undocumented features of redis-py and valkey-py that
-``engines/internals.py`` uses. A test fails when one of them changes, or is not needed
+``engines/internals.py``, ``engines/connections.py`` and ``engines/limits.py`` use. A test
+fails when one of them changes, or is not needed
 any more.
 """
 
@@ -16,7 +17,9 @@ import redis
 import redis.cache
 import valkey
 
+from flask_and_redis.engines import connections
 from flask_and_redis.engines import internals
+from flask_and_redis.engines import limits
 from flask_and_redis.spec.classes import parameters
 from flask_and_redis.spec.classes import subclass
 
@@ -96,7 +99,7 @@ def test_lent_connections() -> None:
         pass
 
     first, second = Connection(), Connection()
-    lent = internals.LentConnections([first])
+    lent = connections.LentConnections([first])
     lent.add(second)
     assert set(lent) == {first, second}
     lent.remove(first)
@@ -114,11 +117,11 @@ def test_pool_state(pool: t.Any) -> None:
     """The pools of the libraries have the state that ours uses."""
     of_lists = not hasattr(pool, "_connections")
     kept = take(pool)
-    internals.change_class(pool, subclass(internals.PoolState, type(pool)))
-    internals.prepare_state(pool)
+    internals.change_class(pool, subclass(connections.PoolState, type(pool)))
+    connections.prepare_state(pool)
     lent = take(pool)
     assert pool.is_unobserved()
-    assert internals.is_plain(pool)
+    assert connections.is_plain(pool)
 
     with pytest.raises((redis.ConnectionError, valkey.ConnectionError)):
         take(pool)
@@ -151,11 +154,11 @@ def test_metrics(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     from redis.observability import recorder
 
     pool: t.Any = redis.ConnectionPool(port=server.port)
-    internals.change_class(pool, subclass(internals.PoolState, redis.ConnectionPool))
+    internals.change_class(pool, subclass(connections.PoolState, redis.ConnectionPool))
     assert pool.is_unobserved()
     monkeypatch.setattr(recorder, "_get_or_create_collector", object)
     monkeypatch.setattr(recorder, "_metrics_collector", None)
-    recorder.record_connection_count("pool", recorder.ConnectionState.IDLE)
+    recorder.record_error_count(error_type=ValueError())
     assert not pool.is_unobserved()
 
 
@@ -168,7 +171,7 @@ def test_inner_connection(server: Server) -> None:
     inner = internals.inner_connection(connection)
     assert isinstance(inner, redis.Connection)
     assert internals.inner_connection(inner) is inner
-    assert not internals.is_plain(pool)
+    assert not connections.is_plain(pool)
 
 
 def test_count_connections(pool: t.Any) -> None:
@@ -430,7 +433,7 @@ def test_limited_socket() -> None:
         one.settimeout(30)
         limited = t.cast(
             t.Any,
-            internals._LimitedSocket(one, internals.Limit(time.monotonic() + 0.1)),
+            limits._LimitedSocket(one, limits.Limit(time.monotonic() + 0.1)),
         )
         buffer = bytearray(10)
         other.sendall(b"x")
@@ -451,13 +454,13 @@ def test_connections_have_a_socket(server: Server) -> None:
     """
     for library in (redis, valkey):
         pool: t.Any = library.ConnectionPool.from_url(server.url)
-        limit = internals.Limit(time.monotonic() + 20)
-        internals.limit_connections(pool, limit)
+        limit = limits.Limit(time.monotonic() + 20)
+        limits.limit_connections(pool, limit)
         connection = pool.make_connection()
         connection.connect()
         connection.send_command("PING")
         assert connection.read_response() in (b"PONG", "PONG")
-        assert isinstance(connection._sock, internals._LimitedSocket)
+        assert isinstance(connection._sock, limits._LimitedSocket)
         assert 0 < connection._sock.gettimeout() <= 20
         limit.ends = time.monotonic()
         connection.send_command("BLPOP", "none", 5)
@@ -531,5 +534,6 @@ def test_is_cache_refused(server: Server) -> None:
 
 def test_packs_with_hiredis() -> None:
     """redis-py's own attribute says whether hiredis is used."""
-    packer = redis.Connection()._construct_command_packer(None)
+    connection_class: t.Any = redis.Connection
+    packer = connection_class()._construct_command_packer(None)
     assert internals.packs_with_hiredis() == ("Hiredis" in type(packer).__name__)

@@ -21,8 +21,8 @@ from ..spec.spec import Spec
 from ..spec.spec import Values
 from ..spec.url import Url
 from ..spec.values import mask_secrets
+from . import adoption
 from . import checks
-from . import connections
 from . import credentials
 from . import internals
 from . import interruptions
@@ -287,16 +287,16 @@ class Engine(Operations, abc.ABC):
 
         if "connection_pool" in spec.arguments:
             for pool in pools:
-                connections.guard_pool(pool)
+                adoption.guard_pool(pool)
         else:
             for pool in pools:
                 mask_secrets(pool.connection_kwargs)
-                connections.adopt_pool(pool, spec.max_idle)
+                adoption.adopt_pool(pool, spec.max_idle)
 
             if self.pools(client):
-                connections.keep_pools_open(client, pools)
+                adoption.keep_pools_open(client, pools)
 
-        connections.renew_locks_after_fork(client, self.all_pools)
+        adoption.renew_locks_after_fork(client, self.all_pools)
 
     def adopt_async(self, spec: Spec, client: Client) -> None:
         """Prepare a new asynchronous client.
@@ -305,7 +305,7 @@ class Engine(Operations, abc.ABC):
         :param client: The client.
         """
         for pool in self.all_pools(client):
-            connections.adopt_pool(pool, spec.max_idle)
+            adoption.adopt_pool(pool, spec.max_idle)
 
     def pools(self, client: Client) -> list[Pool]:
         """The pools of connections to the servers. It is empty if the client's class
@@ -535,7 +535,7 @@ class Engine(Operations, abc.ABC):
         :param client: The client.
         """
         for pool in self.pools(client):
-            connections.replace_connections(pool)
+            adoption.replace_connections(pool)
 
 
 def causes(

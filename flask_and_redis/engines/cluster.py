@@ -20,7 +20,7 @@ from ..spec.spec import Spec
 from ..spec.spec import Values
 from ..spec.url import join_address
 from ..spec.url import Url
-from . import connections
+from . import adoption
 from . import internals
 from . import names
 from .base import causes
@@ -156,7 +156,7 @@ class Cluster(Engine):
 
     def adopt_async(self, spec: Spec, client: t.Any) -> None:
         # Its nodes have connections, but no pools.
-        connections.track_nodes(client)
+        adoption.track_nodes(client)
 
     async def close_async(self, client: t.Any) -> None:
         # This closes the nodes as well.
@@ -309,7 +309,7 @@ def _make_pool(max_idle: float, **arguments: t.Any) -> redis.ConnectionPool:
     connection_class = get_library("redis").connection_class(tls=tls)
     for_pool, _ = split_arguments(arguments, redis.ConnectionPool, connection_class)
     pool = redis.ConnectionPool(connection_class=connection_class, **for_pool)
-    connections.adopt_pool(pool, max_idle)
+    adoption.adopt_pool(pool, max_idle)
     return pool
 
 

@@ -1,33 +1,175 @@
-"""Pools that lend only connections in the right state."""
+"""Pools that lend only connections in the right state.
+
+They use the attributes in which the pools of redis-py and valkey-py keep their
+connections, which are undocumented: :class:`PoolState` says why. All other uses are in
+:mod:`.internals`. ``tests/test_internals.py`` covers both.
+"""
 
 from __future__ import annotations
 
 import collections.abc as cabc
-import contextlib
-import inspect
 import os
+import threading
 import time
+import types
 import typing as t
 import weakref
 
-from ..spec.classes import subclass
 from ..spec.spec import MAX_IDLE
 from . import internals
 from .credentials import Credentials
-from .library import Client
-from .library import get_library
-from .library import library_name
-from .library import Pool
-from .tracking import AsyncTrackedConnection
-from .tracking import GuardedConnection
-from .tracking import TrackedConnection
 
 # Seconds in which a connection that was returned is lent again without a look at its
 # socket. The look takes about 5 % of a whole GET.
 _JUST_USED = 0.0001
 
 
-class _Outdates:
+try:
+    from redis.observability import recorder as _recorder
+except ImportError:
+    # redis-py before 7.1 records no metrics.
+    _recorder = types.SimpleNamespace(_metrics_collector=None)  # type: ignore[assignment]
+
+
+class LentConnections(cabc.MutableSet[t.Any]):
+    """The connections that a pool has lent, without keeping them alive.
+
+    Why: a signal handler may raise when a pool has lent a connection and nobody has
+    received it yet. Versions: all. Without it: such a connection counts as lent for
+    ever.
+
+    :param connections: The connections that are lent already.
+    """
+
+    def __init__(self, connections: cabc.Iterable[t.Any] = ()) -> None:
+        self._references = {weakref.ref(each) for each in connections}
+
+    def add(self, value: t.Any) -> None:
+        self._references.add(weakref.ref(value))
+
+    def remove(self, value: t.Any) -> None:
+        self._references.remove(weakref.ref(value))
+
+    def discard(self, value: t.Any) -> None:
+        self._references.discard(weakref.ref(value))
+
+    def __contains__(self, value: object) -> bool:
+        return weakref.ref(value) in self._references
+
+    def __iter__(self) -> cabc.Iterator[t.Any]:
+        lent = []
+
+        for reference in self._references.copy():
+            if (connection := reference()) is None:
+                self._references.discard(reference)
+            else:
+                lent.append(connection)
+
+        return iter(lent)
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+
+class PoolState:
+    """Mixed into the class of a pool. It lends and takes back connections that need no
+    more than that, and counts the connections that exist.
+
+    Why: the public methods do more with each connection than a healthy one needs, and
+    a count of their own goes wrong if they are interrupted. Versions: all. Without it:
+    a whole GET takes 10 % longer, and interruptions use up the pool.
+    """
+
+    _available_connections: list[t.Any]
+    _in_use_connections: LentConnections
+    _lock: t.Any
+    pid: int
+
+    if t.TYPE_CHECKING:
+
+        def owns_connection(self, connection: t.Any) -> bool: ...
+
+    @property
+    def _created_connections(self) -> int:
+        return len(self._available_connections) + len(self._in_use_connections)
+
+    @_created_connections.setter
+    def _created_connections(self, value: int) -> None:
+        # redis-py counts for itself.
+        pass
+
+    def reset(self) -> None:
+        """Forget all connections, as redis-py does in a forked child."""
+        super().reset()  # type: ignore[misc]
+        prepare_state(self)
+
+    def is_unobserved(self) -> bool:
+        """Whether connections can be lent without redis-py's methods: this process has
+        created them, and redis-py records no metrics.
+        """
+        return self.pid == os.getpid() and _recorder._metrics_collector is None
+
+    def take_idle(self) -> t.Any:
+        """Lend the connection that was returned last, or None if there is none."""
+        with self._lock:
+            if not self._available_connections:
+                return None
+
+            connection = self._available_connections.pop()
+            self._in_use_connections.add(connection)
+
+        return connection
+
+    def put_back(self, connection: t.Any) -> bool:
+        """Take a connection back.
+
+        :param connection: The connection.
+        :return: Whether it can be lent again. If not, the caller disconnects it.
+        """
+        with self._lock:
+            try:
+                self._in_use_connections.remove(connection)
+            except KeyError:
+                # It is not the pool's, or has been returned already.
+                return True
+
+            if not self.owns_connection(connection):
+                return False
+
+            self._available_connections.append(connection)
+            return True
+
+
+def prepare_state(pool: t.Any) -> None:
+    """Prepare a pool for :class:`PoolState`.
+
+    :param pool: The pool.
+    """
+    # A blocking pool has its own count.
+    if hasattr(pool, "_in_use_connections"):
+        pool._in_use_connections = LentConnections(pool._in_use_connections)
+        # A signal handler may use the pool that it interrupts. valkey-py's cannot.
+        pool._lock = threading.RLock()
+
+
+def is_plain(pool: t.Any) -> bool:
+    """Whether a pool has neither a cache nor listeners, so that :class:`PoolState` may
+    lend its connections.
+
+    Why: redis-py's methods serve both. Versions: all. Without it: cached values are not
+    invalidated, and maintenance notifications close connections.
+
+    :param pool: The pool.
+    """
+    notifies = getattr(pool, "maint_notifications_enabled", lambda: False)
+    return not (
+        getattr(pool, "cache", None)
+        or pool.connection_kwargs.get("event_dispatcher")
+        or notifies()
+    )
+
+
+class Outdates:
     """What pools know, synchronous or not."""
 
     #: Seconds that a connection may be unused.
@@ -65,7 +207,7 @@ class _Outdates:
         )
 
 
-class TrackedPool(_Outdates, internals.PoolState):
+class TrackedPool(Outdates, PoolState):
     """Mixed into the class of a synchronous pool of ours. It does what redis-py's pool
     does, but skips work that a healthy connection does not need.
     """
@@ -130,7 +272,7 @@ class TrackedPool(_Outdates, internals.PoolState):
             connection.disconnect()
 
 
-class AsyncTrackedPool(_Outdates):
+class AsyncTrackedPool(Outdates):
     """Mixed into the class of an asynchronous pool of ours."""
 
     async def ensure_connection(self, connection: t.Any) -> None:
@@ -145,120 +287,3 @@ class AsyncTrackedPool(_Outdates):
 
         connection.returned_at = time.monotonic()
         await super().release(connection)  # type: ignore[misc]
-
-
-def adopt_pool(pool: t.Any, max_idle: float) -> None:
-    """Make a pool that the client library has just created one of ours.
-
-    :param pool: The pool, synchronous or not.
-    :param max_idle: Seconds that a connection may be unused.
-    """
-    cls = type(pool)
-    provider = pool.connection_kwargs.get("credential_provider")
-
-    if not (name := library_name(cls)):
-        # The application's client has a pool of another kind.
-        guard_pool(pool)
-    elif inspect.iscoroutinefunction(cls.release):
-        internals.change_class(pool, subclass(AsyncTrackedPool, cls))
-        _track(pool, AsyncTrackedConnection)
-    elif not isinstance(pool, TrackedPool):
-        internals.change_class(pool, subclass(TrackedPool, cls))
-        internals.prepare_state(pool)
-        _track(pool, TrackedConnection)
-        of_library = get_library(name).pool_class
-        pool.is_fast = internals.is_plain(pool) and all(
-            getattr(cls, method) is getattr(of_library, method)
-            for method in ("get_connection", "release")
-        )
-
-    if isinstance(pool, _Outdates):
-        pool.max_idle = max_idle
-        pool.credentials = provider if isinstance(provider, Credentials) else None
-
-
-def guard_pool(pool: Pool) -> None:
-    """Do what can be done for a pool of the application without changing it: close
-    connections that failed to open, and let it close those with unread replies.
-
-    :param pool: The pool.
-    """
-    # The application's pool may create its connections otherwise.
-    if isinstance(getattr(pool, "connection_class", None), type):
-        with contextlib.suppress(AttributeError):
-            # It may not allow this.
-            _track(pool, GuardedConnection)
-
-
-def _track(pool: Pool, mixin: type[t.Any]) -> None:
-    """Add a mixin to the class of a pool's connections, and to those that exist."""
-    pool.connection_class = subclass(mixin, pool.connection_class)
-
-    for connection in internals.list_connections(pool):
-        internals.change_class(connection, subclass(mixin, type(connection)))
-
-
-def track_nodes(client: t.Any) -> None:
-    """Track the connections of a new asynchronous cluster's client, which has no pools.
-
-    :param client: The client.
-    """
-    internals.set_node_connections(
-        client,
-        lambda connection_class: subclass(AsyncTrackedConnection, connection_class),
-    )
-
-
-def replace_connections(pool: t.Any) -> None:
-    """Replace the connections of a pool before their next use.
-
-    :param pool: A pool of ours or of the application.
-    """
-    if isinstance(pool, _Outdates):
-        pool.replace_connections()
-    else:
-        internals.disconnect_idle(pool)
-
-
-_clients: weakref.WeakKeyDictionary[
-    Client, cabc.Callable[[t.Any], cabc.Iterable[object]]
-] = weakref.WeakKeyDictionary()
-
-
-def renew_locks_after_fork(
-    client: Client, find_pools: cabc.Callable[[t.Any], cabc.Iterable[object]]
-) -> None:
-    """Give a client and its pools new locks in every process that is forked from this
-    one.
-
-    :param client: The client.
-    :param find_pools: Returns its pools.
-    """
-    _clients[client] = find_pools
-
-
-def _renew_locks() -> None:
-    for client, find_pools in list(_clients.items()):
-        internals.renew_locks([client, *find_pools(client)])
-
-
-with contextlib.suppress(AttributeError):
-    # Windows cannot fork.
-    os.register_at_fork(after_in_child=_renew_locks)
-
-
-def keep_pools_open(client: t.Any, pools: cabc.Iterable[Pool]) -> None:
-    """Let the client's pools stay open for as long as the client lives.
-
-    :param client: The client.
-    :param pools: Its pools.
-    """
-    # All threads share the client: when one of them leaves "with current_redis as r:",
-    # the connections of the others must stay open.
-    client.auto_close_connection_pool = False
-
-    for pool in pools:
-        # Connections in use stay open, for example that of pubsub(). They are closed
-        # when nothing refers to the pool any more.
-        finalizer = weakref.finalize(client, internals.disconnect_idle, pool)
-        finalizer.atexit = False

@@ -15,10 +15,8 @@ import select
 import socket
 import ssl
 import threading
-import time
 import types
 import typing as t
-import weakref
 
 import redis
 import redis.cluster
@@ -26,7 +24,6 @@ import redis.utils
 from redis import exceptions as redis_exceptions
 
 from ..spec.classes import once_per_class
-from ..spec.classes import subclass
 from ..spec.spec import Arguments
 from .library import library_of
 from .library import Pool
@@ -65,151 +62,6 @@ def renew_locks(roots: cabc.Iterable[object]) -> None:
 
 
 # Pools
-
-
-class LentConnections(cabc.MutableSet[t.Any]):
-    """The connections that a pool has lent, without keeping them alive.
-
-    Why: a signal handler may raise when a pool has lent a connection and nobody has
-    received it yet. Versions: all. Without it: such a connection counts as lent for
-    ever.
-
-    :param connections: The connections that are lent already.
-    """
-
-    def __init__(self, connections: cabc.Iterable[t.Any] = ()) -> None:
-        self._references = {weakref.ref(each) for each in connections}
-
-    def add(self, value: t.Any) -> None:
-        self._references.add(weakref.ref(value))
-
-    def remove(self, value: t.Any) -> None:
-        self._references.remove(weakref.ref(value))
-
-    def discard(self, value: t.Any) -> None:
-        self._references.discard(weakref.ref(value))
-
-    def __contains__(self, value: object) -> bool:
-        return weakref.ref(value) in self._references
-
-    def __iter__(self) -> cabc.Iterator[t.Any]:
-        lent = []
-
-        for reference in self._references.copy():
-            if (connection := reference()) is None:
-                self._references.discard(reference)
-            else:
-                lent.append(connection)
-
-        return iter(lent)
-
-    def __len__(self) -> int:
-        return sum(1 for _ in self)
-
-
-try:
-    from redis.observability import recorder as _recorder
-except ImportError:
-    # redis-py before 7.1 records no metrics.
-    _recorder = types.SimpleNamespace(_metrics_collector=None)  # type: ignore[assignment]
-
-
-class PoolState:
-    """Mixed into the class of a pool. It lends and takes back connections that need no
-    more than that, and counts the connections that exist.
-
-    Why: the public methods do more with each connection than a healthy one needs, and
-    a count of their own goes wrong if they are interrupted. Versions: all. Without it:
-    a whole GET takes 10 % longer, and interruptions use up the pool.
-    """
-
-    _available_connections: list[t.Any]
-    _in_use_connections: LentConnections
-    _lock: t.Any
-    pid: int
-
-    if t.TYPE_CHECKING:
-
-        def owns_connection(self, connection: t.Any) -> bool: ...
-
-    @property
-    def _created_connections(self) -> int:
-        return len(self._available_connections) + len(self._in_use_connections)
-
-    @_created_connections.setter
-    def _created_connections(self, value: int) -> None:
-        # redis-py counts for itself.
-        pass
-
-    def reset(self) -> None:
-        """Forget all connections, as redis-py does in a forked child."""
-        super().reset()  # type: ignore[misc]
-        prepare_state(self)
-
-    def is_unobserved(self) -> bool:
-        """Whether connections can be lent without redis-py's methods: this process has
-        created them, and redis-py records no metrics.
-        """
-        return self.pid == os.getpid() and _recorder._metrics_collector is None
-
-    def take_idle(self) -> t.Any:
-        """Lend the connection that was returned last, or None if there is none."""
-        with self._lock:
-            if not self._available_connections:
-                return None
-
-            connection = self._available_connections.pop()
-            self._in_use_connections.add(connection)
-
-        return connection
-
-    def put_back(self, connection: t.Any) -> bool:
-        """Take a connection back.
-
-        :param connection: The connection.
-        :return: Whether it can be lent again. If not, the caller disconnects it.
-        """
-        with self._lock:
-            try:
-                self._in_use_connections.remove(connection)
-            except KeyError:
-                # It is not the pool's, or has been returned already.
-                return True
-
-            if not self.owns_connection(connection):
-                return False
-
-            self._available_connections.append(connection)
-            return True
-
-
-def prepare_state(pool: t.Any) -> None:
-    """Prepare a pool for :class:`PoolState`.
-
-    :param pool: The pool.
-    """
-    # A blocking pool has its own count.
-    if hasattr(pool, "_in_use_connections"):
-        pool._in_use_connections = LentConnections(pool._in_use_connections)
-        # A signal handler may use the pool that it interrupts. valkey-py's cannot.
-        pool._lock = threading.RLock()
-
-
-def is_plain(pool: t.Any) -> bool:
-    """Whether a pool has neither a cache nor listeners, so that :class:`PoolState` may
-    lend its connections.
-
-    Why: redis-py's methods serve both. Versions: all. Without it: cached values are not
-    invalidated, and maintenance notifications close connections.
-
-    :param pool: The pool.
-    """
-    notifies = getattr(pool, "maint_notifications_enabled", lambda: False)
-    return not (
-        getattr(pool, "cache", None)
-        or pool.connection_kwargs.get("event_dispatcher")
-        or notifies()
-    )
 
 
 def inner_connection(connection: t.Any) -> t.Any:
@@ -440,128 +292,6 @@ def retry_renewal(provider: t.Any, seconds: float) -> None:
 
     if (renew := getattr(manager, "_renew_token", None)) is not None:
         asyncio.get_running_loop().call_later(seconds, renew)
-
-
-# Probes
-
-
-class Limit:
-    """When a short-lived client must be done, and how its connections failed.
-
-    :param ends: The time, by :func:`time.monotonic`.
-    """
-
-    def __init__(self, ends: float) -> None:
-        self.ends: float = ends
-        self.failures: list[Exception] = []
-
-    @property
-    def left(self) -> float:
-        """The seconds that are left, and never 0: no socket may wait forever."""
-        return max(self.ends - time.monotonic(), 0.001)
-
-    @contextlib.contextmanager
-    def noting_failure(self) -> cabc.Iterator[None]:
-        try:
-            yield
-        except Exception as error:
-            self.failures.append(error)
-            raise
-
-
-class PlainText(OSError):
-    """A port that was to speak TLS answered in plain text."""
-
-
-class _LimitedSocket:
-    """A socket whose reads end in time together."""
-
-    def __init__(self, connected: socket.socket, limit: Limit) -> None:
-        self._socket = connected
-        self._limit = limit
-
-    def __getattr__(self, name: str) -> t.Any:
-        return getattr(self._socket, name)
-
-    def recv(self, *args: t.Any) -> bytes:
-        self._shorten()
-        return self._socket.recv(*args)
-
-    def recv_into(self, *args: t.Any) -> int:
-        self._shorten()
-        return self._socket.recv_into(*args)
-
-    def _shorten(self) -> None:
-        # 0 asks whether there is something to read.
-        if timeout := self._socket.gettimeout():
-            self._socket.settimeout(min(timeout, self._limit.left))
-
-
-# The part of the time that TLS may take to connect. The rest is for finding out whether
-# the server speaks plain text: it waits in silence for the end of a first command.
-_TLS_SHARE = 0.8
-
-
-class _LimitedConnection:
-    """Mixed into the class of a short-lived client's connections."""
-
-    host: str
-    port: int
-
-    def __init__(self, *args: t.Any, probe_limit: Limit, **kwargs: t.Any) -> None:
-        super().__init__(*args, **kwargs)
-        self._limit = probe_limit
-
-    def connect(self, *args: t.Any, **kwargs: t.Any) -> None:
-        with self._limit.noting_failure():
-            super().connect(*args, **kwargs)  # type: ignore[misc]
-
-    def read_response(self, *args: t.Any, **kwargs: t.Any) -> t.Any:
-        with self._limit.noting_failure():
-            return super().read_response(*args, **kwargs)  # type: ignore[misc]
-
-    def _connect(self) -> t.Any:
-        uses_tls = hasattr(self, "cert_reqs")
-        seconds = self._limit.left * (_TLS_SHARE if uses_tls else 1)
-        self.socket_timeout = self.socket_connect_timeout = seconds
-
-        try:
-            connected = super()._connect()  # type: ignore[misc]
-        except TimeoutError:
-            if uses_tls and _speaks_plain_text(self.host, self.port, self._limit):
-                raise PlainText("The server speaks plain text, not TLS.") from None
-
-            raise
-
-        return _LimitedSocket(connected, self._limit)
-
-
-def _speaks_plain_text(host: str, port: int, limit: Limit) -> bool:
-    try:
-        with socket.create_connection((host, port), limit.left) as connected:
-            connected.settimeout(limit.left)
-            connected.sendall(b"PING\r\n")
-            return connected.recv(1) in (b"+", b"-")
-    except OSError:
-        return False
-
-
-def limit_connections(pool: Pool, limit: Limit) -> None:
-    """Make the connections of a short-lived client end in time.
-
-    Why: a socket's timeout is for each read, and starts again with every byte that
-    arrives. Versions: all. Without it: a server that drips its reply keeps the thread
-    and the connection of each ping.
-
-    :param pool: A pool of that client, without connections.
-    :param limit: When they end.
-    """
-    cls = getattr(pool, "connection_class", None)
-
-    # A client of the application may have any kind of pool.
-    if isinstance(cls, type) and hasattr(cls, "_connect"):
-        pool.connection_class = subclass(_LimitedConnection, cls)
-        pool.connection_kwargs["probe_limit"] = limit
 
 
 def is_cache_refused(error: BaseException) -> bool:

@@ -15,13 +15,14 @@ from ..spec.spec import Spec
 from ..spec.url import join_address
 from . import internals
 from .checks import TIMEOUTS
-from .internals import Limit
 from .library import Client
 from .library import Connection
 from .library import Library
 from .library import library_name
 from .library import library_of
 from .library import Pool
+from .limits import Limit
+from .limits import limit_connections
 from .messages import explain_login
 from .messages import hide_secrets
 
@@ -80,7 +81,7 @@ class Operations:
 
         if not self.in_process:
             for pool in self.all_pools(client):
-                internals.limit_connections(pool, limit)
+                limit_connections(pool, limit)
 
         try:
             yield client

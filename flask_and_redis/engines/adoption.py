@@ -1,0 +1,139 @@
+"""Makes the pools of a new client ours, and prepares it for threads and forks."""
+
+from __future__ import annotations
+
+import collections.abc as cabc
+import contextlib
+import inspect
+import os
+import typing as t
+import weakref
+
+from ..spec.classes import subclass
+from . import connections
+from . import internals
+from .credentials import Credentials
+from .library import Client
+from .library import get_library
+from .library import library_name
+from .library import Pool
+from .tracking import AsyncTrackedConnection
+from .tracking import GuardedConnection
+from .tracking import TrackedConnection
+
+
+def adopt_pool(pool: t.Any, max_idle: float) -> None:
+    """Make a pool that the client library has just created one of ours.
+
+    :param pool: The pool, synchronous or not.
+    :param max_idle: Seconds that a connection may be unused.
+    """
+    cls = type(pool)
+    provider = pool.connection_kwargs.get("credential_provider")
+
+    if not (name := library_name(cls)):
+        # The application's client has a pool of another kind.
+        guard_pool(pool)
+    elif inspect.iscoroutinefunction(cls.release):
+        internals.change_class(pool, subclass(connections.AsyncTrackedPool, cls))
+        _track(pool, AsyncTrackedConnection)
+    elif not isinstance(pool, connections.TrackedPool):
+        internals.change_class(pool, subclass(connections.TrackedPool, cls))
+        connections.prepare_state(pool)
+        _track(pool, TrackedConnection)
+        of_library = get_library(name).pool_class
+        pool.is_fast = connections.is_plain(pool) and all(
+            getattr(cls, method) is getattr(of_library, method)
+            for method in ("get_connection", "release")
+        )
+
+    if isinstance(pool, connections.Outdates):
+        pool.max_idle = max_idle
+        pool.credentials = provider if isinstance(provider, Credentials) else None
+
+
+def guard_pool(pool: Pool) -> None:
+    """Do what can be done for a pool of the application without changing it: close
+    connections that failed to open, and let it close those with unread replies.
+
+    :param pool: The pool.
+    """
+    # The application's pool may create its connections otherwise.
+    if isinstance(getattr(pool, "connection_class", None), type):
+        with contextlib.suppress(AttributeError):
+            # It may not allow this.
+            _track(pool, GuardedConnection)
+
+
+def _track(pool: Pool, mixin: type[t.Any]) -> None:
+    """Add a mixin to the class of a pool's connections, and to those that exist."""
+    pool.connection_class = subclass(mixin, pool.connection_class)
+
+    for connection in internals.list_connections(pool):
+        internals.change_class(connection, subclass(mixin, type(connection)))
+
+
+def track_nodes(client: t.Any) -> None:
+    """Track the connections of a new asynchronous cluster's client, which has no pools.
+
+    :param client: The client.
+    """
+    internals.set_node_connections(
+        client,
+        lambda connection_class: subclass(AsyncTrackedConnection, connection_class),
+    )
+
+
+def replace_connections(pool: t.Any) -> None:
+    """Replace the connections of a pool before their next use.
+
+    :param pool: A pool of ours or of the application.
+    """
+    if isinstance(pool, connections.Outdates):
+        pool.replace_connections()
+    else:
+        internals.disconnect_idle(pool)
+
+
+_clients: weakref.WeakKeyDictionary[
+    Client, cabc.Callable[[t.Any], cabc.Iterable[object]]
+] = weakref.WeakKeyDictionary()
+
+
+def renew_locks_after_fork(
+    client: Client, find_pools: cabc.Callable[[t.Any], cabc.Iterable[object]]
+) -> None:
+    """Give a client and its pools new locks in every process that is forked from this
+    one.
+
+    :param client: The client.
+    :param find_pools: Returns its pools.
+    """
+    _clients[client] = find_pools
+
+
+def _renew_locks() -> None:
+    for client, find_pools in list(_clients.items()):
+        internals.renew_locks([client, *find_pools(client)])
+
+
+with contextlib.suppress(AttributeError):
+    # Windows cannot fork.
+    os.register_at_fork(after_in_child=_renew_locks)
+
+
+def keep_pools_open(client: t.Any, pools: cabc.Iterable[Pool]) -> None:
+    """Let the client's pools stay open for as long as the client lives.
+
+    :param client: The client.
+    :param pools: Its pools.
+    """
+    # All threads share the client: when one of them leaves "with current_redis as r:",
+    # the connections of the others must stay open.
+    client.auto_close_connection_pool = False
+
+    for pool in pools:
+        # Connections in use stay open, for example that of pubsub(). They are closed
+        # when nothing refers to the pool any more.
+        finalizer = weakref.finalize(client, internals.disconnect_idle, pool)
+        finalizer.atexit = False

@@ -1,0 +1,134 @@
+"""Connections of short-lived clients that end in time.
+
+:func:`limit_connections` says which undocumented feature of the libraries it uses.
+"""
+
+from __future__ import annotations
+
+import collections.abc as cabc
+import contextlib
+import socket
+import time
+import typing as t
+
+from ..spec.classes import subclass
+from .library import Pool
+
+
+class Limit:
+    """When a short-lived client must be done, and how its connections failed.
+
+    :param ends: The time, by :func:`time.monotonic`.
+    """
+
+    def __init__(self, ends: float) -> None:
+        self.ends: float = ends
+        self.failures: list[Exception] = []
+
+    @property
+    def left(self) -> float:
+        """The seconds that are left, and never 0: no socket may wait forever."""
+        return max(self.ends - time.monotonic(), 0.001)
+
+    @contextlib.contextmanager
+    def noting_failure(self) -> cabc.Iterator[None]:
+        try:
+            yield
+        except Exception as error:
+            self.failures.append(error)
+            raise
+
+
+class PlainText(OSError):
+    """A port that was to speak TLS answered in plain text."""
+
+
+class _LimitedSocket:
+    """A socket whose reads end in time together."""
+
+    def __init__(self, connected: socket.socket, limit: Limit) -> None:
+        self._socket = connected
+        self._limit = limit
+
+    def __getattr__(self, name: str) -> t.Any:
+        return getattr(self._socket, name)
+
+    def recv(self, *args: t.Any) -> bytes:
+        self._shorten()
+        return self._socket.recv(*args)
+
+    def recv_into(self, *args: t.Any) -> int:
+        self._shorten()
+        return self._socket.recv_into(*args)
+
+    def _shorten(self) -> None:
+        # 0 asks whether there is something to read.
+        if timeout := self._socket.gettimeout():
+            self._socket.settimeout(min(timeout, self._limit.left))
+
+
+# The part of the time that TLS may take to connect. The rest is for finding out whether
+# the server speaks plain text: it waits in silence for the end of a first command.
+_TLS_SHARE = 0.8
+
+
+class _LimitedConnection:
+    """Mixed into the class of a short-lived client's connections."""
+
+    host: str
+    port: int
+
+    def __init__(self, *args: t.Any, probe_limit: Limit, **kwargs: t.Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._limit = probe_limit
+
+    def connect(self, *args: t.Any, **kwargs: t.Any) -> None:
+        with self._limit.noting_failure():
+            super().connect(*args, **kwargs)  # type: ignore[misc]
+
+    def read_response(self, *args: t.Any, **kwargs: t.Any) -> t.Any:
+        with self._limit.noting_failure():
+            return super().read_response(*args, **kwargs)  # type: ignore[misc]
+
+    def _connect(self) -> t.Any:
+        uses_tls = hasattr(self, "cert_reqs")
+        seconds = self._limit.left * (_TLS_SHARE if uses_tls else 1)
+        self.socket_timeout = self.socket_connect_timeout = seconds
+
+        try:
+            connected = super()._connect()  # type: ignore[misc]
+        except TimeoutError:
+            if uses_tls and _speaks_plain_text(self.host, self.port, self._limit):
+                raise PlainText("The server speaks plain text, not TLS.") from None
+
+            raise
+
+        return _LimitedSocket(connected, self._limit)
+
+
+def _speaks_plain_text(host: str, port: int, limit: Limit) -> bool:
+    try:
+        with socket.create_connection((host, port), limit.left) as connected:
+            connected.settimeout(limit.left)
+            connected.sendall(b"PING\r\n")
+            return connected.recv(1) in (b"+", b"-")
+    except OSError:
+        return False
+
+
+def limit_connections(pool: Pool, limit: Limit) -> None:
+    """Make the connections of a short-lived client end in time.
+
+    Why: a socket's timeout is for each read, and starts again with every byte that
+    arrives. Versions: all. Without it: a server that drips its reply keeps the thread
+    and the connection of each ping.
+
+    :param pool: A pool of that client, without connections.
+    :param limit: When they end.
+    """
+    cls = getattr(pool, "connection_class", None)
+
+    # A client of the application may have any kind of pool.
+    if isinstance(cls, type) and hasattr(cls, "_connect"):
+        pool.connection_class = subclass(_LimitedConnection, cls)
+        pool.connection_kwargs["probe_limit"] = limit
