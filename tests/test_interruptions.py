@@ -117,7 +117,8 @@ def test_each_engine(
 ) -> None:
     """The same for the other engines, at some of the moments."""
     # Connecting takes long with TLS, and to a cluster's node.
-    step = {"tls": 31, "cluster": 11}.get(engine, 7) if use is log_in else 2
+    first, each = {"tls": (43, 7), "cluster": (11, 5)}.get(engine, (7, 2))
+    step = first if use is log_in else each
     interrupt(make_prefix(request, engine, PROTOCOL=protocol), use, error, step)
 
 
