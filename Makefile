@@ -23,10 +23,10 @@ run-gunicorn: $(VENV)/.run  ## Serve it as in production: several workers, on a 
 test: $(VENV)/.test  ## Run the tests
 	$(BIN)/python -m pytest --numprocesses 2 --cov --cov-fail-under=100 $(ARGS)
 
-bench: $(VENV)/.test  ## Measure how fast it is, beside redis-py alone (5 minutes)
+bench: $(VENV)/.test  ## Measure how fast it is, beside redis-py alone (6 minutes)
 	$(INSTALL) --group benchmarks
 	$(INSTALL) --upgrade --target $(VENV)/hiredis --group hiredis
-	$(BIN)/python -m tests.benchmarks.speed --hiredis $(VENV)/hiredis --directory docs
+	PYTHONPATH=$(VENV)/hiredis $(BIN)/python -m tests.benchmarks.speed --hiredis $(VENV)/hiredis --directory docs
 
 bench-outages: $(VENV)/.test  ## Measure how long requests wait in outages (10 minutes)
 	$(INSTALL) --group benchmarks

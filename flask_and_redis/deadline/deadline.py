@@ -414,14 +414,12 @@ class Attempts:
 
         self._may_reconnect = False
 
-        if was_executed(error) and self._is_sent_too_often(error):
-            # Other commands of the same pipeline did run.
-            return False
-
         if self.client is not None:
+            # Also for later commands.
             self._engine.replace_connections(self.client)
 
-        return True
+        # Other commands of the same pipeline may have run.
+        return not (was_executed(error) and self._is_sent_too_often(error))
 
     def _wait_for_pool(self, error: Exception) -> float:
         """Seconds to wait until a full pool may have a connection.

@@ -23,7 +23,6 @@ from .rounds import interleave
 from .rounds import median
 from .rounds import Times
 
-THREADS = 32
 GETS = 50
 
 
@@ -91,14 +90,14 @@ def commands(url: str) -> Times:
         )
 
 
-def threads(url: str) -> Times:
+def threads(url: str, count: int) -> Times:
     """Measure the GETs per second of all threads together."""
     app, manager = make_app(url)
     proxy: t.Any = manager.get()
     raw: t.Any = redis.Redis.from_url(url)
 
     def run(client: t.Any) -> float:
-        start = threading.Barrier(THREADS + 1)
+        start = threading.Barrier(count + 1)
 
         def work() -> None:
             # redis-py gets a context, too: only the clients are compared.
@@ -108,7 +107,7 @@ def threads(url: str) -> Times:
                 for _ in range(GETS):
                     client.get("k")
 
-        workers = [threading.Thread(target=work) for _ in range(THREADS)]
+        workers = [threading.Thread(target=work) for _ in range(count)]
 
         for each_ in workers:
             each_.start()
@@ -119,7 +118,7 @@ def threads(url: str) -> Times:
         for each_ in workers:
             each_.join()
 
-        return THREADS * GETS / (time.perf_counter() - began)
+        return count * GETS / (time.perf_counter() - began)
 
     return interleave({"redis-py": lambda: run(raw), "proxy": lambda: run(proxy)}, 300)
 
