@@ -245,7 +245,8 @@ def test_cluster_errors(cluster: Cluster) -> None:
             {"URL": "redis+cluster://h/1"},
             "The database in 'REDIS_URL' cannot be used: a",
         ),
-        ({"URL": "redis+cluster://h", "DB": 1}, None),
+        ({"URL": "redis+cluster://h", "DB": 1}, "'REDIS_DB' cannot be used: a"),
+        ({"URL": "redis+cluster://h", "DB": 0}, None),
         ({"HOST": "h", "DB": 1, "CLASS": "redis.RedisCluster"}, "'REDIS_DB' cannot be"),
         (
             {"HOST": "/s", "CLASS": "redis.RedisCluster"},
@@ -353,7 +354,7 @@ def test_wrong_engines(config: dict[str, t.Any], message: str | None) -> None:
     app.config.update({f"REDIS_{name}": value for name, value in config.items()})
 
     if message is None:
-        # This is no error: with a URL, other settings of the address are not used.
+        # A cluster has this database.
         RedisManager(app)
         return
 
@@ -769,6 +770,8 @@ def test_no_async_twin(config: dict[str, t.Any], message: str) -> None:
 
 def test_async_needs_a_context(app: Flask) -> None:
     """get_async needs an application context."""
+    app.config["REDIS_URL"] = "redis://h"
+
     with pytest.raises(RuntimeError, match="application context"):
         RedisManager(app).get_async()
 
