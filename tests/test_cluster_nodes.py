@@ -41,7 +41,9 @@ def test_all_nodes_replaced(start: Starter) -> None:
     # The stable name of both clusters.
     with Cutter(first.nodes[0].port) as name:
         url = name.url.replace("redis:", "redis+cluster:")
-        app = make_app(URL=url, RETRY_DEADLINE=1)
+        # For slow machines. Nodes that are gone refuse connections.
+        timeouts = {"SOCKET_TIMEOUT": 10, "SOCKET_CONNECT_TIMEOUT": 10}
+        app = make_app(URL=url, RETRY_DEADLINE=1, **timeouts)
         client: t.Any = app.extensions["redis"]["REDIS"]
 
         async def use() -> None:

@@ -808,9 +808,18 @@ def test_refused_by_sentinels(
     url = f"rediss+sentinel://{sentinels.address}/mymaster{query}"
     passwords = {"password": "right", "protocol": 2}
     ca = str(certificates.ca)
-    assert not client_of(
+    app, manager = manage(
         URL=url, SSL_CA_CERTS=ca, SENTINEL_KWARGS=passwords, RETRY_DEADLINE=20
-    ).exists("k")
+    )
+
+    async def use_right() -> None:
+        async with manager.get_async() as client:
+            assert not await client.exists("k")
+
+    with app.app_context():
+        assert not current_redis.exists("k")
+        asyncio.run(use_right())
+
     refusals: list[dict[str, t.Any]] = [
         {"SSL_CA_CERTS": str(certificates.other_ca), "SENTINEL_KWARGS": passwords},
         {"SSL_CA_CERTS": ca, "SENTINEL_KWARGS": {"password": "wrong", "protocol": 2}},

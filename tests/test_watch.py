@@ -168,3 +168,10 @@ def test_close_of_a_pipeline(cluster: Cluster, retry: Retry | None) -> None:
     assert client.get_default_node() is not None
     assert client.get("k") is None
     assert pipe.set("k", 1).execute() == [True]
+
+
+def test_pipeline_of_a_test(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a test puts in the place of a cluster's pipelines is returned as it is."""
+    client = make(URL=f"redis+cluster://{cluster.address}")
+    monkeypatch.setattr(redis.RedisCluster, "pipeline", lambda self: "fake")
+    assert client.pipeline() == "fake"

@@ -247,7 +247,7 @@ class Cluster(Engine):
         # Commands go to the addresses that nodes announce, which may be others than
         # those in the settings: behind NAT, for example, and in containers.
         for address in _announced_masters(client, own, spec) - {own}:
-            changes = dict(zip(("host", "port"), address, strict=True))
+            changes: Arguments = {"host": address[0], "port": address[1]}
             copied = copy_pool(pool, library_of(type(client)), changes)
 
             try:
