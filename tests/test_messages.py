@@ -380,3 +380,65 @@ def test_encoding_with_hiredis(monkeypatch: pytest.MonkeyPatch) -> None:
     make(URL="redis://localhost", ENCODING="latin-1", CLASS="valkey.Valkey")
     monkeypatch.setattr(redis.utils, "HIREDIS_AVAILABLE", False)
     make(URL="redis://localhost", ENCODING="latin-1")
+
+
+@pytest.fixture
+def small_server(start: Starter) -> Server:
+    """A server that takes values up to 1 MiB."""
+    return start(Server, "--proto-max-bulk-len", "1mb")
+
+
+@pytest.mark.parametrize("kind", ["redis", "valkey", "unix", "pipeline", "text"])
+def test_too_large(small_server: Server, kind: str) -> None:
+    """A value that is too large for the server is not retried until the deadline."""
+    value: t.Any = "x" * 2**25 if kind == "text" else b"x" * 2**25
+    url = f"unix://{small_server.socket}" if kind == "unix" else small_server.url
+    client = make(
+        URL=url, CLASS="valkey.Valkey" if kind == "valkey" else None, RETRY_DEADLINE=60
+    )
+    client.set("k", "v")
+
+    with small_server.admin() as admin:
+        before = admin.info("stats")["total_connections_received"]
+
+        with pytest.raises(Exception, match=".") as info:
+            if kind == "pipeline":
+                client.pipeline().set("k", value).execute()
+            else:
+                client.set("k", value)
+
+        # If all was sent before the server closed it, the server's reply is the error.
+        errors = ("ConnectionError", "ResponseError")
+        assert type(info.value).__name__ in errors
+        after = admin.info("stats")["total_connections_received"]
+
+    assert after - before <= 3
+    assert not deadline_of(client).down
+    assert client.get("k") == b"v"
+
+    if type(info.value).__name__ == "ConnectionError" and notes(info.value):
+        assert "proto-max-bulk-len" in notes(info.value)[0]
+
+
+def test_too_large_in_asyncio(small_server: Server) -> None:
+    async def use(client: t.Any) -> None:
+        with pytest.raises((redis.ConnectionError, redis.ResponseError)):
+            await client.set("k", b"x" * 2**25)
+
+        assert not deadline_of(client).down
+
+    run_async(make_app(CACHE_URL=small_server.url, CACHE_RETRY_DEADLINE=60), use)
+
+
+def test_reset_of_another_command() -> None:
+    """A lost connection is not the fault of a small value."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        client = make(HOST="127.0.0.1", PORT=listener.getsockname()[1])
+        deadline = deadline_of(client)
+        attempts = deadline.start(client, [("SET", "k", "v", 1)])
+
+        for _ in range(3):
+            try:
+                raise redis.ConnectionError("reset") from ConnectionResetError(104, "")
+            except redis.ConnectionError as error:
+                assert attempts.may_continue(error)

@@ -27,12 +27,20 @@ from .outage import Outage
 # The arguments of one command.
 _Command = cabc.Sequence[t.Any]
 
+_TOO_LARGE = (
+    " The server closed the connection while it received a value: is this larger than"
+    " its proto-max-bulk-len?"
+)
+
 P = t.ParamSpec("P")
 R = t.TypeVar("R")
 
 #: Seconds between two attempts: the first pause, and the longest.
 FIRST_PAUSE = 0.02
 LONGEST_PAUSE = 0.5
+
+#: Bytes of a value that a server may find too large: the least proto-max-bulk-len.
+LARGE = 2**20
 
 #: Seconds between two attempts to get a connection from a full pool.
 POOL_PAUSE = 0.01
@@ -289,6 +297,8 @@ class Attempts:
         self._most_left = 0.0
         self._count = 0
         self._sent = 0
+        # How often the connection was closed while a large value was sent.
+        self._resets = 0
         self._commands = commands
         self._parts: frozenset[cabc.Hashable] | None = None
         # One probe per command.
@@ -362,7 +372,8 @@ class Attempts:
 
         seconds = time.monotonic() - self._started
         count = f"{self._count} attempt{'s' if self._count > 1 else ''}"
-        self._complete(error, f"failed after {seconds:.1f} s, {count}.")
+        advice = _TOO_LARGE if self._resets > 1 else ""
+        self._complete(error, f"failed after {seconds:.1f} s, {count}.{advice}")
         return False
 
     def _complete(self, error: BaseException, outcome: str) -> None:
@@ -392,7 +403,7 @@ class Attempts:
 
             return False
 
-        if self._is_sent_too_often(error):
+        if self._is_sent_too_often(error) or self._is_too_large(error):
             return False
 
         if internals.is_full_pool(error):
@@ -449,6 +460,15 @@ class Attempts:
         self._sent += 1
         return self._sent > limit
 
+    def _is_too_large(self, error: Exception) -> bool:
+        """Whether the server seems to refuse a value. It closes the connection, but not
+        once only, as when it restarts.
+        """
+        if self._engine.is_reset(error, self._handled):
+            self._resets += any(map(_is_large, self._commands))
+
+        return self._resets > 1
+
     def _wait_for_server(self, error: Exception) -> float | None:
         """Seconds to wait, or None to give up."""
         deadline = self._deadline
@@ -486,3 +506,10 @@ class Attempts:
         return self._most_left >= self._deadline.seconds / 2 or self._engine.is_hang(
             error, self._spec, self._handled
         )
+
+
+def _is_large(command: _Command) -> bool:
+    return any(
+        isinstance(value, (str, bytes, bytearray, memoryview)) and len(value) >= LARGE
+        for value in command
+    )

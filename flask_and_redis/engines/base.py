@@ -473,6 +473,13 @@ class Engine(Operations, abc.ABC):
         """
         return True
 
+    def is_reset(self, error: BaseException, handled: BaseException | None) -> bool:
+        """Whether the server closed the connection while it received a command. See
+        :meth:`is_transient`.
+        """
+        resets = (ConnectionResetError, BrokenPipeError)
+        return any(isinstance(each, resets) for each in causes(error, handled))
+
     def after_all_down(self, client: Client) -> None:
         """Prepare a client after :meth:`is_all_down`."""
 
