@@ -139,7 +139,8 @@ class Deadline:
         for part, outage in list(self._outages.items()):
             if part is not None and outage.is_forgotten:
                 # Its nodes may not exist any more.
-                self.go_up([part])
+                self._outages.pop(part, None)
+                self.down = bool(self._outages)
             elif part is None or part in parts:
                 return outage
 
@@ -475,7 +476,9 @@ class Attempts:
         left = self._ends - time.monotonic()
         self._most_left = max(self._most_left, left)
 
-        if not deadline.down and left > 0:
+        is_down = deadline.down and self.find_outage() is not None
+
+        if not is_down and left > 0:
             pause = self._next_pause * random.uniform(0.5, 1)  # noqa: S311
             self._next_pause = min(self._next_pause * 2, LONGEST_PAUSE)
             return min(pause, left)
