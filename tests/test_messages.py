@@ -435,7 +435,7 @@ def test_reset_of_another_command() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         client = make(HOST="127.0.0.1", PORT=listener.getsockname()[1])
         deadline = deadline_of(client)
-        attempts = deadline.start(client, [("SET", "k", "v", 1)])
+        attempts = deadline.start(client, [(("SET", "k", "v", 1), {})])
 
         for _ in range(3):
             try:

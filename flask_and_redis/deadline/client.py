@@ -47,13 +47,13 @@ class CommandsWithDeadline(_HasDeadline):
         handled = sys.exc_info()[1]
 
         if deadline.down:
-            attempts = Attempts(deadline, self, started, handled, [args])
+            attempts = Attempts(deadline, self, started, handled, [(args, options)])
         else:
             try:
                 # Most commands end here. For them, Attempts would cost 1 %.
                 return execute(*args, **options)
             except Exception as error:
-                attempts = Attempts(deadline, self, started, handled, [args])
+                attempts = Attempts(deadline, self, started, handled, [(args, options)])
 
                 if not attempts.may_continue(error):
                     raise
@@ -120,7 +120,7 @@ class AsyncWithDeadline(_HasPipelines):
         if self._command_deadline is None:
             return await execute(*args, **options)
 
-        attempts = self._command_deadline.start(self, [args])
+        attempts = self._command_deadline.start(self, [(args, options)])
         return await self._command_deadline.run_async(
             attempts, execute, *args, **options
         )

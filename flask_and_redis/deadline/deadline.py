@@ -24,8 +24,8 @@ from ..engines.library import library_of
 from ..spec.spec import Spec
 from .outage import Outage
 
-# The arguments of one command.
-_Command = cabc.Sequence[t.Any]
+#: The arguments and options of one command.
+Command = tuple[tuple[t.Any, ...], dict[str, t.Any]]
 
 _TOO_LARGE = (
     " The server closed the connection while it received a value: is this larger than"
@@ -106,7 +106,7 @@ class Deadline:
         self.response_error: type[Exception] = errors.ResponseError
 
     def start(
-        self, client: Client | None, commands: cabc.Iterable[_Command] = ()
+        self, client: Client | None, commands: cabc.Iterable[Command] = ()
     ) -> Attempts:
         """The attempts of a command that starts now.
 
@@ -280,7 +280,7 @@ class Attempts:
         client: Client | None,
         started: float,
         handled: BaseException | None,
-        commands: cabc.Iterable[_Command] = (),
+        commands: cabc.Iterable[Command] = (),
     ) -> None:
         self.client: t.Any = client
         #: Whether an attempt has failed.
@@ -313,7 +313,8 @@ class Attempts:
     def parts(self) -> frozenset[cabc.Hashable]:
         """The parts of the prefix that the command needs. None stands for all."""
         if self._parts is None:
-            self._parts = self._engine.find_parts(self.client, self._commands)
+            commands = [args for args, _ in self._commands]
+            self._parts = self._engine.find_parts(self.client, commands)
 
         return self._parts
 
@@ -511,8 +512,9 @@ class Attempts:
         )
 
 
-def _is_large(command: _Command) -> bool:
+def _is_large(command: Command) -> bool:
+    args, _ = command
     return any(
         isinstance(value, (str, bytes, bytearray, memoryview)) and len(value) >= LARGE
-        for value in command
+        for value in args
     )

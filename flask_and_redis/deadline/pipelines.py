@@ -8,11 +8,9 @@ from ..engines import internals
 from ..engines import messages
 from ..spec.classes import subclass
 from .deadline import Attempts
+from .deadline import Command
 from .deadline import Deadline
 from .deadline import mark_executed
-
-# The arguments and options of one command.
-_Command = tuple[tuple[t.Any, ...], dict[str, t.Any]]
 
 
 class _Records:
@@ -23,7 +21,7 @@ class _Records:
 
     _pipeline_client: t.Any
     _command_deadline: Deadline
-    _recorded_commands: list[_Command]
+    _recorded_commands: list[Command]
     #: Whether a command was sent at once, after WATCH. What follows depends on its
     #: reply, so that the pipeline cannot be retried.
     _is_immediate: bool
@@ -67,7 +65,7 @@ class _Records:
 
             raise
 
-    def _take_commands(self) -> list[_Command]:
+    def _take_commands(self) -> list[Command]:
         """The commands to retry. It is empty if the pipeline must not be retried."""
         # reset() may have dropped the first ones, and others may have been added
         # without this class.
@@ -79,7 +77,7 @@ class _Records:
         return commands
 
     def _refill(
-        self, commands: list[_Command], scripts: set[t.Any], is_explicit: bool
+        self, commands: list[Command], scripts: set[t.Any], is_explicit: bool
     ) -> None:
         """Queue commands again after a failure."""
         if is_explicit:
@@ -102,7 +100,8 @@ class _Records:
 
         # A cluster's pipeline does not send it with execute_command().
         self._is_immediate = True
-        return self._command_deadline.start(self._pipeline_client, [("WATCH", *keys)])
+        command = (("WATCH", *keys), dict[str, t.Any]())
+        return self._command_deadline.start(self._pipeline_client, [command])
 
 
 class PipelineWithDeadline(_Records):
@@ -133,9 +132,7 @@ class PipelineWithDeadline(_Records):
         engine = self._command_deadline.engine
         scripts = internals.copy_scripts(self)
         is_explicit = self._is_explicit
-        attempts = self._command_deadline.start(
-            self._pipeline_client, [args for args, _ in commands]
-        )
+        attempts = self._command_deadline.start(self._pipeline_client, commands)
 
         def attempt() -> t.Any:
             try:
@@ -195,9 +192,7 @@ class AsyncPipelineWithDeadline(_Records):
         engine = self._command_deadline.engine
         scripts = internals.copy_scripts(self)
         is_explicit = self._is_explicit
-        attempts = self._command_deadline.start(
-            self._pipeline_client, [args for args, _ in commands]
-        )
+        attempts = self._command_deadline.start(self._pipeline_client, commands)
 
         async def attempt() -> t.Any:
             try:
