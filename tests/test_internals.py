@@ -1,7 +1,6 @@
-"""The undocumented features of redis-py and valkey-py that
-``engines/internals.py``, ``engines/connections.py`` and ``engines/limits.py`` use. A test
-fails when one of them changes, or is not needed
-any more.
+"""The undocumented features of redis-py and valkey-py that ``engines/internals.py``,
+``engines/connections.py`` and ``engines/limits.py`` use. A test fails when one of them
+changes, or is not needed any more.
 """
 
 from __future__ import annotations
