@@ -806,7 +806,9 @@ def test_refused_by_sentinels(
     """
     sentinels = start(Sentinels, certificates=certificates, sentinel_password="right")
     url = f"rediss+sentinel://{sentinels.address}/mymaster{query}"
-    passwords = {"password": "right", "protocol": 2}
+    # The long timeouts are for slow machines.
+    timeouts = {"socket_timeout": 20, "socket_connect_timeout": 20}
+    passwords = {"password": "right", "protocol": 2, **timeouts}
     ca = str(certificates.ca)
     app, manager = manage(
         URL=url, SSL_CA_CERTS=ca, SENTINEL_KWARGS=passwords, RETRY_DEADLINE=20
@@ -822,7 +824,7 @@ def test_refused_by_sentinels(
 
     refusals: list[dict[str, t.Any]] = [
         {"SSL_CA_CERTS": str(certificates.other_ca), "SENTINEL_KWARGS": passwords},
-        {"SSL_CA_CERTS": ca, "SENTINEL_KWARGS": {"password": "wrong", "protocol": 2}},
+        {"SSL_CA_CERTS": ca, "SENTINEL_KWARGS": {**passwords, "password": "wrong"}},
     ]
 
     def check(error: BaseException, deadline: t.Any) -> None:

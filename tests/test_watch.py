@@ -47,14 +47,19 @@ def increment(client: t.Any) -> list[t.Any]:
 
 async def increment_async(client: t.Any) -> list[t.Any]:
     """The same with an asynchronous client."""
-    async with client.pipeline(transaction=True) as pipe:
-        await pipe.watch("k")
-        value = int(await pipe.get("k"))
-        pipe.multi()
-        pipe.set("k", value + 1)
-        pipe.get("k")
-        result: list[t.Any] = await pipe.execute()
-        return result
+    while True:
+        try:
+            async with client.pipeline(transaction=True) as pipe:
+                await pipe.watch("k")
+                value = int(await pipe.get("k"))
+                pipe.multi()
+                pipe.set("k", value + 1)
+                pipe.get("k")
+                result: list[t.Any] = await pipe.execute()
+                return result
+        except redis.WatchError:
+            # The slot moved meanwhile. transaction() starts again, too.
+            continue
 
 
 def move(cluster: Cluster) -> None:
