@@ -970,6 +970,7 @@ def test_shell_context(app: Flask) -> None:
     assert "(True, ['REDIS'])" in done.stdout
 
 
+@pytest.mark.filterwarnings("ignore:No setting configures a Redis")
 def test_own_command_stays(app: Flask) -> None:
     """If the application already has a command named 'redis', it is not replaced."""
     app.cli.command("redis")(lambda: click.echo("mine"))
@@ -977,6 +978,7 @@ def test_own_command_stays(app: Flask) -> None:
     assert app.test_cli_runner().invoke(args=["redis"]).output == "mine\n"
 
 
+@pytest.mark.filterwarnings("ignore:No setting configures a Redis")
 def test_own_command_beside_ours(app: Flask, monkeypatch: pytest.MonkeyPatch) -> None:
     """An application can add its own command to the group."""
     RedisManager(app)
