@@ -90,7 +90,7 @@ def explain_login(spec: Spec) -> str:
 
     :param spec: The prefix's spec.
     """
-    for name in ("connection_pool", "credential_provider", "password"):
+    for name in ("connection_pool", "credential_provider", "password_file", "password"):
         if label := spec.labels.get(name):
             return f"Check {label[0].lower()}{label[1:]}."
 

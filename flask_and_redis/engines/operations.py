@@ -149,7 +149,9 @@ class Operations:
         arguments = self.connection_arguments(spec)
 
         if arguments.get("credential_provider") is not None:
-            return "The server", f"'{spec.prefix}_CREDENTIAL_PROVIDER'", True
+            is_file = "password_file" in spec.labels
+            name = "PASSWORD_FILE" if is_file else "CREDENTIAL_PROVIDER"
+            return "The server", f"'{spec.prefix}_{name}'", True
 
         if arguments.get("password") is None:
             return "The server", f"'{spec.prefix}_PASSWORD'", False
