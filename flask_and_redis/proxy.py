@@ -81,6 +81,7 @@ class Redis(_Base):
         "_proxy_prefix",
         "_proxy_app",
         "_proxy_is_registered",
+        "_proxy_warn_level",
     )
 
     if t.TYPE_CHECKING:
@@ -88,6 +89,7 @@ class Redis(_Base):
         _proxy_prefix: str
         _proxy_app: Flask | None
         _proxy_is_registered: bool
+        _proxy_warn_level: int
 
     def __init__(
         self,
@@ -101,11 +103,18 @@ class Redis(_Base):
         self.__remember(check_prefix(config_prefix or DEFAULT_PREFIX), app, False)
 
         if app is not None:
-            error = self.__register(app, self._proxy_prefix, options)
-            # It may hold a password, and error trackers record local variables.
-            options.clear()
+            error: ConfigError | None = None
+            # One more: this method.
+            object.__setattr__(self, "_proxy_warn_level", 6)
+
+            try:
+                self.init_app(app, **options)
+            except ConfigError as caught:
+                error = without_traceback(caught)
 
             if error is not None:
+                # It may hold a password, and error trackers record local variables.
+                options.clear()
                 raise error
         elif options:
             raise TypeError("Options need an app: give them to 'init_app'.")
@@ -160,10 +169,11 @@ class Redis(_Base):
             spec = read_prefix(app.config, prefix, options, messages.append)
 
             for message in messages:
-                # claim, this method and init_app are between here and the caller.
-                warnings.warn(message, stacklevel=5)
+                warnings.warn(message, stacklevel=level)
 
             return spec
+
+        level = self._proxy_warn_level
 
         try:
             get_or_create_registry(app).claim(prefix, read, options)
@@ -178,6 +188,8 @@ class Redis(_Base):
         object.__setattr__(self, "_proxy_prefix", prefix)
         object.__setattr__(self, "_proxy_app", app)
         object.__setattr__(self, "_proxy_is_registered", is_registered)
+        # read, claim, __register and init_app are between the warning and the caller.
+        object.__setattr__(self, "_proxy_warn_level", 5)
 
     def __find_client(self) -> redis.Redis:
         registry = self.__find_registry()

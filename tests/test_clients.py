@@ -636,6 +636,7 @@ class OwnManager(RedisManager):
 
 def test_subclass_of_the_manager(app: Flask) -> None:
     """``RedisManager(app)`` calls the ``init_app`` of a subclass."""
+    app.config["REDIS_URL"] = "redis://h"
     OwnManager(app)
     assert app.extensions["own"]
 
