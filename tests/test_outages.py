@@ -487,3 +487,12 @@ def test_interrupted_turn(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> 
             client.get("k")
 
     assert client.get("k") is None
+
+
+def test_unknown_shard(cluster: Cluster) -> None:
+    """If it is not known which shard a command needs, its failure takes none down."""
+    client = make(URL=f"redis+cluster://{cluster.address}", RETRY_DEADLINE=0)
+    deadline = deadline_of(client)
+    attempts = deadline.start(client, [(("EVAL", "return 1", 0), {})])
+    assert not attempts.may_continue(redis.TimeoutError("hung"))
+    assert not deadline.down
