@@ -631,6 +631,8 @@ def test_outage_and_recovery(start: Starter, prefix: str) -> None:
     ]
 
     server.start()
+    # A server that is down is asked every half second whether it is back.
+    wait_until(lambda: ada.get("/").status_code == 200, "the prefix is up again")
     visitor = Visitor(app, "Grace")
     assert visitor.start("After") is not None
     assert ada.get("/status").status_code == 200

@@ -25,6 +25,7 @@ from redis import exceptions as redis_exceptions
 
 from ..spec.classes import once_per_class
 from ..spec.spec import Arguments
+from .library import library_name
 from .library import library_of
 from .library import Pool
 
@@ -32,7 +33,6 @@ from .library import Pool
 
 
 _LOCKS = {type(create()): create for create in (threading.Lock, threading.RLock)}
-_LIBRARIES = ("redis.", "valkey.", "fakeredis.")
 
 
 def renew_locks(roots: cabc.Iterable[object]) -> None:
@@ -55,9 +55,7 @@ def renew_locks(roots: cabc.Iterable[object]) -> None:
         for name, value in list(getattr(owner, "__dict__", {}).items()):
             if (create := _LOCKS.get(type(value))) is not None:
                 setattr(owner, name, renewed.setdefault(id(value), create()))
-            elif id(value) not in seen and type(value).__module__.startswith(
-                _LIBRARIES
-            ):
+            elif id(value) not in seen and library_name(type(value)):
                 pending.append(value)
 
 

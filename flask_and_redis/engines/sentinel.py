@@ -180,7 +180,8 @@ class Sentinel(Engine):
         if _is_no_master(error) and any(
             self.is_login_error(spec, each) for each in causes(error, None)
         ):
-            return f"Check '{spec.prefix}_SENTINEL_PASSWORD'."
+            name = f"'{spec.prefix}_SENTINEL_PASSWORD'"
+            return f"Check {name} or '{spec.prefix}_SENTINEL_KWARGS'."
 
         return super().explain_error(spec, error)
 

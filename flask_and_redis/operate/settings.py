@@ -81,15 +81,29 @@ def _has_default(spec: Spec, name: str) -> bool:
     return "connection_pool" not in spec.arguments or name == "retry_deadline"
 
 
+# Settings that are attributes of a spec.
+_ATTRIBUTES = {
+    "retry_deadline": "deadline",
+    "max_idle": "max_idle",
+    "optional": "optional",
+}
+
+# Settings that are replaced by something else, of which people know nothing.
+_REPLACED = (
+    *SENTINEL_SETTINGS,
+    *("password_file", "credential_provider", "maint_notifications"),
+)
+
+
 def _find_value(spec: Spec, name: str, parameter: inspect.Parameter) -> t.Any:
     """The value of an argument, which is not always the client's."""
-    if name == "retry_deadline":
-        return spec.deadline
+    if (attribute := _ATTRIBUTES.get(name)) is not None:
+        return getattr(spec, attribute)
 
     if name == "retry" and spec.retries is not None:
         return spec.retries
 
-    if name in SENTINEL_SETTINGS and name in spec.values:
+    if name in _REPLACED and name in spec.values:
         return spec.values[name].value
 
     if name == "connection_pool" and name in spec.arguments:
@@ -138,6 +152,9 @@ def _show(value: t.Any) -> Plain:
 
     if isinstance(value, type):
         return name_of(value)
+
+    if inspect.isroutine(value):
+        return f"{value.__module__}.{value.__qualname__}"
 
     if isinstance(value, (list, tuple)):
         return ", ".join(str(_show(each)) for each in value)

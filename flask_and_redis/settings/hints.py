@@ -100,7 +100,7 @@ def warn_about_login(spec: Spec, values: Values, warn: Warn) -> None:
     if username is None or username.origin != "url" or spec.engine.in_process:
         return
 
-    if "password" not in values:
+    if not {"password", "password_file"} & values.keys():
         warn(
             f"{username.label} is without a password. If it is the password, put a"
             " colon before it, as in redis://:password@host."
