@@ -147,6 +147,7 @@ def make_health_client(extensions: types.ModuleType, app: Flask) -> FlaskClient:
     return app.test_client()
 
 
+@pytest.mark.filterwarnings("ignore:No setting configures a Redis")
 @pytest.mark.parametrize("case", ["dead", "hung", "wrong password", "none"])
 def test_healthz_is_not_green(
     case: str, app: Flask, extensions: types.ModuleType, start: Starter

@@ -342,7 +342,7 @@ asyncio.run(use_async())
 print(len(before), *list_modules() - before)
 """
     at_import, later = run(code)
-    modules = ("exceptions", "manager", "proxy", "registry")
+    modules = ("exceptions", "manager", "proxy", "registry", "spec", "spec.spec")
     assert at_import.split() == [f"flask_and_redis.{name}" for name in modules]
     assert int(later) > len(modules)
 

@@ -111,14 +111,10 @@ class _Tracked:
             self._restores = not _ALTERS[name]
             self.is_altered = self.is_altered or _ALTERS[name]
 
-    def _count_reply(self, error: BaseException) -> None:
-        """Count a reply that is an error of the server. After any other error, redis-py
-        has closed the connection, or the reply is still to come.
-        """
+    def _is_reply(self, error: BaseException) -> bool:
+        """Whether an error was sent by the server: no other reply is to come."""
         errors = get_library(library_name(type(self))).errors
-
-        if isinstance(error, errors.ResponseError):
-            self.unread -= 1
+        return isinstance(error, errors.ResponseError)
 
 
 class TrackedConnection(_Tracked):
@@ -203,8 +199,13 @@ class TrackedConnection(_Tracked):
     def read_response(self, *args: t.Any, **kwargs: t.Any) -> t.Any:
         try:
             response = super().read_response(*args, **kwargs)  # type: ignore[misc]
-        except Exception as error:
-            self._count_reply(error)
+        except BaseException as error:
+            if self._is_reply(error):
+                self.unread -= 1
+            elif kwargs.get("disconnect_on_error", True):
+                # redis-py's connections behind sentinels leave it open.
+                self.disconnect()
+
             raise
 
         self.unread -= 1
@@ -315,8 +316,12 @@ class AsyncTrackedConnection(_Tracked):
     async def read_response(self, *args: t.Any, **kwargs: t.Any) -> t.Any:
         try:
             response = await super().read_response(*args, **kwargs)  # type: ignore[misc]
-        except Exception as error:
-            self._count_reply(error)
+        except BaseException as error:
+            if self._is_reply(error):
+                self.unread -= 1
+            elif kwargs.get("disconnect_on_error", True):
+                await self.disconnect(nowait=True)
+
             raise
 
         self.unread -= 1

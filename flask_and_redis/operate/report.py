@@ -99,7 +99,7 @@ _TEXTS = (
 _NUMBERS = (
     *("uptime_in_seconds", "used_memory", "maxmemory", "connected_clients"),
     *("maxclients", "blocked_clients", "connected_slaves", "master_port"),
-    *("keyspace_hits", "keyspace_misses"),
+    *("keyspace_hits", "keyspace_misses", "cluster_enabled"),
 )
 
 
@@ -300,7 +300,7 @@ def _warn(spec: Spec, info: Info) -> cabc.Iterator[str]:
             " maxmemory-policy to allkeys-lru or the like."
         )
 
-    if str(info.get("cluster_enabled")) == "1" and not spec.engine.knows_nodes:
+    if info.get("cluster_enabled") and not spec.engine.knows_nodes:
         yield (
             f"{spec.prefix} is a single node of a cluster: commands with keys of other"
             " nodes fail. Use a redis+cluster:// URL."
