@@ -8,6 +8,7 @@ import collections.abc as cabc
 import dis
 import gc
 import inspect
+import logging
 import sys
 import threading
 import types
@@ -18,6 +19,9 @@ WAITING = frozenset(
     ["acquire", "connect", "do_handshake", "poll", "read", "recv", "recv_into"]
     + ["select", "send", "sendall", "write"]
 )
+
+# Modules whose functions are never interrupted.
+_NEVER = frozenset({threading.__file__, logging.__file__})
 
 _CALL_EX = dis.opmap["CALL_FUNCTION_EX"]
 
@@ -51,8 +55,8 @@ class Interrupter:
         self._hook: t.Any = None
 
     def _is_moment(self, frame: types.FrameType, event: str, arg: t.Any) -> bool:
-        # A lock of Python's own may stay locked if threading.Condition is interrupted.
-        if frame.f_code in _OWN or frame.f_code.co_filename == threading.__file__:
+        # Locks of Python's own may stay locked if these modules are interrupted.
+        if frame.f_code in _OWN or frame.f_code.co_filename in _NEVER:
             return False
 
         if event == "c_return":

@@ -14,6 +14,7 @@ from ..spec.spec import Arguments
 from ..spec.spec import Spec
 from ..spec.url import join_address
 from . import internals
+from .checks import maint_config
 from .checks import TIMEOUTS
 from .library import Client
 from .library import Connection
@@ -328,5 +329,10 @@ def copy_pool(pool: Pool, library: Library, changes: Arguments) -> t.Any:
     :param changes: Other values for some arguments of its connections.
     """
     arguments = {**internals.own_arguments(pool), **changes}
+
+    if "maint_notifications_config" in parameters(library.pool_class):
+        # A short-lived client has no use for them.
+        arguments["maint_notifications_config"] = maint_config(False)
+
     arguments["retry"] = library.no_retry()
     return library.pool_class(connection_class=pool.connection_class, **arguments)
