@@ -7,6 +7,9 @@ from .exceptions import UnknownPrefixError
 from .manager import RedisManager
 from .proxy import current_redis
 from .proxy import Redis
+from .signals import command_finished
+from .signals import prefix_down
+from .signals import prefix_up
 
 __version__ = "2.0.0.dev0"
 
@@ -17,7 +20,10 @@ __all__ = [
     "Redis",
     "RedisManager",
     "UnknownPrefixError",
+    "command_finished",
     "current_redis",
+    "prefix_down",
+    "prefix_up",
 ]
 
 if t.TYPE_CHECKING:

@@ -9,6 +9,7 @@ import os
 import threading
 import typing as t
 import warnings
+import weakref
 from concurrent.futures import CancelledError
 from concurrent.futures import Future
 
@@ -45,7 +46,7 @@ class Registry(cabc.Mapping[str, redis.Redis]):
     This is ``app.extensions["redis"]``. It is read-only.
     """
 
-    def __init__(self, config: cabc.Mapping[str, t.Any]) -> None:
+    def __init__(self, app: Flask) -> None:
         # Modules that only an app with Redis needs are imported by init_app. Not later:
         # a child that is forked while another thread imports a module would hang.
         from .deadline import client
@@ -56,7 +57,9 @@ class Registry(cabc.Mapping[str, redis.Redis]):
         self._create_deadline = deadline.Deadline
 
         # Read again only to see whether it has changed.
-        self._config = config
+        self._config = app.config
+        # Clients refer to it, and must not keep an app that nobody else refers to.
+        self._app = weakref.ref(app)
         self.default: str = DEFAULT_PREFIX
         #: Whether a manager has searched the app's settings.
         self.is_managed: bool = False
@@ -161,7 +164,8 @@ class Registry(cabc.Mapping[str, redis.Redis]):
                 )
 
     def _get_deadline(self, spec: Spec) -> Deadline:
-        return self._deadlines.setdefault(spec.prefix, self._create_deadline(spec))
+        deadline = self._create_deadline(spec, self._app)
+        return self._deadlines.setdefault(spec.prefix, deadline)
 
     def __iter__(self) -> cabc.Iterator[str]:
         return iter(self._specs)
@@ -431,7 +435,7 @@ def get_or_create_registry(app: Flask) -> Registry:
     :param app: The app.
     :raises RuntimeError: If another extension uses its key.
     """
-    registry = app.extensions.setdefault(_KEY, Registry(app.config))
+    registry = app.extensions.setdefault(_KEY, Registry(app))
 
     if isinstance(registry, Registry):
         return registry

@@ -14,6 +14,7 @@ import redis.asyncio
 from ..engines import internals
 from ..engines.library import library_name
 from ..engines.operations import FakeServers
+from ..signals import command_finished
 from ..spec.classes import subclass
 from ..spec.spec import Spec
 from .deadline import Attempts
@@ -25,6 +26,7 @@ from .pipelines import add_deadline
 from .pipelines import AsyncPipelineWithDeadline
 from .pipelines import PipelineWithDeadline
 from .pipelines import StaysOpenPipeline
+from .report import Observation
 
 
 class _HasDeadline:
@@ -42,6 +44,12 @@ class CommandsWithDeadline(_HasDeadline):
 
         if (deadline := self._command_deadline) is None:
             return execute(*args, **options)
+
+        if command_finished.receivers:
+            with Observation(deadline.reporter, args[:1]) as observation:
+                attempts = deadline.start(self, [(args, options)])
+                execute = observation.counting(execute)
+                return deadline.run(attempts, execute, *args, **options)
 
         started = time.monotonic()
         handled = sys.exc_info()[1]
@@ -117,13 +125,17 @@ class AsyncWithDeadline(_HasPipelines):
     async def execute_command(self, *args: t.Any, **options: t.Any) -> t.Any:
         execute = super().execute_command  # type: ignore[misc]
 
-        if self._command_deadline is None:
+        if (deadline := self._command_deadline) is None:
             return await execute(*args, **options)
 
-        attempts = self._command_deadline.start(self, [(args, options)])
-        return await self._command_deadline.run_async(
-            attempts, execute, *args, **options
-        )
+        attempts = deadline.start(self, [(args, options)])
+
+        if command_finished.receivers:
+            with Observation(deadline.reporter, args[:1]) as observation:
+                execute = observation.counting(execute)
+                return await deadline.run_async(attempts, execute, *args, **options)
+
+        return await deadline.run_async(attempts, execute, *args, **options)
 
 
 def create_client(spec: Spec, deadline: Deadline, fake_servers: FakeServers) -> t.Any:

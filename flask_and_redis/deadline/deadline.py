@@ -9,20 +9,24 @@ from __future__ import annotations
 
 import asyncio
 import collections.abc as cabc
-import contextlib
-import contextvars
 import functools
 import random
 import sys
 import time
 import typing as t
+import weakref
+
+from flask import Flask
 
 from ..engines import internals
 from ..engines.base import Engine
 from ..engines.library import Client
 from ..engines.library import library_of
+from ..engines.tracking import was_executed
 from ..spec.spec import Spec
 from .outage import Outage
+from .report import note_retry
+from .report import Reporter
 
 #: The arguments and options of one command.
 Command = tuple[tuple[t.Any, ...], dict[str, t.Any]]
@@ -46,55 +50,18 @@ LARGE = 2**20
 POOL_PAUSE = 0.01
 
 
-# The attribute of a pipeline's error if the server ran some of its commands.
-_EXECUTED = "_flask_and_redis_executed"
-
-
-def mark_executed(error: BaseException) -> None:
-    """Remember that the server ran other commands of a pipeline.
-
-    :param error: The error of one of its commands.
-    """
-    setattr(error, _EXECUTED, True)
-
-
-def was_executed(error: BaseException) -> bool:
-    """Whether the server ran some commands of the pipeline that raised an error.
-
-    :param error: The error.
-    """
-    return getattr(error, _EXECUTED, False)
-
-
-# The retries of the commands in a block of watch_retries().
-_watched: contextvars.ContextVar[list[bool] | None] = contextvars.ContextVar(
-    "retries", default=None
-)
-
-
-@contextlib.contextmanager
-def watch_retries() -> cabc.Iterator[list[bool]]:
-    """A list of the retries in a block, of commands that may have been run before. Each
-    is True.
-    """
-    retries: list[bool] = []
-    token = _watched.set(retries)
-
-    try:
-        yield retries
-    finally:
-        _watched.reset(token)
-
-
 class Deadline:
     """How long the commands of one prefix are retried.
 
     :param spec: The prefix's spec.
+    :param app: The app.
     """
 
-    def __init__(self, spec: Spec) -> None:
+    def __init__(self, spec: Spec, app: weakref.ref[Flask]) -> None:
         self.spec: Spec = spec
         self.engine: Engine = spec.engine
+        #: Tells about its outages and commands.
+        self.reporter: Reporter = Reporter(spec, app)
         #: Seconds from the start of a command to its last attempt.
         self.seconds: float = spec.deadline or 0.0
         #: Whether a command has used up its deadline, and none has succeeded since.
@@ -123,6 +90,7 @@ class Deadline:
         """
         self._outages.setdefault(part, Outage(error))
         self.down = True
+        self.reporter.go_down(part, error)
 
     def go_up(self, parts: cabc.Iterable[cabc.Hashable] = ()) -> None:
         """Note that a server has answered.
@@ -134,6 +102,9 @@ class Deadline:
 
         self.down = bool(self._outages)
 
+        if not self.down:
+            self.reporter.go_up()
+
     def find_outage(self, parts: cabc.Collection[cabc.Hashable]) -> Outage | None:
         """The outage that concerns some parts of the prefix."""
         for part, outage in list(self._outages.items()):
@@ -141,6 +112,9 @@ class Deadline:
                 # Its nodes may not exist any more.
                 self._outages.pop(part, None)
                 self.down = bool(self._outages)
+
+                if not self.down:
+                    self.reporter.forget()
             elif part is None or part in parts:
                 return outage
 
@@ -365,10 +339,8 @@ class Attempts:
         :raises OSError: If that was an exception of the application.
         """
         if self._may_retry(error):
-            watched = _watched.get()
-
-            if watched is not None and self._engine.may_have_been_sent(error):
-                watched.append(True)
+            if self._engine.may_have_been_sent(error):
+                note_retry()
 
             return True
 
@@ -432,7 +404,15 @@ class Attempts:
             self._engine.replace_connections(self.client)
 
         # Other commands of the same pipeline may have run.
-        return not (was_executed(error) and self._is_sent_too_often(error))
+        if was_executed(error) and self._is_sent_too_often(error):
+            return False
+
+        self._report_retry(error)
+        return True
+
+    def _report_retry(self, error: BaseException) -> None:
+        self._engine.hide_secrets(error, self._spec, self._handled)
+        self._deadline.reporter.retry(error)
 
     def _wait_for_pool(self, error: Exception) -> float:
         """Seconds to wait until a full pool may have a connection.
@@ -482,6 +462,7 @@ class Attempts:
         if not is_down and left > 0:
             pause = self._next_pause * random.uniform(0.5, 1)  # noqa: S311
             self._next_pause = min(self._next_pause * 2, LONGEST_PAUSE)
+            self._report_retry(error)
             return min(pause, left)
 
         if self._has_failed_for_long(error):
@@ -501,6 +482,7 @@ class Attempts:
 
         if len(parts) == 1:
             (part,) = parts
+            self._engine.hide_secrets(error, self._spec, self._handled)
             self._deadline.go_down(part, error)
 
     def _has_failed_for_long(self, error: Exception) -> bool:

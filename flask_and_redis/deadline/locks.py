@@ -12,7 +12,7 @@ from ..engines import internals
 from ..engines.library import get_library
 from ..engines.library import library_name
 from ..spec.classes import subclass
-from .deadline import watch_retries
+from .report import watch_retries
 
 
 class _Owned:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import collections.abc as cabc
 import typing as t
 
 from ..engines import internals
 from ..engines import messages
+from ..engines.tracking import mark_executed
+from ..signals import command_finished
 from ..spec.classes import subclass
 from .deadline import Attempts
 from .deadline import Command
 from .deadline import Deadline
-from .deadline import mark_executed
+from .report import Observation
 
 
 class _Records:
@@ -64,6 +67,15 @@ class _Records:
                 mark_executed(error)
 
             raise
+
+    def _observe(self, names: cabc.Iterable[object]) -> Observation:
+        return Observation(self._command_deadline.reporter, names)
+
+    def _queued_names(self) -> list[object]:
+        """The first argument of each queued command."""
+        # reset() may have dropped the first ones.
+        dropped = max(len(self._recorded_commands) - len(self), 0)
+        return [args[0] for args, _ in self._recorded_commands[dropped:]]
 
     def _take_commands(self) -> list[Command]:
         """The commands to retry. It is empty if the pipeline must not be retried."""
@@ -121,11 +133,25 @@ class PipelineWithDeadline(_Records):
 
             return watch(*keys)
 
-        return self._command_deadline.run(attempts, attempt)
+        if not command_finished.receivers:
+            return self._command_deadline.run(attempts, attempt)
+
+        with self._observe(["WATCH"]) as observation:
+            attempt = observation.counting(attempt)
+            return self._command_deadline.run(attempts, attempt)
 
     def execute(self, *args: t.Any, **kwargs: t.Any) -> t.Any:
         execute = super().execute  # type: ignore[misc]
 
+        if not (command_finished.receivers and len(self)):
+            return self._run_commands(execute, args, kwargs)
+
+        with self._observe(self._queued_names()) as observation:
+            return self._run_commands(observation.counting(execute), args, kwargs)
+
+    def _run_commands(
+        self, execute: t.Any, args: tuple[t.Any, ...], kwargs: dict[str, t.Any]
+    ) -> t.Any:
         if not (commands := self._take_commands()):
             return execute(*args, **kwargs)
 
@@ -181,11 +207,25 @@ class AsyncPipelineWithDeadline(_Records):
 
             return await watch(*keys)
 
-        return await self._command_deadline.run_async(attempts, attempt)
+        if not command_finished.receivers:
+            return await self._command_deadline.run_async(attempts, attempt)
+
+        with self._observe(["WATCH"]) as observation:
+            attempt = observation.counting(attempt)
+            return await self._command_deadline.run_async(attempts, attempt)
 
     async def execute(self, *args: t.Any, **kwargs: t.Any) -> t.Any:
         execute = super().execute  # type: ignore[misc]
 
+        if not (command_finished.receivers and len(self)):
+            return await self._run_commands(execute, args, kwargs)
+
+        with self._observe(self._queued_names()) as observation:
+            return await self._run_commands(observation.counting(execute), args, kwargs)
+
+    async def _run_commands(
+        self, execute: t.Any, args: tuple[t.Any, ...], kwargs: dict[str, t.Any]
+    ) -> t.Any:
         if not (commands := self._take_commands()):
             return await execute(*args, **kwargs)
 

@@ -381,6 +381,17 @@ class Engine(Operations, abc.ABC):
             and not any(map(is_tls_refusal, causes(error, handled)))
         )
 
+    def hide_secrets(
+        self, error: BaseException, spec: Spec, handled: BaseException | None
+    ) -> None:
+        """Hide secrets in an error and its causes. See :meth:`is_transient`."""
+        secrets = messages.find_secrets(
+            self.connection_arguments(spec), spec.sentinel_arguments
+        )
+
+        for each in causes(error, handled):
+            messages.clean_error(each, secrets)
+
     def complete_error(
         self,
         error: BaseException,
@@ -393,13 +404,7 @@ class Engine(Operations, abc.ABC):
 
         :param outcome: How long the command took, or why it was not sent.
         """
-        secrets = messages.find_secrets(
-            self.connection_arguments(spec), spec.sentinel_arguments
-        )
-
-        for each in causes(error, handled):
-            messages.clean_error(each, secrets)
-
+        self.hide_secrets(error, spec, handled)
         advice = self.explain_error(spec, error)
         connection_error = library_of(spec.client_class).errors.ConnectionError
 

@@ -23,6 +23,9 @@ _ALTERS = {form: True for name in _ALTERING for form in (name, name.lower())} | 
 # The attribute of an error that occurred before the command was sent.
 _UNSENT = "_flask_and_redis_unsent"
 
+# The attribute of a pipeline's error if the server ran some of its commands.
+_EXECUTED = "_flask_and_redis_executed"
+
 
 def is_unsent(error: BaseException) -> bool:
     """Whether an error occurred while a connection was being opened or its health was
@@ -37,6 +40,22 @@ def _mark_unsent(error: BaseException) -> None:
     # An error of the application may refuse attributes.
     with contextlib.suppress(Exception):
         setattr(error, _UNSENT, True)
+
+
+def mark_executed(error: BaseException) -> None:
+    """Remember that the server ran other commands of a pipeline.
+
+    :param error: The error of one of its commands.
+    """
+    setattr(error, _EXECUTED, True)
+
+
+def was_executed(error: BaseException) -> bool:
+    """Whether the server ran some commands of the pipeline that raised an error.
+
+    :param error: The error.
+    """
+    return getattr(error, _EXECUTED, False)
 
 
 class _Tracked:

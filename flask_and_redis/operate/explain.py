@@ -11,6 +11,7 @@ from ..engines.limits import PlainText
 from ..exceptions import ConfigError
 from ..registry import Registry
 from ..spec.spec import Spec
+from ..spec.values import clean
 from ..spec.values import Secret
 
 
@@ -37,15 +38,6 @@ def explain(registry: Registry, prefix: str, error: BaseException | None) -> str
         text = spec.engine.error_text(spec, error)
 
     return clean(_hide_secrets(spec, text or "")) or type(error).__name__
-
-
-def clean(text: str) -> str:
-    """Text from a server in one line, without characters that control a terminal.
-
-    :param text: The text.
-    """
-    words = "".join(char if char.isprintable() else " " for char in text).split()
-    return " ".join(words)
 
 
 def _find_cause(spec: Spec, error: BaseException | None) -> str | None:

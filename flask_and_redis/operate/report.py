@@ -15,7 +15,7 @@ from ..engines.operations import Info
 from ..registry import Registry
 from ..spec.spec import Spec
 from ..spec.url import join_address
-from .explain import clean
+from ..spec.values import clean
 from .explain import explain
 from .health import Answer
 from .health import ask

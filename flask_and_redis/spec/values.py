@@ -49,6 +49,15 @@ class Masked(Secret):
         return format("***", format_spec)
 
 
+def clean(text: str) -> str:
+    """Text from a server in one line, without characters that control a terminal.
+
+    :param text: The text.
+    """
+    words = "".join(char if char.isprintable() else " " for char in text).split()
+    return " ".join(words)
+
+
 def mask_secrets(arguments: Arguments) -> None:
     """Keep secrets out of the ``repr`` of pools. In redis-py before 8 and in valkey-py
     it lists all arguments of the connections.

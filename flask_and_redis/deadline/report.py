@@ -1,0 +1,206 @@
+"""Tells about commands and outages: signals and log lines."""
+
+from __future__ import annotations
+
+import collections.abc as cabc
+import contextlib
+import contextvars
+import logging
+import threading
+import time
+import types
+import typing as t
+import weakref
+
+from blinker import Signal
+from flask import Flask
+
+from ..engines.library import library_name
+from ..signals import command_finished
+from ..signals import prefix_down
+from ..signals import prefix_up
+from ..spec.spec import Spec
+from ..spec.values import clean
+
+P = t.ParamSpec("P")
+R = t.TypeVar("R")
+
+logger: logging.Logger = logging.getLogger("flask_and_redis")
+
+# Retries with pauses below this many seconds between them belong to one outage.
+_QUIET = 10.0
+
+# Commands whose second word is not an argument.
+_CONTAINERS = frozenset(
+    "ACL CLIENT CLUSTER COMMAND CONFIG DEBUG FUNCTION LATENCY MEMORY MODULE OBJECT"
+    " PUBSUB SCRIPT SENTINEL SLOWLOG XGROUP XINFO".split()
+)
+
+
+# The retries of the commands in a block of watch_retries().
+_watched: contextvars.ContextVar[list[bool] | None] = contextvars.ContextVar(
+    "retries", default=None
+)
+
+
+@contextlib.contextmanager
+def watch_retries() -> cabc.Iterator[list[bool]]:
+    """A list of the retries in a block, of commands that may have been run before. Each
+    is True.
+    """
+    retries: list[bool] = []
+    token = _watched.set(retries)
+
+    try:
+        yield retries
+    finally:
+        _watched.reset(token)
+
+
+def note_retry() -> None:
+    """Tell :func:`watch_retries` of a retry."""
+    if (retries := _watched.get()) is not None:
+        retries.append(True)
+
+
+class Reporter:
+    """Tells about the outages of one prefix, once each, however many threads there are.
+
+    :param spec: The prefix's spec.
+    :param app: The app.
+    """
+
+    def __init__(self, spec: Spec, app: weakref.ref[Flask]) -> None:
+        self.app: weakref.ref[Flask] = app
+        self.prefix: str = spec.prefix
+        self._spec = spec
+        # When the prefix went down. A dict, because its methods are atomic: threads
+        # need no lock, which a fork could leave behind.
+        self._down: dict[str, float] = {}
+        self._last_retry = float("-inf")
+        self._retrying = threading.Lock()
+
+    def retry(self, error: BaseException) -> None:
+        """Tell that a command is retried.
+
+        :param error: Why.
+        """
+        # Others are logging already, or a fork has left the lock behind.
+        if not self._retrying.acquire(blocking=False):
+            return
+
+        try:
+            now = time.monotonic()
+            is_first = now - self._last_retry > _QUIET
+            self._last_retry = now
+        finally:
+            self._retrying.release()
+
+        if is_first:
+            logger.warning(
+                "The Redis %s fails, and commands are retried: %s",
+                self._describe(),
+                self._text(error),
+            )
+
+    def go_down(self, part: cabc.Hashable, error: BaseException) -> None:
+        """Tell that the prefix is down, unless a part of it is already.
+
+        :param part: The part of it that is down, or None for all.
+        :param error: Why.
+        """
+        now = time.monotonic()
+
+        # Another thread may have told it a moment ago.
+        if self._down.setdefault("since", now) is now:
+            logger.error(
+                "The Redis %s is %s. Until it answers, commands fail: %s",
+                self._describe(),
+                "down" if part is None else clean(f"partly down, at {part}"),
+                self._text(error),
+            )
+            self._send(prefix_down, error=error)
+
+    def go_up(self) -> None:
+        """Tell that no part of the prefix is down any more."""
+        if (since := self.forget()) is not None:
+            seconds = time.monotonic() - since
+            logger.warning(
+                "The Redis %s is back. It was down for %.1f seconds.",
+                self._describe(),
+                seconds,
+            )
+            self._send(prefix_up, seconds=seconds)
+
+    def forget(self) -> float | None:
+        """Forget an outage, and return when it began."""
+        return self._down.pop("since", None)
+
+    def _send(self, signal: Signal, **values: t.Any) -> None:
+        try:
+            signal.send(self.app(), prefix=self.prefix, **values)
+        except Exception:
+            # The command must raise its own error. The thread of a probe has no caller.
+            logger.exception("A receiver of a signal about %r failed.", self.prefix)
+
+    def _describe(self) -> str:
+        spec = self._spec
+        return f"{self.prefix!r} ({spec.engine.describe_address(spec)})"
+
+    def _text(self, error: BaseException) -> str:
+        # Any other error may quote anything.
+        if not library_name(type(error)):
+            return type(error).__name__
+
+        return clean(self._spec.engine.error_text(self._spec, error))
+
+
+class Observation:
+    """Sends :data:`.command_finished` at the end of a ``with`` block.
+
+    :param reporter: That of the prefix.
+    :param commands: The first argument of each command.
+    """
+
+    def __init__(self, reporter: Reporter, commands: cabc.Iterable[object]) -> None:
+        self._reporter = reporter
+        self._commands = tuple(map(_name_of, commands))
+        self._tries = 0
+        self._started = 0.0
+
+    def counting(self, function: cabc.Callable[P, R]) -> cabc.Callable[P, R]:
+        """Count the calls of a function that tries the command once."""
+
+        def count(*args: P.args, **kwargs: P.kwargs) -> R:
+            self._tries += 1
+            return function(*args, **kwargs)
+
+        return count
+
+    def __enter__(self) -> Observation:
+        self._started = time.monotonic()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: types.TracebackType | None,
+    ) -> None:
+        command_finished.send(
+            self._reporter.app(),
+            prefix=self._reporter.prefix,
+            commands=self._commands,
+            seconds=time.monotonic() - self._started,
+            tries=self._tries,
+            error=error,
+        )
+
+
+def _name_of(first: object) -> str:
+    """The name of a command, without arguments. redis-py accepts them in one text with
+    the name.
+    """
+    text = first.decode(errors="replace") if isinstance(first, bytes) else str(first)
+    words = text.upper().split(None, 2)
+    return " ".join(words[: 1 + (words[0] in _CONTAINERS)]) if words else ""

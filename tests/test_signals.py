@@ -1,0 +1,456 @@
+"""What the signals and the log tell about commands and outages."""
+
+from __future__ import annotations
+
+import asyncio
+import collections.abc as cabc
+import contextlib
+import logging
+import re
+import threading
+import typing as t
+import weakref
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import redis
+from blinker import Signal
+from ephemeral_port_reserve import reserve
+from flask import Flask
+
+from flask_and_redis import command_finished
+from flask_and_redis import prefix_down
+from flask_and_redis import prefix_up
+from flask_and_redis.deadline import outage
+from flask_and_redis.deadline.report import _name_of
+from flask_and_redis.deadline.report import Reporter
+
+from .cutter import Cutter
+from .objects import deadline_of
+from .servers import Cluster
+from .servers import Server
+from .servers import wait_until
+from .test_health import make_manager
+
+
+class Sent(t.NamedTuple):
+    """One signal that was sent."""
+
+    signal: Signal
+    app: Flask
+    values: dict[str, t.Any]
+
+
+@contextlib.contextmanager
+def receiving(*signals: Signal) -> cabc.Iterator[list[Sent]]:
+    """Yield a list to which each sent signal is added."""
+    sent: list[Sent] = []
+
+    with contextlib.ExitStack() as stack:
+        for signal in signals:
+
+            def receive(app: Flask, _signal: Signal = signal, **values: t.Any) -> None:
+                sent.append(Sent(_signal, app, values))
+
+            stack.enter_context(signal.connected_to(receive))
+
+        yield sent
+
+
+def names(sent: list[Sent]) -> list[tuple[str, ...]]:
+    return [each.values["commands"] for each in sent]
+
+
+def test_commands(app: Flask, server: Server) -> None:
+    """Each command is told with its prefix, its name and how long it took."""
+    manager = make_manager(app, CACHE_URL=server.url)
+
+    with app.app_context(), receiving(command_finished) as sent:
+        cache: t.Any = manager.get("CACHE")
+        cache.set("secret-key", "secret-value")
+        cache.get("secret-key")
+
+        with pytest.raises(redis.ResponseError):
+            cache.incr("secret-key")
+
+    assert names(sent) == [("SET",), ("GET",), ("INCRBY",)]
+    assert {each.app for each in sent} == {app}
+
+    for each in sent:
+        assert each.values.keys() == {
+            *("prefix", "commands", "seconds", "tries", "error")
+        }
+        assert (each.values["prefix"], each.values["tries"]) == ("CACHE", 1)
+        assert 0 < each.values["seconds"] < 30
+
+    assert [each.values["error"] for each in sent[:2]] == [None, None]
+    assert isinstance(sent[2].values["error"], redis.ResponseError)
+
+
+def test_other_apps(app: Flask, server: Server) -> None:
+    """The sender is the app, so that a receiver can choose one."""
+    other = Flask("other")
+    manager = make_manager(app, REDIS_URL=server.url)
+    other.config["REDIS_URL"] = server.url
+    manager.init_app(other)
+    sent: list[Flask] = []
+
+    def receive(app: Flask, **values: t.Any) -> None:
+        sent.append(app)
+
+    with command_finished.connected_to(receive, sender=other):
+        for each in (app, other):
+            with each.app_context():
+                manager.get().set("k", "v")
+
+    assert sent == [other]
+
+
+@pytest.mark.parametrize(
+    ("first", "name"),
+    [
+        ("get", "GET"),
+        (b"Get", "GET"),
+        ("SET key value", "SET"),
+        ("CLIENT SETNAME", "CLIENT SETNAME"),
+        ("config get password", "CONFIG GET"),
+        ("OBJECT ENCODING key", "OBJECT ENCODING"),
+        (b"\xff", "\ufffd"),
+        ("", ""),
+    ],
+)
+def test_names_without_arguments(first: object, name: str) -> None:
+    """redis-py takes a whole command in one text. Its arguments are left out."""
+    assert _name_of(first) == name
+
+
+def test_pipelines_locks_and_scripts(app: Flask, server: Server) -> None:
+    """A pipeline is told once, with the names of all its commands. The commands of
+    locks and scripts are told as well.
+    """
+    manager = make_manager(app, REDIS_URL=server.url)
+
+    with app.app_context(), receiving(command_finished) as sent:
+        client: t.Any = manager.get()
+
+        with client.pipeline() as pipeline:
+            pipeline.set("k", "v").get("k").execute()
+            pipeline.execute()
+            # The second use of the same pipeline.
+            pipeline.get("k").execute()
+
+        assert names(sent) == [("SET", "GET"), ("GET",)]
+        del sent[:]
+
+        with client.lock("lock", timeout=10):
+            pass
+
+        assert ("SET",) in names(sent) and ("EVALSHA",) in names(sent)
+        del sent[:]
+        script: t.Any = client.register_script("return redis.call('get', KEYS[1])")
+        assert script(keys=["k"]) == b"v"
+        assert ("EVALSHA",) in names(sent)
+        del sent[:]
+
+        with client.pipeline() as pipeline:
+            pipeline.watch("k")
+            pipeline.multi()
+            pipeline.set("k", "w")
+            pipeline.execute()
+
+        assert names(sent) == [("WATCH",), ("SET",)]
+
+
+def test_async(app: Flask, server: Server) -> None:
+    """The same for asyncio."""
+    manager = make_manager(app, REDIS_URL=server.url)
+
+    async def use() -> None:
+        async with manager.get_async() as client:
+            await client.set("k", "v")
+            pipeline: t.Any = client.pipeline()
+            await pipeline.execute()
+            await pipeline.get("k").incr("n").execute()
+            await pipeline.watch("k")
+            pipeline.multi()
+            await pipeline.get("k").execute()
+
+            with pytest.raises(redis.ResponseError):
+                await client.incr("k")
+
+    with app.app_context(), receiving(command_finished) as sent:
+        asyncio.run(use())
+
+    assert names(sent) == [
+        *[("SET",), ("GET", "INCRBY"), ("WATCH",), ("GET",), ("INCRBY",)]
+    ]
+    assert [each.values["tries"] for each in sent] == [1] * 5
+    assert isinstance(sent[-1].values["error"], redis.ResponseError)
+
+
+def test_cluster(app: Flask, cluster: Cluster) -> None:
+    """The same in a cluster."""
+    manager = make_manager(app, REDIS_URL=f"redis+cluster://{cluster.address}")
+
+    with app.app_context():
+        client: t.Any = manager.get()
+        client.set("k", "v")
+
+        with receiving(command_finished) as sent:
+            client.set("k", "v")
+            client.pipeline().get("k").get("l").execute()
+
+    assert names(sent) == [("SET",), ("GET", "GET")]
+
+
+def test_tries(app: Flask, cutter: Cutter) -> None:
+    """Each try is counted, of commands and of pipelines."""
+    manager = make_manager(app, REDIS_URL=cutter.url)
+
+    with app.app_context(), receiving(command_finished) as sent:
+        client: t.Any = manager.get()
+        cutter.lose(b"first", 2)
+        client.set("first", "v")
+        cutter.lose(b"second", 1)
+        client.pipeline().set("second", "v").execute()
+
+    assert [each.values["tries"] for each in sent] == [3, 2]
+    assert names(sent) == [("SET",), ("SET",)]
+    assert [each.values["error"] for each in sent] == [None, None]
+
+
+def test_own_retries_are_not_told(app: Flask, server: Server) -> None:
+    """A prefix with a Retry object of redis-py has no deadline and no signals."""
+    retry: t.Any = redis.retry.Retry(redis.backoff.NoBackoff(), 1)
+    manager = make_manager(app, REDIS_URL=server.url, REDIS_RETRY=retry)
+
+    with app.app_context(), receiving(command_finished) as sent:
+        client: t.Any = manager.get()
+        assert client.set("k", "v")
+        assert client.pipeline().get("k").execute() == [b"v"]
+
+    assert sent == []
+
+
+def test_outage(
+    app: Flask, own_server: Server, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The log tells an outage in three lines and the signals in two, although many
+    threads fail.
+    """
+    manager = make_manager(app, REDIS_URL=own_server.url, REDIS_RETRY_DEADLINE=0.3)
+    done = threading.Event()
+
+    def work() -> None:
+        with app.app_context():
+            while not done.is_set():
+                with contextlib.suppress(redis.RedisError):
+                    manager.get().set("k", "v")
+
+                done.wait(0.01)
+
+    def is_down() -> bool:
+        with app.app_context():
+            return manager.stats()["REDIS"].down
+
+    with ThreadPoolExecutor(8) as threads, receiving(prefix_down, prefix_up) as sent:
+        for _ in range(8):
+            threads.submit(work)
+
+        try:
+            own_server.kill()
+            wait_until(is_down, "the prefix is down", timeout=30)
+            own_server.start()
+            wait_until(lambda: not is_down(), "the prefix is up", timeout=30)
+        finally:
+            done.set()
+
+    records = [each for each in caplog.records if each.name == "flask_and_redis"]
+    levels = [each.levelno for each in records]
+    assert levels == [logging.WARNING, logging.ERROR, logging.WARNING]
+    where = f"The Redis 'REDIS' ({own_server.address}) "
+    texts = [each.getMessage() for each in records]
+    assert all(text.startswith(where) for text in texts)
+    assert "commands are retried: " in texts[0]
+    assert "is down." in texts[1]
+    assert "is back. It was down for " in texts[2]
+    assert [each.signal for each in sent] == [prefix_down, prefix_up]
+    assert {each.app for each in sent} == {app}
+    assert sent[0].values["prefix"] == sent[1].values["prefix"] == "REDIS"
+    assert isinstance(sent[0].values["error"], redis.RedisError)
+    assert sent[1].values["seconds"] > 0
+
+
+def test_shard(app: Flask, cluster: Cluster, caplog: pytest.LogCaptureFixture) -> None:
+    """A cluster is down while one of its shards is. The log says which one."""
+    manager = make_manager(
+        app,
+        REDIS_URL=f"redis+cluster://{cluster.address}",
+        REDIS_SOCKET_TIMEOUT=0.3,
+        REDIS_RETRY_DEADLINE=0.5,
+    )
+    node = cluster.master_of("k")
+
+    with app.app_context(), receiving(prefix_down, prefix_up) as sent:
+        client: t.Any = manager.get()
+        client.set("k", "v")
+        node.pause()
+
+        try:
+            with pytest.raises(redis.RedisError):
+                client.get("k")
+        finally:
+            node.resume()
+
+        def is_back() -> bool:
+            with contextlib.suppress(redis.RedisError):
+                client.get("k")
+
+            return not manager.stats()["REDIS"].down
+
+        wait_until(is_back, "the shard is back", timeout=30)
+
+    assert [each.signal for each in sent] == [prefix_down, prefix_up]
+    where = rf"is partly down, at \S+:{node.port}\. Until it answers"
+    assert re.search(where, caplog.text)
+
+
+def test_several_shards(app: Flask, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first shard that is down and the last one that is back are told. One that is
+    forgotten is not back.
+    """
+    manager = make_manager(app, REDIS_URL="fakeredis://")
+    error = redis.ConnectionError("down")
+
+    with app.app_context(), receiving(prefix_down, prefix_up) as sent:
+        deadline = deadline_of(manager.get())
+        deadline.go_down("a:1", error)
+        deadline.go_down("b:1", error)
+        deadline.go_up(["a:1"])
+        assert [each.signal for each in sent] == [prefix_down]
+        deadline.go_up(["b:1"])
+        deadline.go_up(["b:1"])
+        assert [each.signal for each in sent] == [prefix_down, prefix_up]
+        del sent[:]
+        deadline.go_down("a:1", error)
+        deadline.go_down("b:1", error)
+        monkeypatch.setattr(outage, "FORGOTTEN", -1)
+        assert deadline.find_outage(["c:1"]) is None
+        assert [each.signal for each in sent] == [prefix_down]
+        deadline.go_down("a:1", error)
+        assert [each.signal for each in sent] == [prefix_down, prefix_down]
+
+
+def test_refused_command(
+    app: Flask, own_server: Server, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The log tells why a command is sent again that a demoted master has refused."""
+    manager = make_manager(app, REDIS_URL=own_server.url)
+
+    with own_server.admin() as admin:
+        admin.execute_command("REPLICAOF", "127.0.0.1", reserve())
+
+    with app.app_context(), receiving(command_finished) as sent:
+        for use in (manager.get(), manager.get().pipeline()):
+            with pytest.raises(redis.exceptions.ReadOnlyError):
+                use.set("k", "v")
+                t.cast(t.Any, use).execute()
+
+    assert [each.values["tries"] for each in sent] == [2, 2]
+    (record,) = [each for each in caplog.records if each.name == "flask_and_redis"]
+    assert "commands are retried: You can't write against" in record.getMessage()
+
+
+def test_receiver_that_fails(app: Flask, caplog: pytest.LogCaptureFixture) -> None:
+    """A command raises its own error, and not that of a receiver of an outage. Those of
+    other receivers reach the caller.
+    """
+    url = f"redis://127.0.0.1:{reserve()}"
+    manager = make_manager(app, REDIS_URL=url, REDIS_RETRY_DEADLINE=0.1)
+
+    def fail(app: Flask, **values: t.Any) -> None:
+        raise LookupError("of a receiver")
+
+    with app.app_context():
+        with prefix_down.connected_to(fail), pytest.raises(redis.ConnectionError):
+            manager.get().get("k")
+
+        assert "LookupError: of a receiver" in caplog.text
+
+        with command_finished.connected_to(fail), pytest.raises(LookupError):
+            manager.get().get("k")
+
+
+class Quotes(redis.Redis):
+    """A client whose errors quote the password."""
+
+    def execute_command(self, *args: t.Any, **options: t.Any) -> t.Any:
+        raise redis.ConnectionError("The password is s3cret.")
+
+
+def test_secrets(app: Flask, caplog: pytest.LogCaptureFixture) -> None:
+    """No password is in a signal or in the log."""
+    manager = make_manager(
+        app,
+        REDIS_URL="redis://:s3cret@localhost",
+        REDIS_CLASS=Quotes,
+        REDIS_RETRY_DEADLINE=0.1,
+    )
+    told: list[str] = []
+
+    def receive(app: Flask, error: Exception, **values: t.Any) -> None:
+        told.append(str(error))
+
+    with app.app_context(), prefix_down.connected_to(receive):
+        with pytest.raises(redis.ConnectionError):
+            manager.get().get("k")
+
+    assert told == ["The password is ***."]
+    assert "commands are retried: The password is ***." in caplog.text
+    assert "commands fail: The password is ***." in caplog.text
+
+
+def test_down_commands(app: Flask) -> None:
+    """A command that fails because the prefix is down was not tried."""
+    url = f"redis://127.0.0.1:{reserve()}"
+    manager = make_manager(app, REDIS_URL=url, REDIS_RETRY_DEADLINE=0.1)
+
+    with app.app_context(), receiving(command_finished) as sent:
+        for _ in range(2):
+            with pytest.raises(redis.ConnectionError):
+                manager.get().get("k")
+
+    assert sent[0].values["tries"] > 1
+    assert sent[1].values["tries"] == 0
+    assert isinstance(sent[1].values["error"], redis.ConnectionError)
+
+
+def test_log_quotes_nothing(app: Flask, caplog: pytest.LogCaptureFixture) -> None:
+    """The log has no text of errors that are not the library's, and no control
+    characters.
+    """
+    make_manager(app, REDIS_URL="redis://h")
+    reporter = Reporter(app.extensions["redis"].get_spec("REDIS"), weakref.ref(app))
+    reporter.go_down(None, LookupError("s3cret"))
+    reporter.go_up()
+    reporter.go_down(None, redis.ConnectionError("\x1b[31mred"))
+    assert "s3cret" not in caplog.text and "LookupError" in caplog.text
+    assert "\x1b" not in caplog.text and "[31mred" in caplog.text
+
+
+def test_retries_are_told_once(app: Flask, caplog: pytest.LogCaptureFixture) -> None:
+    """While one thread logs a retry, others do not. The next retries are silent."""
+    make_manager(app, REDIS_URL="redis://h")
+    reporter = Reporter(app.extensions["redis"].get_spec("REDIS"), weakref.ref(app))
+
+    with reporter._retrying:
+        reporter.retry(redis.ConnectionError("first"))
+
+    assert not caplog.records
+    reporter.retry(redis.ConnectionError("second"))
+    reporter.retry(redis.ConnectionError("third"))
+    assert [each.getMessage()[-6:] for each in caplog.records] == ["second"]
+    # As after a long pause.
+    reporter._last_retry -= 1000
+    reporter.retry(redis.ConnectionError("fourth"))
+    assert len(caplog.records) == 2
