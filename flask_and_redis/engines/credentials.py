@@ -55,6 +55,8 @@ class PasswordFile(Credentials):
     :param username: The user name, if there is one.
     """
 
+    secrets: Login
+
     def __init__(self, value: Value, username: str | None = None) -> None:
         self._value = value
         # The process may change its directory.
@@ -127,6 +129,8 @@ class SharedProvider(Credentials):
 
     :param value: The setting, with a provider, or a class or function that returns one.
     """
+
+    secrets: Login
 
     def __init__(self, value: Value) -> None:
         self._value = value

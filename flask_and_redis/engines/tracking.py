@@ -145,6 +145,8 @@ class TrackedConnection(_Tracked):
     database 0.
     """
 
+    unread: int
+
     def connect(self, *args: t.Any, **kwargs: t.Any) -> None:
         self._open(super().connect, *args, **kwargs)  # type: ignore[misc]
 
@@ -257,6 +259,8 @@ class GuardedConnection(TrackedConnection):
 
 class AsyncTrackedConnection(_Tracked):
     """The same for connections of asyncio. See :class:`TrackedConnection`."""
+
+    unread: int
 
     async def connect(self, *args: t.Any, **kwargs: t.Any) -> None:
         await self._open(super().connect, *args, **kwargs)  # type: ignore[misc]
