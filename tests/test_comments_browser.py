@@ -27,6 +27,8 @@ from .conftest import Starter
 from .servers import Server
 from .servers import wait_until
 
+pytestmark = pytest.mark.once
+
 PHONE: t.Any = {"width": 360, "height": 740}
 
 

@@ -15,6 +15,8 @@ from flask import Flask
 from flask_and_redis import ConfigError
 from flask_and_redis import RedisManager
 
+pytestmark = pytest.mark.once
+
 FILES = sorted((Path(__file__).parent / "environments").glob("*.env"))
 
 

@@ -20,6 +20,8 @@ from flask.testing import FlaskClient
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+pytestmark = pytest.mark.once
+
 PATH = Path(__file__).parents[1] / "examples" / "visits" / "app.py"
 
 

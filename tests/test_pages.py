@@ -40,6 +40,8 @@ from .servers import wait_until
 from .test_workers import get_many
 from .web import gunicorn
 
+pytestmark = pytest.mark.once
+
 Load = cabc.Callable[..., types.ModuleType]
 
 # The pages that show Python files. Each is run here, in test_operating.py or in

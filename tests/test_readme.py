@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 from flask import Flask
 
+pytestmark = pytest.mark.once
+
 README = Path(__file__).parent.parent / "README.rst"
 
 
