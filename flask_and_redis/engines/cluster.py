@@ -150,8 +150,10 @@ class Cluster(Engine):
         return library_of(spec.client_class).no_retry()
 
     def pools(self, client: t.Any) -> list[t.Any]:
-        # A node has no client before its first use.
-        clients = [node.redis_connection for node in client.get_nodes()]
+        # A node has no client before its first use, and never one in asyncio.
+        clients = [
+            getattr(node, "redis_connection", None) for node in client.get_nodes()
+        ]
         return [each.connection_pool for each in clients if each is not None]
 
     def adopt_async(self, spec: Spec, client: t.Any) -> None:
