@@ -19,6 +19,7 @@ import valkey
 from flask_and_redis.engines import connections
 from flask_and_redis.engines import internals
 from flask_and_redis.engines import limits
+from flask_and_redis.engines.library import packs_with_hiredis
 from flask_and_redis.spec.classes import parameters
 from flask_and_redis.spec.classes import subclass
 
@@ -167,9 +168,9 @@ def test_inner_connection(server: Server) -> None:
     pool = redis.ConnectionPool(cache_config=redis.cache.CacheConfig(), **options)
     connection = pool.make_connection()
     assert not isinstance(connection, redis.Connection)
-    inner = internals.inner_connection(connection)
+    inner = connections.inner_connection(connection)
     assert isinstance(inner, redis.Connection)
-    assert internals.inner_connection(inner) is inner
+    assert connections.inner_connection(inner) is inner
     assert not connections.is_plain(pool)
 
 
@@ -535,4 +536,4 @@ def test_packs_with_hiredis() -> None:
     """redis-py's own attribute says whether hiredis is used."""
     connection_class: t.Any = redis.Connection
     packer = connection_class()._construct_command_packer(None)
-    assert internals.packs_with_hiredis() == ("Hiredis" in type(packer).__name__)
+    assert packs_with_hiredis() == ("Hiredis" in type(packer).__name__)

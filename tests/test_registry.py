@@ -342,7 +342,10 @@ asyncio.run(use_async())
 print(len(before), *list_modules() - before)
 """
     at_import, later = run(code)
-    modules = ("exceptions", "manager", "proxy", "registry", "spec", "spec.spec")
+    modules = [
+        *("exceptions", "manager", "proxy", "registry", "signals", "spec"),
+        "spec.spec",
+    ]
     assert at_import.split() == [f"flask_and_redis.{name}" for name in modules]
     assert int(later) > len(modules)
 

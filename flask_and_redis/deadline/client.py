@@ -17,7 +17,7 @@ from ..engines.operations import FakeServers
 from ..signals import command_finished
 from ..spec.classes import subclass
 from ..spec.spec import Spec
-from .deadline import Attempts
+from .attempts import Attempts
 from .deadline import Deadline
 from .locks import AsyncLockWithDeadline
 from .locks import LockWithDeadline

@@ -10,8 +10,8 @@ from ..engines import messages
 from ..engines.tracking import mark_executed
 from ..signals import command_finished
 from ..spec.classes import subclass
-from .deadline import Attempts
-from .deadline import Command
+from .attempts import Attempts
+from .attempts import Command
 from .deadline import Deadline
 from .report import Observation
 

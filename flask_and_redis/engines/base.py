@@ -7,7 +7,6 @@ from __future__ import annotations
 import abc
 import collections.abc as cabc
 import inspect
-import ssl
 import typing as t
 
 import redis
@@ -25,27 +24,19 @@ from . import adoption
 from . import checks
 from . import credentials
 from . import internals
-from . import interruptions
-from . import messages
 from . import names
-from . import tracking
+from .commands import Commands
 from .library import Client
 from .library import library_name
 from .library import library_of
 from .library import Pool
-from .operations import check_answer
-from .operations import check_answer_async
 from .operations import FakeServers
-from .operations import Operations
-
-# Any other TLS error is a refusal. These say that the connection was lost.
-_TLS_LOST = (ssl.SSLEOFError, ssl.SSLZeroReturnError, ssl.SSLSyscallError)
 
 # With one of these set, redis-py takes retry=None for "retry once".
 _RETRY_ARGUMENTS = frozenset({"retry_on_error", "retry_on_timeout"})
 
 
-class Engine(Operations, abc.ABC):
+class Engine(Commands, abc.ABC):
     """One kind of server. There is one object of each class, and it has no state."""
 
     #: The schemes of its URLs that have a path in place of a host.
@@ -352,223 +343,3 @@ class Engine(Operations, abc.ABC):
 
         default = parameters(spec.pool_class or redis.ConnectionPool)["max_connections"]
         return int(spec.arguments.get("max_connections") or default.default or 100)
-
-    # Around commands
-
-    def is_transient(
-        self, error: BaseException, spec: Spec, handled: BaseException | None = None
-    ) -> bool:
-        """Whether a retry may succeed.
-
-        :param error: What an attempt raised.
-        :param spec: The spec.
-        :param handled: The error that the caller was handling when the command
-            started. It says nothing about the attempt.
-        """
-        errors = library_of(spec.client_class).errors
-        transient = (
-            errors.ConnectionError,
-            errors.TimeoutError,
-            errors.ClusterDownError,
-            errors.TryAgainError,
-            *spec.arguments.get("retry_on_error", ()),
-        )
-        permanent = (errors.AuthenticationError, errors.AuthorizationError)
-        return (
-            isinstance(error, transient)
-            and not isinstance(error, permanent)
-            and not internals.is_cache_refused(error)
-            and not any(map(is_tls_refusal, causes(error, handled)))
-        )
-
-    def hide_secrets(
-        self, error: BaseException, spec: Spec, handled: BaseException | None
-    ) -> None:
-        """Hide secrets in an error and its causes. See :meth:`is_transient`."""
-        secrets = messages.find_secrets(
-            self.connection_arguments(spec), spec.sentinel_arguments
-        )
-
-        for each in causes(error, handled):
-            messages.clean_error(each, secrets)
-
-    def complete_error(
-        self,
-        error: BaseException,
-        spec: Spec,
-        handled: BaseException | None,
-        outcome: str,
-    ) -> None:
-        """Hide secrets in an error and its causes, and note which Redis failed. See
-        :meth:`is_transient`.
-
-        :param outcome: How long the command took, or why it was not sent.
-        """
-        self.hide_secrets(error, spec, handled)
-        advice = self.explain_error(spec, error)
-        connection_error = library_of(spec.client_class).errors.ConnectionError
-
-        # Other errors are the command's, such as a wrong type, or the application's.
-        if (
-            advice
-            or isinstance(error, connection_error)
-            or self.is_transient(error, spec, handled)
-        ):
-            where = f"Redis {spec.prefix!r}, {self.describe_address(spec)}"
-            messages.add_note(error, f"{where}: {outcome} {advice}".rstrip())
-
-    def may_have_been_sent(self, error: BaseException) -> bool:
-        """Whether the server may have received the command.
-
-        :param error: What an attempt raised.
-        """
-        return not (tracking.is_unsent(error) or internals.is_full_pool(error))
-
-    def is_hang(
-        self, error: BaseException, spec: Spec, handled: BaseException | None = None
-    ) -> bool:
-        """Whether the server did not answer in time. See :meth:`is_transient`."""
-        timeout = library_of(spec.client_class).errors.TimeoutError
-        return any(isinstance(each, timeout) for each in causes(error, handled))
-
-    def raise_interruption(
-        self,
-        error: BaseException,
-        spec: Spec,
-        handled: BaseException | None,
-        client: Client | None,
-        seconds: float,
-    ) -> None:
-        """Raise the application's own exception, if the client library took one for an
-        error of the socket. See :meth:`is_transient`.
-
-        :param client: The client, or None before it is created.
-        :param seconds: How long the attempt took.
-        """
-        pool = getattr(client, "connection_pool", None)
-        arguments = spec.arguments if pool is None else pool.connection_kwargs
-        timeouts = [
-            each[name]
-            for each in (arguments, spec.sentinel_arguments)
-            for name in checks.TIMEOUTS
-            if each.get(name)
-        ]
-        interruptions.raise_interruption(
-            causes(error, handled),
-            library_of(spec.client_class).errors.TimeoutError,
-            seconds,
-            min(timeouts, default=0),
-        )
-
-    def find_parts(
-        self, client: Client | None, commands: cabc.Iterable[cabc.Sequence[t.Any]]
-    ) -> frozenset[cabc.Hashable]:
-        """The parts of the prefix that may be down separately, and that commands need.
-        None stands for the whole prefix.
-
-        :param client: The client, or None before it is created.
-        :param commands: The arguments of each command.
-        """
-        return frozenset([None])
-
-    def is_all_down(self, error: BaseException) -> bool:
-        """Whether no part of the prefix can be reached.
-
-        :param error: What an attempt raised.
-        """
-        return True
-
-    def is_reset(self, error: BaseException, handled: BaseException | None) -> bool:
-        """Whether the server closed the connection while it received a command. See
-        :meth:`is_transient`.
-        """
-        resets = (ConnectionResetError, BrokenPipeError)
-        return any(isinstance(each, resets) for each in causes(error, handled))
-
-    def after_all_down(self, client: Client) -> None:
-        """Prepare a client after :meth:`is_all_down`."""
-
-    def can_probe(self, client: Client) -> bool:
-        """Whether :meth:`probe` can tell that the server answers.
-
-        :param client: The client, or None before it is created.
-        """
-        return hasattr(client, "connection_pool")
-
-    def probe(self, client: Client) -> None:
-        """Raise unless the server answers, on a separate connection.
-
-        :param client: The client.
-        """
-        check_answer(client.connection_pool, library_of(type(client)))
-
-    async def probe_async(self, client: Client) -> None:
-        """Raise unless the server of an asynchronous client answers."""
-        await check_answer_async(client.connection_pool, library_of(type(client)))
-
-    def before_retry(self, client: Client) -> None:
-        """Prepare a client for the next attempt."""
-
-    def before_pipeline_retry(self, client: Client) -> t.Any:
-        """Prepare a client for the next attempt of a pipeline.
-
-        :return: None or, if the client is asynchronous, maybe an awaitable.
-        """
-
-    def after_pipeline(self, client: Client) -> None:
-        """Clean up after a pipeline that may have failed."""
-
-    # Refused commands
-
-    def is_refused(self, error: BaseException, spec: Spec) -> bool:
-        """Whether the server refused a command, which another connection may run: the
-        server's role or the credentials have changed.
-
-        :param error: What an attempt raised.
-        :param spec: The spec.
-        """
-        errors = library_of(spec.client_class).errors
-
-        if not isinstance(error, errors.AuthenticationError):
-            return internals.is_demoted(error, errors)
-
-        arguments = self.connection_arguments(spec)
-
-        if arguments.get("credential_provider") is not None:
-            return True
-
-        # A wrong password stays wrong.
-        has_login = bool(arguments.get("password") or arguments.get("username"))
-        return has_login and not tracking.is_unsent(error)
-
-    def replace_connections(self, client: Client) -> None:
-        """Replace all connections of a client before their next use.
-
-        :param client: The client.
-        """
-        for pool in self.pools(client):
-            adoption.replace_connections(pool)
-
-
-def causes(
-    error: BaseException | None, handled: BaseException | None
-) -> cabc.Iterator[BaseException]:
-    """An error, and the errors of the same attempt that led to it.
-
-    :param error: What the attempt raised.
-    :param handled: The error that the caller was handling when the command started. It
-        and its causes do not belong to the attempt.
-    """
-    seen = {id(handled)}
-    pending: list[BaseException | None] = [error]
-
-    while pending:
-        if (each := pending.pop()) is not None and id(each) not in seen:
-            seen.add(id(each))
-            pending += [each.__cause__, each.__context__]
-            yield each
-
-
-def is_tls_refusal(error: BaseException) -> bool:
-    """Whether one side refused TLS, such as the certificate of the other."""
-    return isinstance(error, ssl.SSLError) and not isinstance(error, _TLS_LOST)

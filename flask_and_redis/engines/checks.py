@@ -21,9 +21,9 @@ from ..spec.classes import required_parameters
 from ..spec.spec import Spec
 from ..spec.spec import Value
 from ..spec.spec import Values
-from . import internals
 from .library import get_library
 from .library import library_name
+from .library import packs_with_hiredis
 
 _KEYWORD = inspect.Parameter.KEYWORD_ONLY
 
@@ -198,7 +198,7 @@ def check_encoding(spec: Spec, values: Values) -> None:
     is_other = encoding not in ("utf-8", "ascii")
 
     if is_other and library_name(spec.client_class) == "redis":
-        if internals.packs_with_hiredis():
+        if packs_with_hiredis():
             raise values["encoding"].error(
                 "must be utf-8 while hiredis is installed, which writes nothing else."
                 " Uninstall hiredis, or encode and decode in the application."

@@ -23,10 +23,10 @@ from ..spec.url import Url
 from . import adoption
 from . import internals
 from . import names
-from .base import causes
 from .base import Engine
 from .checks import client_settings
 from .checks import TIMEOUTS
+from .commands import causes
 from .library import get_library
 from .library import library_of
 from .operations import copy_pool

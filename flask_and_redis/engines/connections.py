@@ -9,6 +9,9 @@ from __future__ import annotations
 
 import collections.abc as cabc
 import os
+import select
+import socket
+import ssl
 import threading
 import time
 import types
@@ -16,7 +19,6 @@ import typing as t
 import weakref
 
 from ..spec.spec import MAX_IDLE
-from . import internals
 from .credentials import Credentials
 
 # Seconds in which a connection that was returned is lent again without a look at its
@@ -169,6 +171,50 @@ def is_plain(pool: t.Any) -> bool:
     )
 
 
+def inner_connection(connection: t.Any) -> t.Any:
+    """The connection itself, if a cache is in front of it.
+
+    Why: what is in front does not pass its attributes on. Versions: all. Without it:
+    with a cache, dirty connections are lent again.
+
+    :param connection: What a pool lends.
+    """
+    return getattr(connection, "_conn", connection)
+
+
+def has_data(connection: t.Any) -> bool:
+    """Whether something has arrived on an idle connection, or the server has closed it.
+
+    Why: ``can_read()`` takes longer, and takes a ``TimeoutError`` that a signal handler
+    raises for one of its own. Versions: all. Without it: closed connections are lent.
+
+    :param connection: A connection of :mod:`.tracking`.
+    """
+    if connection.poll is None:
+        sock = connection._sock
+
+        if not (_HAS_POLL and isinstance(sock, socket.socket)):
+            # fakeredis has no sockets.
+            return bool(connection.can_read())
+
+        connection.poll = _make_poll(sock)
+
+    return bool(connection.poll(0))
+
+
+_HAS_POLL = hasattr(select, "poll")
+
+
+def _make_poll(sock: socket.socket) -> cabc.Callable[[int], object]:
+    poller = select.poll()
+    poller.register(sock, select.POLLIN)
+
+    if isinstance(sock, ssl.SSLSocket):
+        return lambda timeout: sock.pending() or poller.poll(timeout)
+
+    return poller.poll
+
+
 class Outdates:
     """What pools know, synchronous or not."""
 
@@ -222,7 +268,7 @@ class TrackedPool(Outdates, PoolState):
                 return self._make_ready(connection)
 
         connection = super().get_connection(*args, **options)  # type: ignore[misc]
-        tracked = internals.inner_connection(connection)
+        tracked = inner_connection(connection)
 
         # redis-py's pool may have lent an idle one.
         if tracked.returned_at and self.is_outdated(tracked, time.monotonic()):
@@ -245,7 +291,7 @@ class TrackedPool(Outdates, PoolState):
 
     def _has_data(self, connection: t.Any) -> bool:
         try:
-            return internals.has_data(connection)
+            return has_data(connection)
         except BaseException:
             self.release(connection)
             raise
@@ -259,7 +305,7 @@ class TrackedPool(Outdates, PoolState):
             raise
 
     def release(self, connection: t.Any) -> None:
-        tracked = connection if self.is_fast else internals.inner_connection(connection)
+        tracked = connection if self.is_fast else inner_connection(connection)
 
         if tracked.unread or tracked.is_broken or tracked.is_altered:
             connection.disconnect()

@@ -11,16 +11,12 @@ import collections.abc as cabc
 import contextlib
 import os
 import queue
-import select
-import socket
-import ssl
 import threading
 import types
 import typing as t
 
 import redis
 import redis.cluster
-import redis.utils
 from redis import exceptions as redis_exceptions
 
 from ..spec.classes import once_per_class
@@ -60,50 +56,6 @@ def renew_locks(roots: cabc.Iterable[object]) -> None:
 
 
 # Pools
-
-
-def inner_connection(connection: t.Any) -> t.Any:
-    """The connection itself, if a cache is in front of it.
-
-    Why: what is in front does not pass its attributes on. Versions: all. Without it:
-    with a cache, dirty connections are lent again.
-
-    :param connection: What a pool lends.
-    """
-    return getattr(connection, "_conn", connection)
-
-
-def has_data(connection: t.Any) -> bool:
-    """Whether something has arrived on an idle connection, or the server has closed it.
-
-    Why: ``can_read()`` takes longer, and takes a ``TimeoutError`` that a signal handler
-    raises for one of its own. Versions: all. Without it: closed connections are lent.
-
-    :param connection: A connection of :mod:`.tracking`.
-    """
-    if connection.poll is None:
-        sock = connection._sock
-
-        if not (_HAS_POLL and isinstance(sock, socket.socket)):
-            # fakeredis has no sockets.
-            return bool(connection.can_read())
-
-        connection.poll = _make_poll(sock)
-
-    return bool(connection.poll(0))
-
-
-_HAS_POLL = hasattr(select, "poll")
-
-
-def _make_poll(sock: socket.socket) -> cabc.Callable[[int], object]:
-    poller = select.poll()
-    poller.register(sock, select.POLLIN)
-
-    if isinstance(sock, ssl.SSLSocket):
-        return lambda timeout: sock.pending() or poller.poll(timeout)
-
-    return poller.poll
 
 
 def list_idle(pool: t.Any) -> list[t.Any]:
@@ -301,15 +253,6 @@ def is_cache_refused(error: BaseException) -> bool:
     :param error: What a connection raised.
     """
     return "client-side caching is supported by" in str(error)
-
-
-def packs_with_hiredis() -> bool:
-    """Whether redis-py lets hiredis write commands.
-
-    Why: hiredis writes text as UTF-8, whatever ``ENCODING`` is. Versions: all. Without
-    it: keys and values are written in one encoding and read in another.
-    """
-    return bool(redis.utils.HIREDIS_AVAILABLE)
 
 
 # Pipelines

@@ -78,7 +78,7 @@ class _Tracked:
     login_version: int = 0
     #: When it was last returned to its pool.
     returned_at: float = 0.0
-    #: Looks for data. Set by :func:`.internals.has_data`.
+    #: Looks for data. Set by :func:`.connections.has_data`.
     poll: cabc.Callable[[int], object] | None = None
     _is_opening: bool = False
     # How many replies the next packed command gets, and whether it ends with EXEC.

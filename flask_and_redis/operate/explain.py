@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ssl
 
-from ..engines.base import causes
+from ..engines.commands import causes
 from ..engines.credentials import Credentials
 from ..engines.library import library_name
 from ..engines.limits import PlainText

@@ -38,6 +38,9 @@ logger: logging.Logger = logging.getLogger("flask_and_redis")
 #: Settings that None turns off. For any other it means "not set".
 NONE_COUNTS = ("_DRIVER_INFO",)
 
+# How the names of prefixes begin that are certainly Redis.
+_CERTAIN = ("REDIS", "VALKEY")
+
 # The longest name of a setting.
 _LONGEST_NAME = 255
 
@@ -83,28 +86,14 @@ def discover(
     :raises ConfigError: If a setting of a certain prefix is wrong.
     """
 
-    def is_certain(prefix: str) -> bool:
-        return (
-            prefix == default
-            or prefix in requested
-            or prefixes is not None
-            or prefix.startswith(("REDIS", "VALKEY"))
-        )
-
     discovery = Discovery()
+    certain = {default, *requested, *(prefixes or ())}
     names = prefixes
 
     if names is None:
-        reasons = {
-            prefix: reason_to_skip(config, prefix, is_certain(prefix), ignore)
-            for prefix in _find_groups(config)
-        }
-        names = [prefix for prefix, reason in reasons.items() if reason is None]
-        discovery.skipped = {
-            prefix: reason for prefix, reason in reasons.items() if reason is not None
-        }
+        names = _find_prefixes(config, certain, ignore, discovery.skipped)
+        certain.update(name for name in names if name.startswith(_CERTAIN))
 
-    certain = {default, *requested, *filter(is_certain, names)}
     groups = Groups(config, {*names, *registered}, certain)
 
     for prefix in dict.fromkeys(names):
@@ -125,6 +114,27 @@ def discover(
     # A setting may resemble those of two prefixes.
     discovery.warnings = list(dict.fromkeys(discovery.warnings))
     return discovery
+
+
+def _find_prefixes(
+    config: Config,
+    certain: cabc.Container[str],
+    ignore: cabc.Collection[str],
+    skipped: dict[str, str],
+) -> list[str]:
+    """The groups of settings that are prefixes. Add why others are none to a dict."""
+    names = []
+
+    for name in _find_groups(config):
+        is_certain = name in certain or name.startswith(_CERTAIN)
+        reason = reason_to_skip(config, name, is_certain, ignore)
+
+        if reason is None:
+            names.append(name)
+        else:
+            skipped[name] = reason
+
+    return names
 
 
 def _read(

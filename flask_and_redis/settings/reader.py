@@ -134,33 +134,9 @@ def read_group(
     elif "unix_socket_path" not in values and "host" in values:
         values |= read_host(values["host"])
 
-    spec = Spec(
-        prefix,
-        kind.engine,
-        kind.client_class,
-        pool_class=kind.pool_class,
-        address=address,
-    )
+    spec = _convert(prefix, kind, values, address)
     spec.given = group
-
-    values = {
-        name: value
-        for name, value in values.items()
-        if value.value is not None or name == "driver_info"
-    }
-    spec.values = values
-
-    for name, value in values.items():
-        if name not in accepted:
-            raise value.error(
-                f"needs a client class that takes {name!r}, and"
-                f" {name_of(kind.client_class)} does not."
-            )
-
-        spec.arguments[name] = convert(accepted[name], value)
-
-        if name in _LOGIN:
-            spec.labels[name] = value.label
+    values = spec.values
 
     if (pool := spec.arguments.get("connection_pool")) is not None:
         spec.engine = find_engine(url, spec.client_class, pool)
@@ -177,6 +153,37 @@ def read_group(
     warn_about_sentinels(spec, warn)
     _read_own(spec)
     spec.engine.complete(spec, values)
+    return spec
+
+
+def _convert(prefix: str, kind: Kind, values: Values, address: Address) -> Spec:
+    """A spec with the values that are set, converted to the types of the arguments."""
+    spec = Spec(
+        prefix,
+        kind.engine,
+        kind.client_class,
+        pool_class=kind.pool_class,
+        address=address,
+    )
+    accepted = kind.accepted
+    spec.values = {
+        name: value
+        for name, value in values.items()
+        if value.value is not None or name == "driver_info"
+    }
+
+    for name, value in spec.values.items():
+        if name not in accepted:
+            raise value.error(
+                f"needs a client class that takes {name!r}, and"
+                f" {name_of(kind.client_class)} does not."
+            )
+
+        spec.arguments[name] = convert(accepted[name], value)
+
+        if name in _LOGIN:
+            spec.labels[name] = value.label
+
     return spec
 
 

@@ -1,0 +1,178 @@
+"""The clients that ask sentinels."""
+
+from __future__ import annotations
+
+import collections.abc as cabc
+import contextlib
+import contextvars
+import time
+import typing as t
+
+import redis
+
+from ..spec.classes import subclass
+from ..spec.spec import Spec
+from ..spec.values import mask_secrets
+from . import checks
+from . import interruptions
+from .commands import causes
+from .commands import is_tls_refusal
+from .library import get_library
+from .library import library_of
+
+
+class _SafeRepr:
+    """Mixed into the class of clients that talk to sentinels. redis-py puts their
+    ``repr`` into errors, with all arguments of their connections.
+    """
+
+    def __repr__(self) -> str:
+        return "a sentinel"
+
+
+class _SentinelClient(_SafeRepr):
+    """Mixed into the class of synchronous clients that talk to sentinels. redis-py
+    ignores their errors and asks the next sentinel. It must not ignore an exception of
+    the application.
+    """
+
+    def execute_command(self, *args: t.Any, **options: t.Any) -> t.Any:
+        started = time.monotonic()
+
+        try:
+            return super().execute_command(*args, **options)  # type: ignore[misc]
+        except Exception as error:
+            _raise_interruption(self, error, started)
+            _collected.get([]).append(error)
+            raise
+
+
+class _AsyncSentinelClient(_SafeRepr):
+    """The same for asynchronous clients."""
+
+    async def execute_command(self, *args: t.Any, **options: t.Any) -> t.Any:
+        started = time.monotonic()
+
+        try:
+            return await super().execute_command(*args, **options)  # type: ignore[misc]
+        except Exception as error:
+            _raise_interruption(self, error, started)
+            _collected.get([]).append(error)
+            raise
+
+
+class _Sentinels:
+    """Mixed into redis-py's class that asks the sentinels. It raises their errors as
+    the cause of its own, which has only their text.
+    """
+
+    def discover_master(self, service_name: str) -> t.Any:
+        with _collect_errors() as errors:
+            try:
+                return super().discover_master(service_name)  # type: ignore[misc]
+            except redis.ConnectionError as error:
+                raise error from _find_cause(errors)
+
+    def discover_slaves(self, service_name: str) -> t.Any:
+        with _collect_errors() as errors:
+            replicas = super().discover_slaves(service_name)  # type: ignore[misc]
+
+        _check_replicas(replicas, errors)
+        return replicas
+
+
+class _AsyncSentinels:
+    """The same for asynchronous clients."""
+
+    async def discover_master(self, service_name: str) -> t.Any:
+        with _collect_errors() as errors:
+            try:
+                return await super().discover_master(service_name)  # type: ignore[misc]
+            except redis.ConnectionError as error:
+                raise error from _find_cause(errors)
+
+    async def discover_slaves(self, service_name: str) -> t.Any:
+        with _collect_errors() as errors:
+            replicas = await super().discover_slaves(service_name)  # type: ignore[misc]
+
+        _check_replicas(replicas, errors)
+        return replicas
+
+
+# The errors of the sentinels that are asked now.
+_collected: contextvars.ContextVar[list[Exception]] = contextvars.ContextVar("errors")
+
+
+@contextlib.contextmanager
+def _collect_errors() -> cabc.Iterator[list[Exception]]:
+    errors: list[Exception] = []
+    token = _collected.set(errors)
+
+    try:
+        yield errors
+    finally:
+        _collected.reset(token)
+
+
+def _find_cause(errors: list[Exception]) -> Exception | None:
+    """The error that says most: one that a retry cannot fix, or the first."""
+    return next(filter(is_refusal, errors), errors[0] if errors else None)
+
+
+def _check_replicas(replicas: list[t.Any], errors: list[Exception]) -> None:
+    """Raise if there are no replicas because the sentinels refused to answer. redis-py
+    would look for the master, and hide the error.
+    """
+    cause = _find_cause(errors)
+
+    if not replicas and is_refusal(cause):
+        sentinel = get_library("redis").sentinel
+        raise sentinel.MasterNotFoundError(f"No replica found: {cause}") from cause
+
+
+def is_refusal(error: BaseException | None) -> bool:
+    """Whether a sentinel refused the password or the certificate, or its own was."""
+    if error is None:
+        return False
+
+    errors = get_library("redis").errors
+    permanent = (errors.AuthenticationError, errors.AuthorizationError)
+    return isinstance(error, permanent) or any(map(is_tls_refusal, causes(error, None)))
+
+
+def _raise_interruption(client: t.Any, error: Exception, started: float) -> None:
+    """Raise the application's own exception, if a sentinel's client hid one."""
+    timeouts = map(client.connection_pool.connection_kwargs.get, checks.TIMEOUTS)
+    interruptions.raise_interruption(
+        causes(error, None),
+        library_of(type(client)).errors.TimeoutError,
+        time.monotonic() - started,
+        min(filter(None, timeouts), default=0),
+    )
+
+
+def make_sentinels(spec: Spec, client_class: type[t.Any]) -> t.Any:
+    """redis-py's object that asks the sentinels of a spec."""
+    library = library_of(client_class)
+    arguments = {"retry": library.no_retry(), **spec.sentinel_arguments}
+    mask_secrets(arguments)
+    manager_class = subclass(
+        _AsyncSentinels if library.is_async else _Sentinels, library.sentinel.Sentinel
+    )
+    manager = manager_class([], sentinel_kwargs=arguments)
+    mixin = _AsyncSentinelClient if library.is_async else _SentinelClient
+    sentinel_class = subclass(mixin, library.client_class)
+    manager.sentinels = [
+        sentinel_class(host=host, port=port, **arguments)
+        for host, port in spec.address.nodes
+    ]
+    return manager
+
+
+def is_no_master(error: BaseException | None) -> bool:
+    """Whether no sentinel named a server."""
+    classes = tuple(
+        get_library("redis", is_async).sentinel.MasterNotFoundError
+        for is_async in (False, True)
+    )
+    return isinstance(error, classes)
