@@ -234,7 +234,7 @@ def read_line(process: subprocess.Popen[str]) -> str:
 def refusal(**environment: str) -> str:
     """What the example prints when it does not start."""
     with run(**environment) as process:
-        output, errors = process.communicate(timeout=5)
+        output, errors = process.communicate(timeout=30)
 
     assert process.returncode == 1
     assert output == ""
@@ -254,11 +254,11 @@ def test_serves() -> None:
             " process), GUESTS is fakeredis (in this process))\n"
         )
 
-        with urlopen(f"http://127.0.0.1:{port}/", timeout=5) as response:
+        with urlopen(f"http://127.0.0.1:{port}/", timeout=30) as response:
             assert visits(response.read().decode()) == 1
 
         process.send_signal(signal.SIGINT)
-        output, errors = process.communicate(timeout=5)
+        output, errors = process.communicate(timeout=30)
 
     assert process.returncode == 0
     assert output == ""
