@@ -125,7 +125,8 @@ def _has_other_address(spec: Spec) -> bool:
 
 
 def _is_secret(name: str, value: object) -> bool:
-    if name in SECRETS:
+    # The path of the file may be a password that was set by mistake.
+    if name in SECRETS or name == "password_file":
         return True
 
     # The argument of a class of the application may be anything.
