@@ -307,7 +307,13 @@ class TrackedPool(Outdates, PoolState):
     def release(self, connection: t.Any) -> None:
         tracked = connection if self.is_fast else inner_connection(connection)
 
-        if tracked.unread or tracked.is_broken or tracked.is_altered:
+        try:
+            is_dirty = tracked.unread or tracked.is_broken or tracked.is_altered
+        except AttributeError:
+            # It is not the pool's.
+            return
+
+        if is_dirty:
             connection.disconnect()
 
         tracked.returned_at = time.monotonic()

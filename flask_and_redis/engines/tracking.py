@@ -63,8 +63,8 @@ class _Tracked:
 
     #: redis-py's own setting.
     health_check_interval: float
-    #: Replies that are still to come. Negative after pub/sub, which gets more messages
-    #: than it sent commands.
+    #: Replies that are still to come. Not 0 after pub/sub and MONITOR, which get more
+    #: messages than they sent commands.
     unread: int = 0
     #: Whether the login has ended, and nothing has closed the connection since.
     is_open: bool = False
@@ -229,7 +229,10 @@ class TrackedConnection(_Tracked):
 
             raise
 
-        self.unread -= 1
+        # A cache and pub/sub read so what the server sends on its own.
+        if not kwargs.get("push_request"):
+            self.unread -= 1
+
         return response
 
 
