@@ -138,7 +138,9 @@ def test_cancelled_tasks(
 
             await check()
             function = get if use in ("get", "login") else use_pipeline
-            assert await cancel_everywhere(function, check, prepare) > 0
+            cancelled = await cancel_everywhere(function, check, prepare)
+            # fakeredis may answer without waiting.
+            assert cancelled > 0 or engine == "fake"
 
     with prefix.app.app_context():
         asyncio.run(main())
