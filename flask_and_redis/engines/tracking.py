@@ -207,7 +207,7 @@ class TrackedConnection(_Tracked):
         if not (self.is_open or self._is_opening):
             self.connect()
 
-        if check_health and self.health_check_interval:
+        if self.health_check_interval and check_health and not self._is_opening:
             self.check_health()
 
         self.unread += replies
@@ -329,7 +329,7 @@ class AsyncTrackedConnection(_Tracked):
         if not (self.is_open or self._is_opening):
             await self.connect()
 
-        if check_health and self.health_check_interval:
+        if self.health_check_interval and check_health and not self._is_opening:
             await self.check_health()
 
         self.unread += replies
