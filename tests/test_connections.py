@@ -305,6 +305,27 @@ def test_moved_address_and_other_commands(
     assert pipeline.execute() == [0, 1]
 
 
+def test_moved_address_and_an_asynchronous_pipeline(
+    cutter: Cutter, moved: cabc.Callable[[], None]
+) -> None:
+    """An asynchronous pipeline that the old master refuses is sent to the new one, also
+    if its errors are replies.
+    """
+    app = Flask(__name__)
+    app.config.update(REDIS_URL=cutter.url, REDIS_RETRY=0)
+    manager = RedisManager(app)
+
+    async def use() -> None:
+        async with manager.get_async() as client:
+            await client.ping()
+            moved()
+            pipeline: t.Any = client.pipeline(transaction=False).incr("n").incr("n")
+            assert await pipeline.execute(raise_on_error=False) == [1, 2]
+
+    with app.app_context():
+        asyncio.run(use())
+
+
 @pytest.mark.parametrize("raise_on_error", [True, False])
 @pytest.mark.parametrize("transaction", [True, False])
 def test_moved_address_and_errors_as_replies(

@@ -192,14 +192,15 @@ class Attempts:
 
         :param error: What the last attempt raised, or the error of its first command.
         """
-        if not self._may_reconnect or not self._engine.is_refused(error, self._spec):
+        may_reconnect = self._may_reconnect and self.client is not None
+
+        if not (may_reconnect and self._engine.is_refused(error, self._spec)):
             return False
 
         self._may_reconnect = False
 
-        if self.client is not None:
-            # Also for later commands.
-            self._engine.replace_connections(self.client)
+        # Also for later commands.
+        self._engine.replace_connections(self.client)
 
         # Other commands of the same pipeline may have run.
         if was_executed(error) and self._is_sent_too_often(error):
