@@ -319,7 +319,8 @@ def test_moved_address_and_an_asynchronous_pipeline(
         async with manager.get_async() as client:
             await client.ping()
             moved()
-            pipeline: t.Any = client.pipeline(transaction=False).incr("n").incr("n")
+            pipeline: t.Any = client.pipeline(transaction=False)
+            pipeline.incr("n").incr("n")
             assert await pipeline.execute(raise_on_error=False) == [1, 2]
 
     with app.app_context():
