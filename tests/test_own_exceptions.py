@@ -8,6 +8,7 @@ import contextlib
 import os
 import signal
 import socket
+import sys
 import threading
 import time
 import typing as t
@@ -264,6 +265,9 @@ def test_async_time_limit(own_server: Server) -> None:
     run_async({"REDIS_URL": own_server.url}, use)
 
 
+@pytest.mark.skipif(
+    sys.version_info < (3, 11), reason="asyncio has its own TimeoutError before 3.11."
+)
 @pytest.mark.parametrize("scheme", ["redis", "redis+sentinel"])
 def test_async_early_timeout(
     sentinels: Sentinels, monkeypatch: pytest.MonkeyPatch, scheme: str
