@@ -21,7 +21,7 @@ run-gunicorn: $(VENV)/.run  ## Serve it as in production: several workers, on a 
 	$(BIN)/gunicorn --bind 127.0.0.1:$(PORT) --config examples/comments/gunicorn.conf.py 'examples.comments:create_app()'
 
 test: $(VENV)/.test  ## Run the tests
-	$(BIN)/python -m pytest --numprocesses 2 --cov --cov-fail-under=100 $(ARGS)
+	$(BIN)/python -m pytest --numprocesses 2 $(if $(CI),--reruns 1) --cov --cov-fail-under=100 $(ARGS)
 
 bench: $(VENV)/.test  ## Measure how fast it is, beside redis-py alone (6 minutes)
 	$(INSTALL) --group benchmarks
