@@ -32,6 +32,8 @@ def small_pool(app: Flask, server: Server) -> Flask:
     app.config.update(
         REDIS_URL=server.url, REDIS_MAX_CONNECTIONS=8, REDIS_CLIENT_NAME=NAME
     )
+    # 64 threads take turns, and some wait long on a busy machine.
+    app.config["REDIS_RETRY_DEADLINE"] = 30
     RedisManager(app)
     return app
 

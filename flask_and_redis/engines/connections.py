@@ -12,6 +12,7 @@ import os
 import select
 import socket
 import ssl
+import sys
 import threading
 import time
 import types
@@ -26,11 +27,10 @@ from .credentials import Credentials
 _JUST_USED = 0.0001
 
 
-try:
-    from redis.observability import recorder as _recorder
-except ImportError:
-    # redis-py before 7.1 records no metrics.
-    _recorder = types.SimpleNamespace(_metrics_collector=None)  # type: ignore[assignment]
+# redis-py has imported it. Before 7.1 it records no metrics.
+_recorder: t.Any = sys.modules.get(
+    "redis.observability.recorder", types.SimpleNamespace(_metrics_collector=None)
+)
 
 
 class LentConnections(cabc.MutableSet[t.Any]):

@@ -330,9 +330,8 @@ def copy_pool(pool: Pool, library: Library, changes: Arguments) -> t.Any:
     """
     arguments = {**internals.own_arguments(pool), **changes}
 
-    if "maint_notifications_config" in parameters(library.pool_class):
-        # A short-lived client has no use for them.
-        arguments["maint_notifications_config"] = maint_config(False)
-
+    # A short-lived client has no use for notifications.
+    off = {"maint_notifications_config": maint_config(False)}
+    arguments |= off if off.keys() & parameters(library.pool_class).keys() else {}
     arguments["retry"] = library.no_retry()
     return library.pool_class(connection_class=pool.connection_class, **arguments)

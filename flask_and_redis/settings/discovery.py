@@ -287,10 +287,11 @@ class Groups:
                 continue
 
             for prefix, rest in splits:
-                if prefix in checked:
-                    if right := self._suggest(prefix, rest, value, prefix in certain):
-                        yield f"{key!r} is not used. Did you mean {right}?"
-                        break
+                if prefix in checked and (
+                    right := self._suggest(prefix, rest, value, prefix in certain)
+                ):
+                    yield f"{key!r} is not used. Did you mean {right}?"
+                    break
 
         for key in self._not_upper:
             upper = key.upper()

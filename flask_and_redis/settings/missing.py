@@ -44,12 +44,13 @@ def _find_near(
     config: cabc.Mapping[str, t.Any], prefix: str, configured: cabc.Collection[str]
 ) -> str:
     """A sentence about the setting of a prefix with nearly the same name."""
-    for near in difflib.get_close_matches(prefix, configured, 1):
-        for ending in _ENDINGS:
-            if not is_unset(config.get(f"{near}_{ending}")):
-                return f" '{near}_{ending}' is set: did you mean '{prefix}_{ending}'?"
-
-    return ""
+    sentences = (
+        f" '{near}_{ending}' is set: did you mean '{prefix}_{ending}'?"
+        for near in difflib.get_close_matches(prefix, configured, 1)
+        for ending in _ENDINGS
+        if not is_unset(config.get(f"{near}_{ending}"))
+    )
+    return next(sentences, "")
 
 
 def warn_about_nothing(config: cabc.Mapping[str, t.Any], default: str) -> str:

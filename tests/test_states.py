@@ -1,0 +1,136 @@
+"""Corners of connections and pools, and of the settings about them."""
+
+from __future__ import annotations
+
+import asyncio
+import types
+import typing as t
+
+import pytest
+import redis
+from flask import Flask
+
+from flask_and_redis import ConfigError
+from flask_and_redis import RedisManager
+from flask_and_redis.engines import adoption
+from flask_and_redis.operate.settings import list_settings
+
+from .objects import Provider
+from .servers import Server
+
+
+def client_of(**config: t.Any) -> t.Any:
+    app = Flask(__name__)
+    app.config.update({f"REDIS_{name}": value for name, value in config.items()})
+    RedisManager(app)
+    return app.extensions["redis"]["REDIS"]
+
+
+def test_pool_of_the_application(own_server: Server) -> None:
+    """A pool of the application closes a connection with a reply to come, but not one
+    that is subscribed.
+    """
+    pool = redis.ConnectionPool(port=own_server.port, max_connections=2, protocol=2)
+    client = client_of(CONNECTION_POOL=pool)
+    client.set("k", "v")
+    connection: t.Any = pool.get_connection()
+    connection.send_command("ECHO", "late")
+    pool.release(connection)
+    assert client.get("k") == b"v"
+
+    with client.pubsub() as pubsub:
+        pubsub.subscribe("one", "two")
+        messages = [pubsub.get_message(timeout=5) for _ in range(2)]
+        assert [message["data"] for message in messages] == [1, 2]
+        assert pubsub.get_message(timeout=0.01) is None
+
+    pool.disconnect()
+
+
+def test_replaced_connections_of_the_application(own_server: Server) -> None:
+    """Idle connections of a pool of the application are closed when they must be
+    replaced.
+    """
+    pool = redis.ConnectionPool(port=own_server.port)
+    client = client_of(CONNECTION_POOL=pool)
+    before = client.client_id()
+    adoption.replace_connections(pool)
+    assert client.client_id() != before
+    pool.disconnect()
+
+
+def test_broken_connection(own_server: Server) -> None:
+    """A connection whose opening was interrupted is opened anew."""
+    pool = client_of(URL=own_server.url).connection_pool
+    connection = pool.get_connection()
+    connection.is_broken = True
+    connection.connect()
+    assert connection.is_open and not connection.is_dirty
+    pool.release(connection)
+
+
+def test_read_of_a_closed_connection(own_server: Server) -> None:
+    """An asynchronous read that is to leave the connection open does so."""
+    app = Flask(__name__)
+    app.config["REDIS_URL"] = own_server.url
+    manager = RedisManager(app)
+
+    async def use() -> None:
+        async with manager.get_async() as client:
+            pool: t.Any = client.connection_pool
+            connection = await pool.get_connection()
+            await connection.send_command("BLPOP", "none", 5)
+
+            with pytest.raises(asyncio.TimeoutError):
+                await asyncio.wait_for(
+                    connection.read_response(disconnect_on_error=False), 0.1
+                )
+
+            assert connection.is_open and connection.is_dirty
+            await pool.release(connection)
+
+    with app.app_context():
+        asyncio.run(use())
+
+
+def test_unknown_pool() -> None:
+    """A pool of neither library stays as it is."""
+    pool = types.SimpleNamespace(connection_kwargs={})
+    adoption.adopt_pool(pool, 1)
+    assert vars(pool) == {"connection_kwargs": {}}
+
+
+@pytest.mark.parametrize(
+    ("config", "problem"),
+    [
+        ({"URL": "redis://h", "PROTOCOL": 2}, "needs 'REDIS_PROTOCOL' to be 3."),
+        ({"UNIX_SOCKET_PATH": "/s"}, "cannot be used with a socket: "),
+    ],
+)
+@pytest.mark.skipif(redis.VERSION[0] < 8, reason="Older ones have no notifications.")
+def test_impossible_notifications(config: dict[str, t.Any], problem: str) -> None:
+    """Notifications that cannot be had are an error at start-up."""
+    with pytest.raises(ConfigError, match=problem):
+        client_of(MAINT_NOTIFICATIONS=True, **config)
+
+
+def test_notifications_of_valkey() -> None:
+    """valkey-py has no notifications."""
+    with pytest.raises(ConfigError, match="needs redis-py 7 or newer"):
+        client_of(URL="redis://h", CLASS="valkey.Valkey", MAINT_NOTIFICATIONS=True)
+
+
+def make_provider() -> Provider:
+    return Provider()
+
+
+def test_listed_function() -> None:
+    """The list of settings names a function."""
+    app = Flask(__name__)
+    app.config.update(REDIS_URL="redis://h", REDIS_CREDENTIAL_PROVIDER=make_provider)
+    RedisManager(app)
+    rows = {
+        row.name: row.value
+        for row in list_settings(app.extensions["redis"].get_spec("REDIS"))
+    }
+    assert rows["REDIS_CREDENTIAL_PROVIDER"] == f"{__name__}.make_provider"
