@@ -192,15 +192,18 @@ class Attempts:
 
         :param error: What the last attempt raised, or the error of its first command.
         """
-        may_reconnect = self._may_reconnect and self.client is not None
+        client = self.client
 
-        if not (may_reconnect and self._engine.is_refused(error, self._spec)):
+        if client is None or not self._may_reconnect:
+            return False
+
+        if not self._engine.is_refused(error, self._spec):
             return False
 
         self._may_reconnect = False
 
         # Also for later commands.
-        self._engine.replace_connections(self.client)
+        self._engine.replace_connections(client)
 
         # Other commands of the same pipeline may have run.
         if was_executed(error) and self._is_sent_too_often(error):
