@@ -238,7 +238,9 @@ class Redis(_Base):
         def __getattr__(self, name: str) -> t.Any:
             # mock asks for __func__ and _is_coroutine, even if the proxy is unbound. A
             # client has no such attributes but those that LocalProxy looks up itself.
-            if name.startswith(("__", "_is_coroutine")):
+            is_special = name.startswith("__") and name.endswith("__")
+
+            if is_special or name.startswith("_is_coroutine"):
                 raise AttributeError(f"The client has no attribute {name!r}.")
 
             return super().__getattr__(name)

@@ -94,6 +94,11 @@ class Load:
         """Use the prefix. An error that is not an interruption is a fault."""
         try:
             self.use()
+        except ValueError as error:
+            # redis-py swallows an interruption while it closes its buffer, and then
+            # reads from it. The command fails, which is all that is asked for.
+            if "closed file" not in str(error):
+                self.faults.append(repr(error))
         except Exception as error:
             self.faults.append(repr(error))
 
