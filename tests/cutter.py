@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import select
 import socket
 import socketserver
 import threading
@@ -55,17 +56,22 @@ class _Handler(socketserver.BaseRequestHandler):
     def handle(self) -> None:
         self.server.connections += 1
         client: socket.socket = self.request
+        is_lost = False
 
         try:
             with socket.create_connection(("127.0.0.1", self.server.upstream)) as up:
-                while request := client.recv(65536):
-                    lost = self.server.loses(request)
-                    up.sendall(request)
-                    reply = up.recv(65536)
+                while True:
+                    # A reply may come in several parts.
+                    readable, _, _ = select.select([client, up], [], [])
+                    data = readable[0].recv(65536)
 
-                    if lost or not reply:
+                    if not data or (readable[0] is up and is_lost):
                         return
 
-                    client.sendall(reply)
+                    if readable[0] is client:
+                        is_lost = self.server.loses(data)
+                        up.sendall(data)
+                    else:
+                        client.sendall(data)
         except OSError:
             return
