@@ -330,8 +330,9 @@ def copy_pool(pool: Pool, library: Library, changes: Arguments) -> t.Any:
     """
     arguments = {**internals.own_arguments(pool), **changes}
 
-    # A short-lived client has no use for notifications.
-    off = {"maint_notifications_config": maint_config(False)}
-    arguments |= off if off.keys() & parameters(library.pool_class).keys() else {}
+    if "maint_notifications_config" in parameters(library.pool_class):
+        # A short-lived client has no use for notifications.
+        arguments["maint_notifications_config"] = maint_config(False)
+
     arguments["retry"] = library.no_retry()
     return library.pool_class(connection_class=pool.connection_class, **arguments)
