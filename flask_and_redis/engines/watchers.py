@@ -76,8 +76,8 @@ class _Sentinels:
     def discover_slaves(self, service_name: str) -> t.Any:
         with _collect_errors() as errors:
             replicas = super().discover_slaves(service_name)  # type: ignore[misc]
+            _check_replicas(replicas, errors)
 
-        _check_replicas(replicas, errors)
         return replicas
 
 
@@ -94,8 +94,8 @@ class _AsyncSentinels:
     async def discover_slaves(self, service_name: str) -> t.Any:
         with _collect_errors() as errors:
             replicas = await super().discover_slaves(service_name)  # type: ignore[misc]
+            _check_replicas(replicas, errors)
 
-        _check_replicas(replicas, errors)
         return replicas
 
 
@@ -112,6 +112,9 @@ def _collect_errors() -> cabc.Iterator[list[Exception]]:
         yield errors
     finally:
         _collected.reset(token)
+        # Their tracebacks refer to this list. In such a cycle, a connection that was
+        # lent when one of them was raised stays lent until the garbage is collected.
+        errors.clear()
 
 
 def _find_cause(errors: list[Exception]) -> Exception | None:
