@@ -23,7 +23,7 @@ import typing as t
 CONNECTIONS = 8
 WORKERS = 12
 
-#: The longest time before an interruption, in commands of usual duration.
+#: The longest time before an interruption, in commands of usual duration, at first.
 LONGEST = 1.5
 
 
@@ -52,6 +52,7 @@ class Load:
         self.count = count
         self.counts: collections.Counter[str] = collections.Counter()
         self.faults: list[str] = []
+        self._longest = 0.0
         self._tokens = itertools.count()
         self.uses = (self.echo, self.locate, self.pipeline, self.transaction)
 
@@ -102,8 +103,8 @@ class Load:
         except Exception as error:
             self.faults.append(repr(error))
 
-    def typical(self) -> float:
-        """How many seconds a command takes."""
+    def measure(self, workers: int = 1) -> None:
+        """Choose how long commands may take, if so many are running together."""
         for _ in range(20):
             self.use()
 
@@ -112,7 +113,15 @@ class Load:
         for _ in range(100):
             self.use()
 
-        return (time.perf_counter() - started) / 100
+        self._longest = LONGEST * workers * (time.perf_counter() - started) / 100
+
+    def limit(self) -> float:
+        """Seconds until a command is interrupted. It grows until enough of them end."""
+        if self.counts["finished"] < self.counts["interrupted"] / 5:
+            self._longest *= 1.001
+
+        # 0 would stop a timer.
+        return random.uniform(1e-6, self._longest)
 
     def check_pool(self) -> None:
         """Check that all connections of the pool can be lent, and are in order."""
@@ -158,14 +167,12 @@ def interrupt_with_signals(load: Load) -> None:
     for thread in threads:
         thread.start()
 
-    longest = LONGEST * load.typical()
+    load.measure()
 
     while not load.is_done():
         try:
             try:
-                # 0 would stop the timer.
-                seconds = random.uniform(1e-6, longest)
-                signal.setitimer(signal.ITIMER_REAL, seconds)
+                signal.setitimer(signal.ITIMER_REAL, load.limit())
                 load.attempt()
             finally:
                 signal.setitimer(signal.ITIMER_REAL, 0)
@@ -184,11 +191,11 @@ def interrupt_greenlets(load: Load) -> None:
     """Interrupt greenlets with time limits, and kill others."""
     import gevent
 
-    longest = LONGEST * WORKERS * load.typical()
+    load.measure(WORKERS)
 
     def limit() -> None:
         while not load.is_done():
-            timeout = gevent.Timeout(random.uniform(0, longest))
+            timeout = gevent.Timeout(load.limit())
 
             try:
                 with timeout:
@@ -202,7 +209,7 @@ def interrupt_greenlets(load: Load) -> None:
     def kill() -> None:
         while not load.is_done():
             greenlet = gevent.spawn(load.attempt)
-            gevent.sleep(random.uniform(0, longest))
+            gevent.sleep(load.limit())
 
             if not greenlet.dead:
                 greenlet.kill()
@@ -215,17 +222,17 @@ def interrupt_greenlets(load: Load) -> None:
 
 def cancel_tasks(load: Load) -> None:
     """Cancel tasks of asyncio."""
-    longest = LONGEST * WORKERS * load.typical()
+    load.measure(WORKERS)
 
     async def main() -> None:
         async with load.manager.get_async() as redis:
-            await use_async(load, redis, longest)
+            await use_async(load, redis)
 
     with load.app.app_context():
         asyncio.run(main())
 
 
-async def use_async(load: Load, client: t.Any, longest: float) -> None:
+async def use_async(load: Load, client: t.Any) -> None:
     async def use() -> None:
         first, second = load.token(), load.token()
 
@@ -246,7 +253,7 @@ async def use_async(load: Load, client: t.Any, longest: float) -> None:
     async def cancel() -> None:
         while not load.is_done():
             task = asyncio.ensure_future(use())
-            await asyncio.wait([task], timeout=random.uniform(0, longest))
+            await asyncio.wait([task], timeout=load.limit())
             task.cancel()
             await asyncio.wait([task])
 
