@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import time
 import typing as t
 
 import pytest
 import redis
+from ephemeral_port_reserve import reserve
 from flask import Flask
 
 from flask_and_redis import RedisManager
@@ -15,6 +17,8 @@ from flask_and_redis import RedisManager
 from .conftest import Starter
 from .cutter import Cutter
 from .servers import Cluster
+from .servers import free_ports
+from .servers import Server
 from .servers import wait_until
 
 FAILURES = (redis.RedisError, redis.exceptions.RedisClusterException)
@@ -84,6 +88,27 @@ def unnamed(fresh_cluster: Cluster) -> Cluster:
     return fresh_cluster
 
 
+@pytest.fixture(params=["empty", "unknown-endpoint"])
+def single(request: pytest.FixtureRequest, start: Starter) -> Server:
+    """A cluster of one node, which does not name its host."""
+    arguments = ["--cluster-enabled", "yes"]
+
+    if request.param != "empty":
+        arguments += ["--cluster-preferred-endpoint-type", request.param]
+
+    try:
+        server = start(Server, *arguments, port=free_ports(1)[0])
+    except RuntimeError:
+        pytest.skip("Redis before 7.0 always names them.")
+
+    with server.admin() as admin:
+        admin.execute_command("CLUSTER", "ADDSLOTS", *range(16384))
+        ask = functools.partial(admin.execute_command, "CLUSTER", "INFO")
+        wait_until(lambda: "cluster_state:ok" in str(ask()), "the slots are served")
+
+    return server
+
+
 def start_migration(cluster: Cluster, key: str) -> None:
     """Begin to move the slot of a key, so that its node redirects with ASK."""
     source = cluster.master_of(key)
@@ -132,6 +157,39 @@ def test_unnamed_nodes(unnamed: Cluster) -> None:
 
     with app.app_context():
         asyncio.run(use())
+
+
+def test_single_unnamed_node(single: Server) -> None:
+    """The same if it is the only one."""
+    app = make_app(URL=f"redis+cluster://{single.address}")
+    client: t.Any = app.extensions["redis"]["REDIS"]
+
+    async def use() -> None:
+        async with app.extensions["manager"].get_async() as other:
+            assert await other.set("k", 1)
+            assert client.get("k") == b"1"
+            assert [node.host for node in other.get_nodes()] == ["127.0.0.1"]
+
+    with app.app_context():
+        asyncio.run(use())
+        assert app.extensions["manager"].ping(timeout=10)["REDIS"].ok
+
+
+def test_unnamed_nodes_behind_several_addresses(unnamed: Cluster) -> None:
+    """Nodes without a host are at the address that replied, not at one that is down."""
+    down = f"127.0.0.2:{reserve('127.0.0.2')}"
+    app = make_app(URL=f"redis+cluster://{down},{unnamed.nodes[1].address}")
+    client: t.Any = app.extensions["redis"]["REDIS"]
+
+    async def use() -> None:
+        async with app.extensions["manager"].get_async() as other:
+            for key in "abcd":
+                assert await other.set(key, key)
+                assert client.get(key) == key.encode()
+
+    with app.app_context():
+        asyncio.run(use())
+        assert app.extensions["manager"].ping(timeout=10)["REDIS"].ok
 
 
 def remap(address: tuple[str, int]) -> tuple[str, int]:

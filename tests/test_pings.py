@@ -174,23 +174,6 @@ def test_remapped_addresses(app: Flask, fresh_cluster: Cluster) -> None:
     assert ping_one(app, **config, REDIS_ADDRESS_REMAP=remap).ok
 
 
-def test_nodes_without_hosts(
-    app: Flask, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A node that does not know its own address is at the address in the settings."""
-    node = cluster.nodes[0]
-    execute: t.Any = redis.Redis.execute_command
-
-    def leave_host_out(self: t.Any, *args: t.Any, **options: t.Any) -> t.Any:
-        if args[0] == "CLUSTER SLOTS":
-            return [[0, 16383, [b"", node.port, b"id"]]]
-
-        return execute(self, *args, **options)
-
-    monkeypatch.setattr(redis.Redis, "execute_command", leave_host_out)
-    assert ping_one(app, REDIS_URL=f"redis+cluster://{node.address}").ok
-
-
 def test_no_cluster(app: Flask, server: Server) -> None:
     """A cluster's URL with the address of a single server is not ok."""
     error = ping_one(app, REDIS_URL=f"redis+cluster://{server.address}").error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import collections.abc as cabc
 import types
 import typing as t
 
@@ -16,6 +17,7 @@ from flask_and_redis.engines import adoption
 from flask_and_redis.operate.settings import list_settings
 
 from .objects import Provider
+from .scripted import Scripted
 from .servers import Server
 
 
@@ -134,3 +136,119 @@ def test_listed_function() -> None:
         for row in list_settings(app.extensions["redis"].get_spec("REDIS"))
     }
     assert rows["REDIS_CREDENTIAL_PROVIDER"] == f"{__name__}.make_provider"
+
+
+#: Commands that select another database, as they can be written.
+SELECTS = [("SELECT", 3), ("Select", b"3"), (b"select", 3), ("SELECT 3",)]
+
+
+def switch(client: t.Any, select: tuple[t.Any, ...]) -> None:
+    client.execute_command(*select)
+
+
+def switch_in_pipeline(client: t.Any, select: tuple[t.Any, ...]) -> None:
+    client.pipeline(transaction=False).get("k").execute_command(*select).execute()
+
+
+def switch_in_transaction(client: t.Any, select: tuple[t.Any, ...]) -> None:
+    client.pipeline().execute_command(*select).get("k").execute()
+
+
+def switch_while_watching(client: t.Any, select: tuple[t.Any, ...]) -> None:
+    with client.pipeline() as pipeline:
+        pipeline.watch("k")
+        pipeline.execute_command(*select)
+        pipeline.multi()
+        pipeline.get("k").execute()
+
+
+@pytest.mark.parametrize("select", SELECTS)
+@pytest.mark.parametrize("library", ["redis.Redis", "valkey.Valkey"])
+@pytest.mark.parametrize(
+    "use", [switch, switch_in_pipeline, switch_in_transaction, switch_while_watching]
+)
+def test_another_database(
+    server: Server,
+    use: cabc.Callable[[t.Any, tuple[t.Any, ...]], None],
+    library: str,
+    select: tuple[t.Any, ...],
+) -> None:
+    """Whoever selects another database leaves its connection to nobody."""
+    client = client_of(URL=f"{server.url}/5", CLASS=library, MAX_CONNECTIONS=1)
+    assert client.set("k", "5")
+    use(client, select)
+    assert client.client_info()["db"] in (5, "5")
+
+
+@pytest.mark.parametrize("select", SELECTS)
+@pytest.mark.parametrize("transaction", [None, False, True])
+def test_another_database_in_asyncio(
+    server: Server, transaction: bool | None, select: tuple[t.Any, ...]
+) -> None:
+    """The same in asyncio."""
+    app = Flask(__name__)
+    app.config.update(REDIS_URL=f"{server.url}/5", REDIS_MAX_CONNECTIONS=1)
+    manager = RedisManager(app)
+
+    async def use() -> None:
+        async with manager.get_async() as client:
+            if transaction is None:
+                await client.execute_command(*select)
+            else:
+                pipeline = client.pipeline(transaction)
+                await pipeline.execute_command(*select).get("k").execute()
+
+            assert (await client.client_info())["db"] == 5
+
+    with app.app_context():
+        asyncio.run(use())
+
+
+def test_transactions_keep_their_connection(server: Server) -> None:
+    """A transaction that has ended leaves a clean connection, in any spelling."""
+    client = client_of(URL=server.url, MAX_CONNECTIONS=1)
+    number = client.client_id()
+
+    with client.pipeline() as pipeline:
+        pipeline.watch("k")
+        pipeline.multi()
+        pipeline.get("k").execute()
+        pipeline.watch("k")
+        pipeline.unwatch()
+
+    connection = client.connection_pool.get_connection()
+
+    for name in ("MULTI", "exec", b"Watch k", "UNWATCH"):
+        connection.send_command(name)
+        connection.read_response()
+
+    client.connection_pool.release(connection)
+    assert client.client_id() == number
+
+
+@pytest.mark.parametrize("url", ["{}?protocol=2", "{}/5?protocol=2&client_name=worker"])
+@pytest.mark.parametrize("library", ["redis.Redis", "valkey.Valkey"])
+def test_protocol_of_old_proxies(scripted: Scripted, url: str, library: str) -> None:
+    """With PROTOCOL = 2, connections send neither HELLO nor CLIENT SETINFO, on which
+    some old proxies close the connection.
+    """
+    client = client_of(URL=url.format(scripted.url), CLASS=library)
+    assert client.get("k") is not None
+    words = {b" ".join(arguments[:2]) for _, arguments in scripted.requests}
+    assert words <= {b"SELECT 5", b"CLIENT SETNAME", b"GET k"}
+
+
+def test_protocol_of_old_proxies_in_asyncio(scripted: Scripted) -> None:
+    """The same in asyncio."""
+    app = Flask(__name__)
+    app.config.update(REDIS_URL=scripted.url, REDIS_PROTOCOL="2")
+    manager = RedisManager(app)
+
+    async def use() -> None:
+        async with manager.get_async() as client:
+            assert await client.get("k") is not None
+
+    with app.app_context():
+        asyncio.run(use())
+
+    assert scripted.names() == [b"GET"]

@@ -35,6 +35,7 @@ from .operations import Info
 from .operations import probe_spec
 from .standalone import ENGINE as STANDALONE
 from .standalone import split_arguments
+from .tracking import HOSTLESS
 
 SLOTS = 16384
 
@@ -127,13 +128,10 @@ class Cluster(Engine):
                 node_class(host, port) for host, port in spec.address.nodes
             ]
 
-        nodes = self.nodes(spec)
-        remap = arguments.get("address_remap")
-        arguments["address_remap"] = functools.partial(_remap, nodes[0][0], remap)
         client = client_class(**arguments)
         internals.find_nodes_by_port(client)
         # Its nodes_manager forgets them.
-        client._start_up_nodes = nodes
+        client._start_up_nodes = self.nodes(spec)
         return client
 
     def introduce(self, spec: Spec, arguments: Arguments) -> None:
@@ -248,7 +246,7 @@ class Cluster(Engine):
 
         # Commands go to the addresses that nodes announce, which may be others than
         # those in the settings: behind NAT, for example, and in containers.
-        for address in _announced_masters(client, own, spec) - {own}:
+        for address in _announced_masters(client, own[0], spec) - {own}:
             changes: Arguments = {"host": address[0], "port": address[1]}
             copied = copy_pool(pool, library_of(type(client)), changes)
 
@@ -343,33 +341,18 @@ def _check_slots(client: t.Any) -> None:
 
 
 def _announced_masters(
-    client: t.Any, own: tuple[str, int], spec: Spec
+    client: t.Any, own_host: str, spec: Spec
 ) -> set[tuple[str, int]]:
     """Host and port of each master, as the cluster tells them to its clients."""
-    remap = spec.arguments.get("address_remap")
+    remap = spec.arguments.get("address_remap") or (lambda address: address)
     addresses = set()
 
-    for _, _, master, *_ in client.execute_command("CLUSTER SLOTS"):
-        host = master[0].decode() if isinstance(master[0], bytes) else master[0]
-        addresses.add(_remap(own[0], remap, (host, int(master[1]))))
+    for _, _, (name, port, *_), *_ in client.execute_command("CLUSTER SLOTS"):
+        host = name.decode() if isinstance(name, bytes) else name
+        # A node without a host is at the address that replied.
+        addresses.add(remap((own_host if host in HOSTLESS else host, int(port))))
 
     return addresses
-
-
-def _remap(
-    first_host: str,
-    remap: cabc.Callable[[tuple[str, int]], tuple[str, int]] | None,
-    address: tuple[str | None, int],
-) -> tuple[str, int]:
-    """The address of a node, from what CLUSTER SLOTS says.
-
-    :param first_host: The host of the first start-up node.
-    :param remap: The application's own ``ADDRESS_REMAP``.
-    :param address: Host and port. Behind a single address, a cluster leaves out hosts.
-    """
-    host, port = address
-    known = (host if host and host != "?" else first_host), port
-    return known if remap is None else remap(known)
 
 
 def _is_redirection(error: BaseException) -> bool:

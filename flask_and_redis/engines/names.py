@@ -24,12 +24,21 @@ _LIBRARY_NAMES = frozenset({"driver_info", "lib_name", "lib_version"})
 
 def name_library(arguments: Arguments, accepted: cabc.Container[str]) -> None:
     """Let ``CLIENT LIST`` show this package next to redis-py, unless a setting says
-    what it shows.
+    what it shows. With protocol 2, nothing is sent: some proxies for old servers close
+    the connection when they receive a command that they do not know.
 
     :param arguments: The arguments of a client. They are changed in place.
     :param accepted: The arguments that it takes.
     """
-    if "driver_info" in accepted and not _LIBRARY_NAMES & arguments.keys():
+    if _LIBRARY_NAMES & arguments.keys():
+        return
+
+    if arguments.get("protocol") == 2:
+        # redis-py 8 has the others as well, and warns about them.
+        old_names = _LIBRARY_NAMES - {"driver_info"}
+        names = {"driver_info"} if "driver_info" in accepted else old_names
+        arguments |= {name: None for name in names if name in accepted}
+    elif "driver_info" in accepted:
         # The package imports this module, so it cannot be imported here.
         version = sys.modules[__name__.partition(".")[0]].__version__
         # A new one each time, because anybody who gets it may add a name.

@@ -12,13 +12,36 @@ import typing as t
 from .library import get_library
 from .library import library_name
 
-# Commands that change what later commands on the same connection do. Each of the
-# others is safe to follow.
-_ALTERING = ("AUTH", "HELLO", "MULTI", "RESET", "SELECT", "WATCH")
-_RESTORING = ("DISCARD", "EXEC", "UNWATCH")
-_ALTERS = {form: True for name in _ALTERING for form in (name, name.lower())} | {
-    form: False for name in _RESTORING for form in (name, name.lower())
-}
+# Commands that change what later commands on the same connection do. A transaction
+# ends; of the others, only a new login is sure to leave nothing behind.
+_SWITCHING = ("AUTH", "HELLO", "RESET", "SELECT")
+_BEGINNING = ("MULTI", "WATCH")
+_ENDING = ("DISCARD", "EXEC", "UNWATCH")
+_NAMING = ("CLUSTER SLOTS",)
+
+#: What CLUSTER SLOTS says instead of a host for nodes at the address that replies.
+HOSTLESS: tuple[str | None, ...] = (None, "", "?")
+
+
+class _Kinds(dict[t.Any, tuple[str, ...] | None]):
+    """To which of these a command belongs, by its name as it was given: in lower case,
+    for example, as bytes, or together with an argument.
+    """
+
+    def __missing__(self, name: t.Any) -> tuple[str, ...] | None:
+        text = name.decode("latin-1") if isinstance(name, bytes) else str(name)
+        words = {text.upper(), text.partition(" ")[0].upper()}
+        kinds = (_SWITCHING, _BEGINNING, _ENDING, _NAMING)
+        kind = next((kind for kind in kinds if not words.isdisjoint(kind)), None)
+
+        # Names with arguments are endless.
+        if len(self) < 1000:
+            self[name] = kind
+
+        return kind
+
+
+_KINDS = _Kinds()
 
 # The attribute of an error that occurred before the command was sent.
 _UNSENT = "_flask_and_redis_unsent"
@@ -72,6 +95,9 @@ class _Tracked:
     is_broken: bool = False
     #: Whether a command has changed the database, the user, or what is watched.
     is_altered: bool = False
+    _is_switched: bool = False
+    # Whether the next reply names the nodes of a cluster.
+    _names_nodes: bool = False
     #: When opening it began, by :func:`time.monotonic`.
     opened_at: float = 0.0
     #: The version of the credentials that it logged in with. See :mod:`.credentials`.
@@ -81,7 +107,7 @@ class _Tracked:
     #: Looks for data. Set by :func:`.connections.has_data`.
     poll: cabc.Callable[[int], object] | None = None
     _is_opening: bool = False
-    # How many replies the next packed command gets, and whether it ends with EXEC.
+    # How many replies the next packed command gets, and whether it ends a transaction.
     _packed: int = 1
     _restores: bool = False
 
@@ -96,9 +122,16 @@ class _Tracked:
 
     def pack_commands(self, commands: cabc.Iterable[t.Any]) -> t.Any:
         commands = list(commands)
+        packed = super().pack_commands(commands)  # type: ignore[misc]
         self._packed = len(commands)
-        self._restores = bool(commands) and commands[-1][0] == "EXEC"
-        return super().pack_commands(commands)  # type: ignore[misc]
+
+        for command in commands:
+            if kind := _KINDS[command[0]]:
+                self._note_command(kind)
+
+        # It is not the next reply.
+        self._names_nodes = False
+        return packed
 
     # A signal handler may raise between any two lines of these methods. The order of
     # the lines then leaves the connection broken.
@@ -119,16 +152,32 @@ class _Tracked:
     def _end_closing(self) -> None:
         self.unread = 0
         self._packed = 1
-        self._restores = self.is_altered = False
+        self._restores = self.is_altered = self._is_switched = False
+        self._names_nodes = False
         self.poll = None
         self.is_open = False
         # redis-py's own Retry opens it again after closing it.
         self.is_broken = self._is_opening
 
-    def _note_command(self, name: str) -> None:
-        if not self._is_opening:
-            self._restores = not _ALTERS[name]
-            self.is_altered = self.is_altered or _ALTERS[name]
+    def _note_command(self, kind: tuple[str, ...]) -> None:
+        self._names_nodes = kind is _NAMING
+
+        if not (self._is_opening or self._names_nodes):
+            self._restores = kind is _ENDING
+            self._is_switched = self._is_switched or kind is _SWITCHING
+            self.is_altered = self.is_altered or kind is not _ENDING
+
+    def _name_nodes(self, slots: t.Any) -> t.Any:
+        """The reply to CLUSTER SLOTS, with the hosts that it leaves out."""
+        self._names_nodes = False
+
+        for _, _, *nodes in slots:
+            for node in nodes:
+                host = node[0].decode() if isinstance(node[0], bytes) else node[0]
+                # A socket has no host.
+                node[0] = getattr(self, "host", None) if host in HOSTLESS else host
+
+        return slots
 
     def _is_reply(self, error: BaseException) -> bool:
         """Whether an error was sent by the server: no other reply is to come."""
@@ -194,8 +243,8 @@ class TrackedConnection(_Tracked):
             raise
 
     def send_command(self, *args: t.Any, **kwargs: t.Any) -> None:
-        if args[0] in _ALTERS:
-            self._note_command(args[0])
+        if kind := _KINDS[args[0]]:
+            self._note_command(kind)
 
         super().send_command(*args, **kwargs)  # type: ignore[misc]
 
@@ -213,7 +262,7 @@ class TrackedConnection(_Tracked):
         self.unread += replies
 
         if restores:
-            self.is_altered = False
+            self.is_altered = self._is_switched
 
         super().send_packed_command(command, check_health=False)  # type: ignore[misc]
 
@@ -233,7 +282,7 @@ class TrackedConnection(_Tracked):
         if not kwargs.get("push_request"):
             self.unread -= 1
 
-        return response
+        return self._name_nodes(response) if self._names_nodes else response
 
 
 class GuardedConnection(TrackedConnection):
@@ -314,11 +363,12 @@ class AsyncTrackedConnection(_Tracked):
             _mark_unsent(error)
             raise
 
-    async def send_command(self, *args: t.Any, **kwargs: t.Any) -> None:
-        if args[0] in _ALTERS:
-            self._note_command(args[0])
+    def pack_command(self, *args: t.Any) -> t.Any:
+        # The nodes of clusters do not call send_command().
+        if kind := _KINDS[args[0]]:
+            self._note_command(kind)
 
-        await super().send_command(*args, **kwargs)  # type: ignore[misc]
+        return super().pack_command(*args)  # type: ignore[misc]
 
     async def send_packed_command(
         self, command: t.Any, check_health: bool = True
@@ -335,7 +385,7 @@ class AsyncTrackedConnection(_Tracked):
         self.unread += replies
 
         if restores:
-            self.is_altered = False
+            self.is_altered = self._is_switched
 
         await super().send_packed_command(command, check_health=False)  # type: ignore[misc]
 
@@ -351,4 +401,4 @@ class AsyncTrackedConnection(_Tracked):
             raise
 
         self.unread -= 1
-        return response
+        return self._name_nodes(response) if self._names_nodes else response
