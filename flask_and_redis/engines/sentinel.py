@@ -11,6 +11,7 @@ from ..spec.advice import has_placeholder
 from ..spec.classes import did_you_mean
 from ..spec.classes import is_unset
 from ..spec.classes import parameters
+from ..spec.classes import subclass
 from ..spec.spec import ADDRESS
 from ..spec.spec import Address
 from ..spec.spec import Arguments
@@ -34,9 +35,11 @@ from .operations import FakeServers
 from .operations import Info
 from .operations import probe_spec
 from .standalone import split_arguments
+from .watchers import AsyncReplicaConnection
 from .watchers import is_no_master
 from .watchers import is_refusal
 from .watchers import make_sentinels
+from .watchers import ReplicaConnection
 
 # Seconds that connecting to a sentinel, and each of its replies, may take. One attempt
 # may visit several sentinels.
@@ -141,6 +144,11 @@ class Sentinel(Engine):
             ssl=tls,
             **for_pool,
         )
+
+        if spec.address.replica:
+            mixin = AsyncReplicaConnection if library.is_async else ReplicaConnection
+            pool.connection_class = subclass(mixin, pool.connection_class)
+
         return client_class(connection_pool=pool, **for_client)
 
     def all_pools(self, client: Client) -> list[Pool]:

@@ -1,4 +1,4 @@
-"""The clients that ask sentinels."""
+"""The clients that ask sentinels, and the connections to the replicas they name."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from . import interruptions
 from .commands import causes
 from .commands import is_tls_refusal
 from .library import get_library
+from .library import library_name
 from .library import library_of
 
 
@@ -97,6 +98,59 @@ class _AsyncSentinels:
             _check_replicas(replicas, errors)
 
         return replicas
+
+
+class ReplicaConnection:
+    """Mixed into the class of connections to replicas. For a moment, sentinels still
+    name a replica that they have just made the master. redis-py would stay there.
+    """
+
+    def connect_to(self, address: tuple[str, int]) -> None:
+        super().connect_to(address)  # type: ignore[misc]
+        connection: t.Any = self
+        errors = get_library(library_name(type(self))).errors
+
+        try:
+            connection.send_command("ROLE")
+            role, *_ = connection.read_response()
+        except errors.ResponseError:
+            # The user has no permission to ask.
+            return
+
+        # It is right if sentinels know of no replica that can be reached.
+        pool = connection.connection_pool
+
+        if role in _MASTER and address != pool.get_master_address():
+            connection.disconnect()
+            raise errors.ConnectionError(_PROMOTED)
+
+
+class AsyncReplicaConnection:
+    """The same for asynchronous connections."""
+
+    async def connect_to(self, address: tuple[str, int]) -> None:
+        await super().connect_to(address)  # type: ignore[misc]
+        connection: t.Any = self
+        errors = get_library(library_name(type(self))).errors
+
+        try:
+            await connection.send_command("ROLE")
+            role, *_ = await connection.read_response()
+        except errors.ResponseError:
+            return
+
+        pool = connection.connection_pool
+
+        if role in _MASTER and address != await pool.get_master_address():
+            await connection.disconnect()
+            raise errors.ConnectionError(_PROMOTED)
+
+
+# How ROLE names the master.
+_MASTER = (b"master", "master")
+
+# redis-py tries the next replica.
+_PROMOTED = "The replica has become the master."
 
 
 # The errors of the sentinels that are asked now.
