@@ -9,6 +9,7 @@ import typing as t
 
 import pytest
 import redis
+import valkey
 from flask import Flask
 
 from flask_and_redis import ConfigError
@@ -93,6 +94,17 @@ def test_read_of_a_closed_connection(own_server: Server) -> None:
 
     with app.app_context():
         asyncio.run(use())
+
+
+def test_ping_through_a_pool_of_valkey(own_server: Server) -> None:
+    """A pool of valkey-py, which has no notifications, can be pinged."""
+    app = Flask(__name__)
+    pool = valkey.ConnectionPool(port=own_server.port)
+    app.config.update(REDIS_CONNECTION_POOL=pool, REDIS_CLASS="valkey.Valkey")
+    manager = RedisManager(app)
+
+    with app.app_context():
+        assert manager.ping(timeout=10)["REDIS"].ok
 
 
 def test_unknown_pool() -> None:
@@ -191,7 +203,9 @@ def test_another_database_in_asyncio(
     manager = RedisManager(app)
 
     async def use() -> None:
-        async with manager.get_async() as client:
+        async with manager.get_async() as other:
+            client: t.Any = other
+
             if transaction is None:
                 await client.execute_command(*select)
             else:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import collections.abc as cabc
 import contextlib
+import functools
 import time
 import typing as t
 
@@ -23,25 +24,17 @@ _NAMING = ("CLUSTER SLOTS",)
 HOSTLESS: tuple[str | None, ...] = (None, "", "?")
 
 
-class _Kinds(dict[t.Any, tuple[str, ...] | None]):
+# Names with arguments are endless.
+@functools.lru_cache(maxsize=1000)
+def _find_kind(name: t.Any) -> tuple[str, ...] | None:
     """To which of these a command belongs, by its name as it was given: in lower case,
     for example, as bytes, or together with an argument.
     """
+    text = name.decode("latin-1") if isinstance(name, bytes) else str(name)
+    words = {text.upper(), text.partition(" ")[0].upper()}
+    kinds = (_SWITCHING, _BEGINNING, _ENDING, _NAMING)
+    return next((kind for kind in kinds if not words.isdisjoint(kind)), None)
 
-    def __missing__(self, name: t.Any) -> tuple[str, ...] | None:
-        text = name.decode("latin-1") if isinstance(name, bytes) else str(name)
-        words = {text.upper(), text.partition(" ")[0].upper()}
-        kinds = (_SWITCHING, _BEGINNING, _ENDING, _NAMING)
-        kind = next((kind for kind in kinds if not words.isdisjoint(kind)), None)
-
-        # Names with arguments are endless.
-        if len(self) < 1000:
-            self[name] = kind
-
-        return kind
-
-
-_KINDS = _Kinds()
 
 # The attribute of an error that occurred before the command was sent.
 _UNSENT = "_flask_and_redis_unsent"
@@ -126,7 +119,7 @@ class _Tracked:
         self._packed = len(commands)
 
         for command in commands:
-            if kind := _KINDS[command[0]]:
+            if kind := _find_kind(command[0]):
                 self._note_command(kind)
 
         # It is not the next reply.
@@ -243,7 +236,7 @@ class TrackedConnection(_Tracked):
             raise
 
     def send_command(self, *args: t.Any, **kwargs: t.Any) -> None:
-        if kind := _KINDS[args[0]]:
+        if kind := _find_kind(args[0]):
             self._note_command(kind)
 
         super().send_command(*args, **kwargs)  # type: ignore[misc]
@@ -365,7 +358,7 @@ class AsyncTrackedConnection(_Tracked):
 
     def pack_command(self, *args: t.Any) -> t.Any:
         # The nodes of clusters do not call send_command().
-        if kind := _KINDS[args[0]]:
+        if kind := _find_kind(args[0]):
             self._note_command(kind)
 
         return super().pack_command(*args)  # type: ignore[misc]
