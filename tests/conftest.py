@@ -9,7 +9,10 @@ from pathlib import Path
 
 import pytest
 from flask import Flask
+from playwright.sync_api import Browser
 
+from .browser import find_chromium
+from .browser import open_browser
 from .cutter import Cutter
 from .identity import Issuer
 from .scripted import Scripted
@@ -221,6 +224,16 @@ def native_client(monkeypatch: pytest.MonkeyPatch) -> None:
 
         path = os.pathsep.join([*os.get_exec_path(), directory])
         monkeypatch.setenv("PATH", path)
+
+
+@pytest.fixture(scope="module")
+def browser() -> cabc.Iterator[Browser]:
+    """A headless browser."""
+    if (path := find_chromium()) is None:
+        miss("No browser: chromium is not there.")
+
+    with open_browser(path) as chromium:
+        yield chromium
 
 
 @pytest.fixture

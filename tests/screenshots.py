@@ -19,10 +19,12 @@ from .browser import find_chromium
 from .browser import log_in
 from .browser import open_browser
 from .browser import serve
+from .toolbar_app import create_app as create_toolbar_app
 
 IMAGES = Path(__file__).parent.parent / "docs" / "images"
 PHONE: t.Any = {"width": 390, "height": 640}
 DESKTOP: t.Any = {"width": 1024, "height": 480}
+TOOLBAR: t.Any = {"width": 1024, "height": 500}
 
 # A thread is: minutes ago, author, title, text, comments.
 # A comment is: minutes ago, author, text.
@@ -108,6 +110,17 @@ def main() -> None:
         phone = open_page(browser, url, PHONE, "dark")
         log_in(phone, "Grace")
         take(phone, "/threads/3", "thread-phone")
+
+    with (
+        serve(create_toolbar_app("fakeredis://")) as url,
+        open_browser(chromium) as browser,
+    ):
+        page = open_page(browser, url, TOOLBAR, "light")
+        page.goto("/")
+        page.locator("#flDebugRedisPanel a").click()
+        # Scripts load the style sheet and its images.
+        page.wait_for_load_state("networkidle")
+        page.screenshot(path=IMAGES / "debug-toolbar.png")
 
 
 if __name__ == "__main__":

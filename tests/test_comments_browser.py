@@ -17,12 +17,9 @@ from examples.comments import PREFIXES
 from examples.comments import store
 
 from .browser import comment
-from .browser import find_chromium
 from .browser import log_in
-from .browser import open_browser
 from .browser import serve
 from .browser import start_thread
-from .conftest import miss
 from .conftest import Starter
 from .servers import Server
 from .servers import wait_until
@@ -34,15 +31,6 @@ PHONE: t.Any = {"width": 360, "height": 740}
 
 class Open(t.Protocol):
     def __call__(self, **options: t.Any) -> Page: ...
-
-
-@pytest.fixture(scope="module")
-def browser() -> cabc.Iterator[Browser]:
-    if (path := find_chromium()) is None:
-        miss("No browser: chromium is not there.")
-
-    with open_browser(path) as chromium:
-        yield chromium
 
 
 @pytest.fixture(autouse=True)
