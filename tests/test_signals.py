@@ -188,6 +188,23 @@ def test_async(app: Flask, server: Server) -> None:
     assert isinstance(sent[-1].values["error"], redis.ResponseError)
 
 
+def test_coroutine_function(app: Flask, server: Server) -> None:
+    """A receiver that is a coroutine function is an error, as in blinker, unless the
+    signal is muted.
+    """
+    manager = make_manager(app, REDIS_URL=server.url)
+
+    async def receive(app: Flask, **values: t.Any) -> None:
+        raise AssertionError
+
+    with app.app_context(), command_finished.connected_to(receive):
+        with pytest.raises(RuntimeError, match="cannot be a coroutine function"):
+            manager.get().get("k")
+
+        with command_finished.muted():
+            assert manager.get().get("k") is None
+
+
 def test_cluster(app: Flask, cluster: Cluster) -> None:
     """The same in a cluster."""
     manager = make_manager(app, REDIS_URL=f"redis+cluster://{cluster.address}")

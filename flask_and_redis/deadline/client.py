@@ -47,26 +47,42 @@ class CommandsWithDeadline(_HasDeadline):
 
         if command_finished.receivers:
             with Observation(deadline.reporter, args[:1]) as observation:
-                attempts = deadline.start(self, [(args, options)])
-                execute = observation.counting(execute)
-                return deadline.run(attempts, execute, *args, **options)
+                return _run(self, deadline, execute, args, options, observation)
 
-        started = time.monotonic()
-        handled = sys.exc_info()[1]
+        return _run(self, deadline, execute, args, options)
 
-        if deadline.down:
-            attempts = Attempts(deadline, self, started, handled, [(args, options)])
-        else:
-            try:
-                # Most commands end here. For them, Attempts would cost 1 %.
-                return execute(*args, **options)
-            except Exception as error:
-                attempts = Attempts(deadline, self, started, handled, [(args, options)])
 
-                if not attempts.may_continue(error):
-                    raise
+def _run(
+    client: t.Any,
+    deadline: Deadline,
+    execute: cabc.Callable[..., t.Any],
+    args: tuple[t.Any, ...],
+    options: dict[str, t.Any],
+    observation: Observation | None = None,
+) -> t.Any:
+    """Run a command of a synchronous client until its deadline."""
+    started = time.monotonic()
+    handled = sys.exc_info()[1]
 
-        return deadline.run(attempts, execute, *args, **options)
+    if deadline.down:
+        attempts = Attempts(deadline, client, started, handled, [(args, options)])
+    else:
+        if observation is not None:
+            observation.tries = 1
+
+        try:
+            # Most commands end here. For them, Attempts would cost 1 %.
+            return execute(*args, **options)
+        except Exception as error:
+            attempts = Attempts(deadline, client, started, handled, [(args, options)])
+
+            if not attempts.may_continue(error):
+                raise
+
+    if observation is not None:
+        execute = observation.counting(execute)
+
+    return deadline.run(attempts, execute, *args, **options)
 
 
 class _HasPipelines(_HasDeadline):

@@ -16,6 +16,7 @@ from flask import current_app
 from flask import Flask
 from werkzeug.local import LocalProxy
 
+from flask_and_redis import command_finished
 from flask_and_redis import RedisManager
 
 from .rounds import each
@@ -88,6 +89,31 @@ def commands(url: str) -> Times:
             },
             100,
         )
+
+
+def receivers(url: str) -> Times:
+    """Measure a GET with and without a receiver of ``command_finished``, and the check
+    for receivers that each command makes.
+    """
+    app, manager = make_app(url)
+    proxy: t.Any = manager.get()
+    get = each(lambda: proxy.get("k"), 200)
+
+    def receive(app: Flask, **arguments: t.Any) -> None:
+        pass
+
+    def get_and_send() -> float:
+        with command_finished.connected_to(receive):
+            return get()
+
+    contestants = {
+        "nobody": get,
+        "receiver": get_and_send,
+        "check": each(lambda: command_finished.receivers and None, 5000),
+    }
+
+    with app.app_context():
+        return interleave(contestants, 300)
 
 
 def threads(url: str, count: int) -> Times:

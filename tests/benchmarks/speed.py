@@ -78,6 +78,7 @@ def measure(url: str, hiredis: Path | None) -> Results:
     measured = {
         "look-up": inside.look_ups(url),
         "command": inside.commands(url),
+        "receivers": inside.receivers(url),
         "view": apart.views(url),
         "16 threads": inside.threads(url, 16),
         "32 threads": inside.threads(url, 32),
@@ -109,6 +110,18 @@ def make_rows(
             'manager.get("X"), in look-ups', ratio(look_up, "manager.get", "proxy"), 1.5
         ),
         Row("whole GET, of redis-py", _of(measured["command"]), 0.95, "{:.3f}"),
+        Row(
+            "GET with a receiver of command_finished, of one without",
+            ratio(measured["receivers"], "receiver", "nobody"),
+            1.05,
+            "{:.3f}",
+        ),
+        Row(
+            "check for receivers, of a GET",
+            ratio(measured["receivers"], "check", "nobody"),
+            0.002,
+            "{:.4f}",
+        ),
         Row(
             "requests a second of a view, of redis-py",
             _of(measured["view"]),
