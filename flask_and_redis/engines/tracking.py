@@ -153,15 +153,22 @@ class _Tracked:
         self.is_broken = self._is_opening
 
     def _note_command(self, kind: tuple[str, ...]) -> None:
+        if self._is_opening:
+            return
+
         self._names_nodes = kind is _NAMING
 
-        if not (self._is_opening or self._names_nodes):
+        if not self._names_nodes:
             self._restores = kind is _ENDING
             self._is_switched = self._is_switched or kind is _SWITCHING
             self.is_altered = self.is_altered or kind is not _ENDING
 
     def _name_nodes(self, slots: t.Any) -> t.Any:
         """The reply to CLUSTER SLOTS, with the hosts that it leaves out."""
+        # A command may be packed before the connection is opened.
+        if self._is_opening:
+            return slots
+
         self._names_nodes = False
 
         for _, _, *nodes in slots:

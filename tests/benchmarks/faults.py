@@ -266,11 +266,13 @@ def bad_certificate(directory: Path) -> cabc.Iterator[t.Any]:
 @case("full pool")
 def full_pool(directory: Path) -> cabc.Iterator[t.Any]:
     server = make_server(directory)
+    # A pool forgets a connection that nothing refers to.
+    lent: list[object] = []
     yield Target(
         server.url,
         {"max_connections": 1},
         connected=False,
-        prepare=lambda client: client.connection_pool.get_connection(),
+        prepare=lambda client: lent.append(client.connection_pool.get_connection()),
     )
     yield
     server.stop()
