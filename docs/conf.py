@@ -11,7 +11,10 @@ default_role = "code"
 nitpicky = True
 # Other projects' documentation is not looked up: the build needs no network.
 nitpick_ignore_regex = [
-    (r"py:.*", r"(flask|redis|werkzeug|fnmatch|collections|contextlib|t)\b.*"),
+    (
+        r"py:.*",
+        r"(flask|redis|werkzeug|prometheus_client|fnmatch|collections|contextlib|t)\b.*",
+    ),
     (r"py:.*", r"(ValueError|KeyError|RuntimeError|TypeError|Flask|t\.Any|cabc\..*)"),
     # A type variable.
     (r"py:class", r"flask_and_redis\.manager\.C"),

@@ -274,10 +274,15 @@ def stats(registry: Registry) -> dict[str, PoolStats]:
 
     :param registry: The app's registry.
     """
-    return {prefix: _count(registry, prefix) for prefix in registry}
+    return {prefix: count_pool(registry, prefix) for prefix in registry}
 
 
-def _count(registry: Registry, prefix: str) -> PoolStats:
+def count_pool(registry: Registry, prefix: str) -> PoolStats:
+    """How full the pool of one prefix is. See :func:`stats`.
+
+    :param registry: The app's registry.
+    :param prefix: The prefix.
+    """
     client = registry.find_client(prefix)
     down = registry.is_down(prefix)
 
