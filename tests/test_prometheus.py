@@ -309,7 +309,7 @@ def test_memory(server: Server) -> None:
 @pytest.fixture
 def shared(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> cabc.Callable[[], CollectorRegistry]:
+) -> cabc.Iterator[cabc.Callable[[], CollectorRegistry]]:
     """Turns the multi-process mode on. Reads what processes have written."""
     monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(tmp_path))
     client: t.Any = prometheus_client.values
@@ -321,7 +321,8 @@ def shared(
         MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
         return registry
 
-    return read
+    yield read
+    client.close_all_multiprocess_files()
 
 
 def test_multi_process_mode(

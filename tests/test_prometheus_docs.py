@@ -41,7 +41,7 @@ class Exported(t.NamedTuple):
 def exported() -> dict[str, Exported]:
     """The metrics and their labels, by the names of their samples."""
     app = Flask("shop")
-    app.config["REDIS_URL"] = "fakeredis://"
+    app.config.update(REDIS_URL="fakeredis://", REDIS_MAX_CONNECTIONS=10)
     manager = RedisManager(app)
     registry = CollectorRegistry()
     RedisMetrics(app, registry=registry)

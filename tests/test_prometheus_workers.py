@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import collections.abc as cabc
 import http.client
 import os
 import signal
@@ -33,9 +32,16 @@ def get(served: Gunicorn, path: str) -> tuple[int, str]:
 
 
 def scrape(served: Gunicorn) -> Samples:
-    status, text = get(served, "/metrics")
-    assert status == 200, text
-    return Samples(text)
+    texts: list[str] = []
+
+    def is_read() -> bool:
+        status, text = get(served, "/metrics")
+        texts.append(text)
+        return status == 200
+
+    # prometheus_client cannot read a file that another worker creates at that moment.
+    wait_until(is_read, "the metrics are read", timeout=30)
+    return Samples(texts[-1])
 
 
 def get_many(served: Gunicorn, count: int) -> list[int]:
@@ -57,9 +63,6 @@ def environment(own_server: Server, tmp_path: Path) -> dict[str, str]:
     }
 
 
-Serve = cabc.Callable[..., Gunicorn]
-
-
 def use_all(served: Gunicorn) -> None:
     """Send requests until each worker has used Redis."""
 
@@ -70,6 +73,7 @@ def use_all(served: Gunicorn) -> None:
     wait_until(are_used, "all workers have used Redis", timeout=30)
 
 
+@pytest.mark.timeout(180)
 def test_four_workers(
     own_server: Server, environment: dict[str, str], tmp_path: Path
 ) -> None:
@@ -118,6 +122,7 @@ def test_four_workers(
         assert samples.get("commands_total") == commands
 
 
+@pytest.mark.timeout(180)
 def test_parent_that_has_used_redis(
     environment: dict[str, str], tmp_path: Path
 ) -> None:
