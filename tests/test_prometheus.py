@@ -383,6 +383,20 @@ def test_multi_process_mode(
     assert Samples(registry).get("up", prefix="REDIS") == 1
 
 
+def test_dropped_registry(
+    app: Flask, server: Server, shared: cabc.Callable[[], CollectorRegistry]
+) -> None:
+    """In the multi-process mode, nobody needs to keep the registry."""
+    manager = make_manager(app, REDIS_URL=server.url)
+    RedisMetrics(app, registry=CollectorRegistry())
+    gc.collect()
+
+    with app.app_context():
+        manager.get().set("k", "v")
+
+    assert Samples(shared()).get("commands_total") == 1
+
+
 @pytest.mark.parametrize("directory", ["missing", "", "file"])
 def test_directory(
     directory: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
