@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections.abc as cabc
+import functools
 import os
 import re
 import threading
@@ -40,7 +41,7 @@ _BUCKETS = (
 # Seconds between two times that the figures of a pool are written.
 _PAUSE = 0.1
 
-# A set of names that is full when an application makes up names.
+# How many names of commands, and of errors, have series of their own.
 _MAX_NAMES = 200
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9._-]{0,39}( [A-Z0-9._-]{1,40})?")
 
@@ -195,11 +196,11 @@ class _Metrics:
         self._command_names = _Names()
         self._error_names = _Names()
         self._series: dict[tuple[str, str, str], _Series] = {}
-        self._commands = Counter(
+        counter = functools.partial(Counter, registry=registry)
+        self._commands = counter(
             "flask_and_redis_commands_total",
             "Commands, each one of a pipeline included.",
             _BY_COMMAND,
-            registry=registry,
         )
         self._duration = Histogram(
             "flask_and_redis_command_duration_seconds",
@@ -208,29 +209,25 @@ class _Metrics:
             buckets=_BUCKETS,
             registry=registry,
         )
-        self._attempts = Counter(
+        self._attempts = counter(
             "flask_and_redis_attempts_total",
             "Attempts at commands and pipelines. None if the prefix is down.",
             _BY_COMMAND,
-            registry=registry,
         )
-        self._retries = Counter(
+        self._retries = counter(
             "flask_and_redis_retries_total",
             "Attempts at commands and pipelines after the first one.",
             _BY_COMMAND,
-            registry=registry,
         )
-        self._errors = Counter(
+        self._errors = counter(
             "flask_and_redis_errors_total",
             "Commands and pipelines that failed, by the class of the exception.",
             (*_BY_COMMAND, "error"),
-            registry=registry,
         )
-        self._outages = Counter(
+        self._outages = counter(
             "flask_and_redis_outages_total",
             "How often the prefix went down, in each process.",
             _LABELS,
-            registry=registry,
         )
         self._is_shared = is_shared
         self._gauges: dict[_Figure, Gauge] = {}
@@ -240,17 +237,18 @@ class _Metrics:
         # By process, because a fork may inherit a lock that another thread holds.
         self._locks: dict[int, threading.RLock] = {}
 
-        if is_shared:
-            for figure in _FIGURES:
-                self._gauges[figure] = Gauge(
-                    figure.name,
-                    figure.help,
-                    _LABELS,
-                    registry=registry,
-                    multiprocess_mode=figure.mode,
-                )
-        else:
+        if not is_shared:
             registry.register(self)
+            return
+
+        for figure in _FIGURES:
+            self._gauges[figure] = Gauge(
+                figure.name,
+                figure.help,
+                _LABELS,
+                registry=registry,
+                multiprocess_mode=figure.mode,
+            )
 
     def observe(self, app: Flask) -> None:
         """Receive the signals of an app. Once more has no effect."""
