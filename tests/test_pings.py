@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import socket
 import threading
 import typing as t
+from unittest import mock
 
 import pytest
 import redis
@@ -363,3 +365,27 @@ def test_ping_of_an_unknown_pool(app: Flask) -> None:
     """A client of the application may have any kind of pool."""
     result = ping_one(app, REDIS_HOST="h", REDIS_CLASS=Untold)
     assert result.error == "AttributeError"
+
+
+@pytest.mark.skipif(redis.VERSION < (7, 1), reason="Older ones record no metrics.")
+def test_nothing_is_recorded(
+    app: Flask, server: Server, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A ping records none of redis-py's metrics: the series of its pool would stay."""
+    from redis.observability import recorder
+
+    manager = make_manager(
+        app,
+        REDIS_URL=server.url,
+        CLUSTER_URL=f"redis+cluster://{cluster.address}",
+        POOL_CONNECTION_POOL=redis.ConnectionPool(port=server.port),
+    )
+    # Pools of other tests would be recorded when they are freed.
+    gc.collect()
+    collector = mock.Mock()
+    monkeypatch.setattr(recorder, "_metrics_collector", collector)
+
+    with app.app_context():
+        assert all(each.ok for each in manager.ping(timeout=20).values())
+
+    assert collector.mock_calls == []

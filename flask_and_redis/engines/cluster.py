@@ -29,6 +29,8 @@ from .checks import TIMEOUTS
 from .commands import causes
 from .library import get_library
 from .library import library_of
+from .limits import ask_once
+from .limits import leave_no_series
 from .operations import copy_pool
 from .operations import FakeServers
 from .operations import Info
@@ -249,6 +251,7 @@ class Cluster(Engine):
         for address in _announced_masters(client, own[0], spec) - {own}:
             changes: Arguments = {"host": address[0], "port": address[1]}
             copied = copy_pool(pool, library_of(type(client)), changes)
+            leave_no_series(copied)
 
             try:
                 _check_slots(redis.Redis(connection_pool=copied))
@@ -331,7 +334,7 @@ def _accepted(client_class: type[t.Any]) -> dict[str, inspect.Parameter]:
 
 def _check_slots(client: t.Any) -> None:
     """Raise unless a node says that all slots are served."""
-    info = client.execute_command("CLUSTER INFO")
+    info = ask_once(client, "CLUSTER INFO")
     state, served = info.get("cluster_state"), info.get("cluster_slots_ok")
 
     if state != "ok" or served != str(SLOTS):
@@ -347,7 +350,7 @@ def _announced_masters(
     remap = spec.arguments.get("address_remap") or (lambda address: address)
     addresses = set()
 
-    for _, _, (name, port, *_), *_ in client.execute_command("CLUSTER SLOTS"):
+    for _, _, (name, port, *_), *_ in ask_once(client, "CLUSTER SLOTS"):
         host = name.decode() if isinstance(name, bytes) else name
         # A node without a host is at the address that replied.
         addresses.add(remap((own_host if host in HOSTLESS else host, int(port))))

@@ -1,6 +1,7 @@
-"""Connections of short-lived clients that end in time.
+"""Connections of short-lived clients that end in time, and leave no trace.
 
-:func:`limit_connections` says which undocumented feature of the libraries it uses.
+:func:`limit_connections` and :func:`leave_no_series` say which undocumented features of
+the libraries they use.
 """
 
 from __future__ import annotations
@@ -12,7 +13,10 @@ import time
 import typing as t
 
 from ..spec.classes import subclass
+from .internals import change_class
+from .library import library_name
 from .library import Pool
+from .messages import clean_error
 
 
 class Limit:
@@ -35,6 +39,7 @@ class Limit:
         try:
             yield
         except Exception as error:
+            clean_error(error)
             self.failures.append(error)
             raise
 
@@ -62,9 +67,8 @@ class _LimitedSocket:
         return self._socket.recv_into(*args)
 
     def _shorten(self) -> None:
-        # 0 asks whether there is something to read.
-        if timeout := self._socket.gettimeout():
-            self._socket.settimeout(min(timeout, self._limit.left))
+        timeout = self._socket.gettimeout() or 0
+        self._socket.settimeout(min(timeout, self._limit.left))
 
 
 # The part of the time that TLS may take to connect. The rest is for finding out whether
@@ -77,6 +81,7 @@ class _LimitedConnection:
 
     host: str
     port: int
+    _sock: t.Any
 
     def __init__(self, *args: t.Any, probe_limit: Limit, **kwargs: t.Any) -> None:
         super().__init__(*args, **kwargs)
@@ -105,6 +110,14 @@ class _LimitedConnection:
 
         return _LimitedSocket(connected, self._limit)
 
+    def disconnect(self, *args: t.Any, **kwargs: t.Any) -> None:
+        connected, self._sock = self._sock, None
+        # Without a socket, redis-py does not count this in its metrics.
+        super().disconnect(*args, **kwargs)  # type: ignore[misc]
+
+        if connected is not None:
+            connected.close()
+
 
 def _speaks_plain_text(host: str, port: int, limit: Limit) -> bool:
     try:
@@ -132,3 +145,58 @@ def limit_connections(pool: Pool, limit: Limit) -> None:
     if isinstance(cls, type) and hasattr(cls, "_connect"):
         pool.connection_class = subclass(_LimitedConnection, cls)
         pool.connection_kwargs["probe_limit"] = limit
+
+
+class _SinglePool:
+    """Mixed into the class of a short-lived client's pool. It has one connection."""
+
+    connection_class: type[t.Any]
+    connection_kwargs: dict[str, t.Any]
+    _opened: tuple[t.Any, ...] = ()
+
+    # valkey-py names a command here.
+    def get_connection(self, *args: t.Any, **options: t.Any) -> t.Any:
+        if not self._opened:
+            self._opened = (self.connection_class(**self.connection_kwargs),)
+
+        (connection,) = self._opened
+        connection.connect()
+        return connection
+
+    def release(self, connection: t.Any) -> None:
+        pass
+
+    def disconnect(self, inuse_connections: bool = True) -> None:
+        for connection in self._opened:
+            connection.disconnect()
+
+
+def leave_no_series(pool: Pool) -> None:
+    """Let the pool of a short-lived client record none of redis-py's metrics.
+
+    Why: the series of a pool are named by a random number, and stay for as long as the
+    process. Versions: redis-py 7.1 and newer. Without it: each ping adds three series.
+
+    :param pool: The pool, without connections.
+    """
+    # A client of the application may have any kind of pool.
+    if library_name(type(pool)):
+        change_class(pool, subclass(_SinglePool, type(pool)))
+
+
+def ask_once(client: t.Any, command: str) -> t.Any:
+    """The reply to a command without arguments.
+
+    ``execute_command`` would record it in redis-py's metrics, and in traces.
+
+    :param client: A short-lived client.
+    :param command: The command.
+    """
+    pool = getattr(client, "connection_pool", None)
+
+    if not isinstance(pool, _SinglePool):
+        return client.execute_command(command)
+
+    connection = pool.get_connection()
+    connection.send_command(command)
+    return client.parse_response(connection, command)

@@ -22,6 +22,8 @@ from .library import Library
 from .library import library_name
 from .library import library_of
 from .library import Pool
+from .limits import ask_once
+from .limits import leave_no_series
 from .limits import Limit
 from .limits import limit_connections
 from .messages import explain_login
@@ -80,8 +82,10 @@ class Operations:
         limit = Limit(time.monotonic() + seconds)
         client = self.make(spec, spec.client_class, fake_servers)
 
-        if not self.in_process:
-            for pool in self.all_pools(client):
+        for pool in self.all_pools(client):
+            leave_no_series(pool)
+
+            if not self.in_process:
                 limit_connections(pool, limit)
 
         try:
@@ -103,7 +107,7 @@ class Operations:
         :param client: A client from :meth:`open_probe`.
         :param spec: The prefix's spec.
         """
-        client.execute_command("PING")
+        ask_once(client, "PING")
 
     def ask_info(self, client: Client) -> Info:
         """What a server says of itself. For a server with nodes, it is a description of
