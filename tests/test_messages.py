@@ -128,6 +128,48 @@ def test_unknown_login_command(echo: str, kind: str, protocol: int) -> None:
     pool.disconnect()
 
 
+def test_unknown_command_in_traces(echo: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tracing replaces methods of redis-py's classes, so that it sees errors before our
+    client does. They have no secret either.
+    """
+    seen: list[str] = []
+
+    def trace(cls: type[t.Any], name: str) -> None:
+        traced = getattr(cls, name)
+
+        def call(self: t.Any, *args: t.Any, **options: t.Any) -> t.Any:
+            try:
+                return traced(self, *args, **options)
+            except redis.RedisError as error:
+                seen.append(everything(error))
+                raise
+
+        monkeypatch.setattr(cls, name, call)
+
+    trace(redis.Redis, "execute_command")
+    trace(redis.client.Pipeline, "execute")
+    client = make(URL=f"redis://:{SECRET}@{echo}")
+
+    with pytest.raises(redis.ResponseError, match="unknown command 'HELLO'|'AUTH'"):
+        client.get("k")
+
+    client = make(URL=f"redis://{echo}", PROTOCOL=2)
+
+    with pytest.raises(redis.ResponseError, match="unknown command"):
+        client.pipeline(transaction=False).config_set("requirepass", SECRET).execute()
+
+    # A ping asks sentinels.
+    app = make_app(
+        CACHE_URL=f"redis+sentinel://{echo}/mymaster", CACHE_SENTINEL_PASSWORD=SECRET
+    )
+
+    with app.app_context():
+        assert not app.extensions["manager"].ping(timeout=10)["CACHE"].ok
+
+    assert len(seen) == 3
+    assert SECRET not in "".join(seen)
+
+
 def test_unknown_command_in_asyncio(echo: str) -> None:
     async def use(client: t.Any) -> None:
         with pytest.raises(redis.ResponseError, match="unknown command") as info:

@@ -59,6 +59,11 @@ class _Records:
         self._is_explicit = False
         return super().reset()  # type: ignore[misc]
 
+    def annotate_exception(self, exception: Exception, *args: t.Any) -> None:
+        super().annotate_exception(exception, *args)  # type: ignore[misc]
+        # It has added the command. Here, because tracing records the error first.
+        messages.clean_error(exception)
+
     def raise_first_error(self, commands: t.Any, response: t.Any) -> None:
         try:
             super().raise_first_error(commands, response)  # type: ignore[misc]

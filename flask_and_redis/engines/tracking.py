@@ -12,6 +12,7 @@ import typing as t
 
 from .library import get_library
 from .library import library_name
+from .messages import clean_error
 
 # Commands that change what later commands on the same connection do. A transaction
 # ends; of the others, only a new login is sure to leave nothing behind.
@@ -182,7 +183,13 @@ class _Tracked:
     def _is_reply(self, error: BaseException) -> bool:
         """Whether an error was sent by the server: no other reply is to come."""
         errors = get_library(library_name(type(self))).errors
-        return isinstance(error, errors.ResponseError)
+        is_reply = isinstance(error, errors.ResponseError)
+
+        if is_reply:
+            # Here, because tracing records the error before the client sees it.
+            clean_error(error)
+
+        return is_reply
 
 
 class TrackedConnection(_Tracked):
