@@ -46,7 +46,7 @@ Load = cabc.Callable[..., types.ModuleType]
 
 # The pages that show Python files. Each is run here, in test_operating.py or in
 # integrations/.
-RUN = {"quickstart", "apps", "async", "testing", "operating"}
+RUN = {"quickstart", "apps", "async", "testing", "operating", "observability"}
 
 
 def test_all_pages_are_run() -> None:

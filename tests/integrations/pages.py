@@ -39,6 +39,12 @@ def files_of(page: str) -> dict[str, str]:
     return pages.files_of(f"integrations/{page}")[0]
 
 
+def file_of(page: str, name: str) -> str:
+    """Return a Python file on a page outside of docs/integrations."""
+    (text,) = [files[name] for files in pages.files_of(page) if name in files]
+    return text
+
+
 def commands_of(page: str) -> list[list[str]]:
     """Return the commands on a page, except for the installation."""
     return [line.split() for line in pages.commands_of(f"integrations/{page}")]
