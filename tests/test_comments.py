@@ -30,6 +30,8 @@ from examples.comments.live import get_feed
 from examples.comments.live import POLL
 from examples.comments.store import CHANNEL
 from examples.comments.times import ago
+from flask_and_redis import prefix_down
+from flask_and_redis import prefix_up
 
 from .browser import serve
 from .conftest import Starter
@@ -584,9 +586,18 @@ def test_status(app: Flask) -> None:
     assert response.text.count('<span class="badge ok">answers</span>') == 3
     assert len(re.findall(r"<dd>\d+\.\d ms</dd>", response.text)) == 3
     # The login used only the sessions' client.
-    pools = re.findall(r"<dt>Connections</dt>\s*<dd>([^<]*)</dd>", response.text)
+    pools = status_of(response, "Connections")
+    assert status_of(response, "Commands") == ["are sent"] * 3
+    assert status_of(response, "Last outage") == ["none in this process"] * 3
+    assert "Each worker process has its own connections" in response.text
     assert pools[:2] == ["none yet"] * 2
     assert pools[2].startswith("0 in use, 1 idle")
+
+
+def status_of(response: TestResponse, label: str) -> list[str]:
+    """What the status page says about each prefix, as text."""
+    found = re.findall(rf"<dt>{label}</dt>\s*<dd>(.*?)</dd>", response.text, re.DOTALL)
+    return [re.sub(r"<[^>]*>", "", text) for text in found]
 
 
 @pytest.mark.parametrize("prefix", PREFIXES)
@@ -629,13 +640,45 @@ def test_outage_and_recovery(start: Starter, prefix: str) -> None:
     assert re.findall(r'<span class="badge (\w+)">', response.text) == [
         "down" if name == prefix else "ok" for name in PREFIXES
     ]
+    number = PREFIXES.index(prefix)
+    assert [text.startswith("down") for text in status_of(response, "Commands")] == [
+        name == prefix for name in PREFIXES
+    ]
+    outages = status_of(response, "Last outage")
+    lasting, *others = outages[number:] + outages[:number]
+    assert re.fullmatch(r"just now, not over, \w+Error", lasting)
+    assert others == ["none in this process"] * 2
 
     server.start()
     # A server that is down is asked every half second whether it is back.
     wait_until(lambda: ada.get("/").status_code == 200, "the prefix is up again")
     visitor = Visitor(app, "Grace")
     assert visitor.start("After") is not None
-    assert ada.get("/status").status_code == 200
+    response = ada.get("/status")
+    assert response.status_code == 200
+    assert status_of(response, "Commands") == ["are sent"] * 3
+    outage = status_of(response, "Last outage")[number]
+    assert re.fullmatch(r"just now, for \d+\.\d s, \w+Error", outage)
+
+
+def test_back_before_down() -> None:
+    """Threads may tell that a prefix is back before they tell that it was down."""
+    app = create_app(UNLIMITED)
+    prefix_up.send(app, prefix="REDIS_LINKS", seconds=1.0)
+    prefix_down.send(app, prefix="REDIS_LINKS", error=redis.ConnectionError("h:1"))
+    outage = status_of(Visitor(app, "Ada").get("/status"), "Last outage")[0]
+    assert outage == "just now, ConnectionError"
+
+
+def test_other_errors_are_logged(fake: Flask, caplog: pytest.LogCaptureFixture) -> None:
+    """The log has an error that is no outage for each request."""
+    with fake.app_context():
+        store.links.set("threads", "no sorted set")
+
+    assert Visitor(fake, "Ada").get("/").status_code == 503
+    assert [record.message.partition(":")[0] for record in caplog.records] == [
+        "A Redis failed"
+    ]
 
 
 def test_hung_sessions(start: Starter) -> None:
@@ -783,6 +826,50 @@ def test_workers_share_the_board(server: Server, tmp_path: Path) -> None:
             assert b"Hello" in line
 
         assert numsub() == 2
+
+
+LINE = r"\[[\d-]+ [\d:,]+\] \[(\d+)\] (\w+) flask_and_redis: The Redis 'REDIS_LINKS' .*"
+
+
+def test_log_of_an_outage(start: Starter, tmp_path: Path) -> None:
+    """The log tells about an outage in three lines for each worker, however many
+    requests fail.
+    """
+    server = start(Server)
+    settings = {**urls(server), "REDIS_LINKS_RETRY_DEADLINE": "0.5"}
+    log = tmp_path / "log"
+
+    def get(path: str) -> int:
+        return request(port, "GET", path)[0]
+
+    def levels() -> list[list[str]]:
+        """The levels of the lines of each worker that noticed the outage."""
+        told: dict[str, list[str]] = {}
+
+        for process, level in re.findall(LINE, log.read_text()):
+            told.setdefault(process, []).append(level)
+
+        return [each for each in told.values() if "ERROR" in each]
+
+    def are_back() -> bool:
+        assert get("/") in (200, 503)
+        return all(each[-1] != "ERROR" for each in levels())
+
+    with gunicorn(log, settings) as port:
+        server.kill()
+
+        with ThreadPoolExecutor(8) as threads:
+            assert set(threads.map(get, ["/"] * 40)) == {503}
+
+        server.start()
+        # Each worker notices it at its next request.
+        wait_until(are_back, "all workers are back", timeout=30)
+
+    assert levels() in (n * [["WARNING", "ERROR", "WARNING"]] for n in (1, 2))
+    # gunicorn's own lines have another format.
+    rest = re.sub(LINE, "", log.read_text())
+    assert "Redis" not in rest
+    assert "Traceback" not in rest
 
 
 def test_serves(fake: Flask) -> None:

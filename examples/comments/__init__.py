@@ -16,6 +16,8 @@ from . import auth
 from . import board
 from . import errors
 from . import live
+from . import log
+from . import outages
 from . import status
 from . import times
 from .extensions import csrf
@@ -31,6 +33,7 @@ def create_app(config: cabc.Mapping[str, t.Any] | None = None) -> Flask:
 
     :param config: Settings that override those from the environment.
     """
+    log.set_up()
     app = Flask(__name__)
     app.config.from_mapping(
         # Several workers must share one key: set it in the environment.
@@ -66,6 +69,7 @@ def create_app(config: cabc.Mapping[str, t.Any] | None = None) -> Flask:
         app.register_blueprint(part.bp)
 
     live.init_app(app)
+    outages.init_app(app)
     times.init_app(app)
     return app
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 import redis
 from flask import Blueprint
 from flask import current_app
@@ -12,6 +14,8 @@ from flask.typing import ResponseReturnValue
 from flask_wtf.csrf import CSRFError
 from redis.exceptions import RedisClusterException
 from werkzeug.exceptions import HTTPException
+
+from .extensions import manager
 
 bp = Blueprint("errors", __name__)
 
@@ -43,8 +47,11 @@ def check_session() -> None:
 @bp.app_errorhandler(RedisClusterException)
 def say_sorry(error: Exception) -> ResponseReturnValue:
     """Show the page for an outage. Each request tries Redis again."""
+    # Flask-And-Redis logs each outage, once. Other errors are not in the log yet.
+    is_outage = any(pool.down for pool in manager.stats().values())
+    level = logging.DEBUG if is_outage else logging.ERROR
     # The error may contain the server's address: log it, but do not show it.
-    current_app.logger.error("A Redis failed: %s", error)
+    current_app.logger.log(level, "A Redis failed: %s", error)
     message = "The board cannot reach its memory right now. Please try again soon."
     page = render_template("error.html", title="Back in a moment", message=message)
     return page, 503, {"Retry-After": "5"}

@@ -9,6 +9,7 @@ from flask import render_template
 from flask.typing import ResponseReturnValue
 
 from .extensions import manager
+from .outages import last_outages
 
 bp = Blueprint("status", __name__)
 
@@ -21,7 +22,11 @@ PURPOSES = {
 
 @bp.get("/status")
 def show() -> ResponseReturnValue:
-    """Show the ping and the pool of each Redis. The status is 503 if a ping fails."""
+    """Show the ping, the pool and the last outage of each Redis.
+
+    The status is 503 if a ping fails. The other figures are about this process: what
+    its commands noticed, and the connections that it has.
+    """
     # The pings run in parallel on separate connections, and take at most a second.
     pings = manager.ping()
     all_ok = all(ping.ok for ping in pings.values())
@@ -29,6 +34,7 @@ def show() -> ResponseReturnValue:
         "status.html",
         pings=pings,
         pools=manager.stats(),
+        outages=last_outages(),
         purposes=PURPOSES,
         all_ok=all_ok,
         process=os.getpid(),
