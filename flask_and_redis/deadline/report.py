@@ -65,26 +65,6 @@ def note_retry() -> None:
         retries.append(True)
 
 
-def send(signal: Signal, app: Flask | None, **values: t.Any) -> None:
-    """Send a signal, as its own method does. That one asks again each time whether a
-    receiver is a coroutine function, which takes 5 % of a whole GET.
-
-    :param signal: The signal.
-    :param app: The sender.
-    :param values: What the receivers get.
-    :raises RuntimeError: If a receiver is a coroutine function.
-    """
-    if signal.is_muted:
-        return
-
-    for receiver in signal.receivers_for(app):
-        result = receiver(app, **values)
-
-        if result is not None and inspect.iscoroutine(result):
-            result.close()
-            raise RuntimeError("A receiver of a signal cannot be a coroutine function.")
-
-
 class Reporter:
     """Tells about the outages of one prefix, once each, however many threads there are.
 
@@ -160,7 +140,7 @@ class Reporter:
 
     def _send(self, signal: Signal, **values: t.Any) -> None:
         try:
-            send(signal, self.app(), prefix=self.prefix, **values)
+            signal.send(self.app(), prefix=self.prefix, **values)
         except Exception:
             # The command must raise its own error. The thread of a probe has no caller.
             logger.exception("A receiver of a signal about %r failed.", self.prefix)
@@ -188,7 +168,7 @@ class Observation:
         #: How often the command was tried.
         self.tries: int = 0
         self._reporter = reporter
-        self._commands = commands
+        self._commands = tuple([_name_of(command) for command in commands])
         self._started = time.monotonic()
 
     def counting(self, function: cabc.Callable[P, R]) -> cabc.Callable[P, R]:
@@ -209,15 +189,29 @@ class Observation:
         error: BaseException | None,
         traceback: types.TracebackType | None,
     ) -> None:
-        send(
-            command_finished,
-            self._reporter.app(),
-            prefix=self._reporter.prefix,
-            commands=tuple([_name_of(command) for command in self._commands]),
-            seconds=time.monotonic() - self._started,
-            tries=self.tries,
-            error=error,
-        )
+        if command_finished.is_muted:
+            return
+
+        app = self._reporter.app()
+        seconds = time.monotonic() - self._started
+
+        # The signal's own send() asks each time whether a receiver is a coroutine
+        # function, which takes 5 % of a whole GET.
+        for receiver in command_finished.receivers_for(app):
+            result = receiver(
+                app,
+                prefix=self._reporter.prefix,
+                commands=self._commands,
+                seconds=seconds,
+                tries=self.tries,
+                error=error,
+            )
+
+            if inspect.iscoroutine(result):
+                result.close()
+                raise RuntimeError(
+                    "A receiver of command_finished cannot be a coroutine function."
+                )
 
 
 # Names with arguments are endless.
