@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import collections
 import collections.abc as cabc
 import contextlib
+import gc
 import os
 import signal
 import threading
 import time
 import typing as t
 from concurrent.futures import ThreadPoolExecutor
+from unittest import mock
 
 import pytest
 import redis
@@ -770,6 +773,36 @@ def test_wait_during_maintenance(
 
     # redis-py waits 10 s for each.
     assert time.monotonic() - started < 8
+
+
+@pytest.mark.skipif(redis.VERSION < (7, 1), reason="Older ones record no metrics.")
+def test_metrics_are_enabled_late(
+    app: Flask, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """If redis-py's metrics are enabled while connections exist, it counts each of them
+    as lent as often as returned.
+    """
+    from redis.observability import recorder
+
+    app.config["REDIS_URL"] = server.url
+    RedisManager(app)
+    client = app.extensions["redis"]["REDIS"]
+    client.get("k")
+    # Pools of other tests would be counted when they are freed.
+    gc.collect()
+    collector = mock.Mock()
+    monkeypatch.setattr(recorder, "_metrics_collector", None)
+    monkeypatch.setattr(recorder, "_get_or_create_collector", lambda: collector)
+
+    for _ in range(3):
+        client.get("k")
+
+    counts: collections.Counter[str] = collections.Counter()
+
+    for call in collector.record_connection_count.call_args_list:
+        counts[call.kwargs["connection_state"].value] += call.kwargs["counter"]
+
+    assert counts == {"idle": 0, "used": 0}
 
 
 # Forks

@@ -269,6 +269,7 @@ class TrackedPool(Outdates, PoolState):
 
         connection = super().get_connection(*args, **options)  # type: ignore[misc]
         tracked = inner_connection(connection)
+        tracked.is_counted = True
 
         # redis-py's pool may have lent an idle one.
         if tracked.returned_at and self.is_outdated(tracked, time.monotonic()):
@@ -318,7 +319,9 @@ class TrackedPool(Outdates, PoolState):
 
         tracked.returned_at = time.monotonic()
 
-        if not (self.is_fast and self.is_unobserved()):
+        # In a forked child, redis-py forgets the connections of the parent.
+        if not self.is_fast or tracked.is_counted or self.pid != os.getpid():
+            tracked.is_counted = False
             super().release(connection)  # type: ignore[misc]
         elif not self.put_back(connection):
             connection.disconnect()
