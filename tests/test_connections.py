@@ -846,22 +846,25 @@ def test_fork_while_threads_are_busy(
         futures = [threads.submit(keep_using, number) for number in range(8)]
         children = []
 
-        for _ in range(8):
-            time.sleep(0.02)
+        try:
+            for _ in range(8):
+                time.sleep(0.02)
 
-            if not (pid := os.fork()):
-                status = 1
+                if not (pid := os.fork()):
+                    status = 1
 
-                try:
-                    run_child()
-                    status = 0
-                finally:
-                    os._exit(status)
+                    try:
+                        run_child()
+                        status = 0
+                    finally:
+                        os._exit(status)
 
-            children.append(pid)
+                children.append(pid)
 
-        statuses = [os.waitpid(pid, 0)[1] for pid in children]
-        done.set()
+            statuses = [os.waitpid(pid, 0)[1] for pid in children]
+        finally:
+            done.set()
+
         assert statuses == [0] * len(children)
 
         for future in futures:
