@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import collections.abc as cabc
 import contextlib
+import gc
 import logging
 import re
 import threading
@@ -22,7 +23,7 @@ from flask_and_redis import command_finished
 from flask_and_redis import prefix_down
 from flask_and_redis import prefix_up
 from flask_and_redis.deadline import outage
-from flask_and_redis.deadline.report import _name_of
+from flask_and_redis.deadline.report import name_of
 from flask_and_redis.deadline.report import Reporter
 
 from .cutter import Cutter
@@ -121,7 +122,7 @@ def test_other_apps(app: Flask, server: Server) -> None:
 )
 def test_names_without_arguments(first: object, name: str) -> None:
     """redis-py takes a whole command in one text. Its arguments are left out."""
-    assert _name_of(first) == name
+    assert name_of(first) == name
 
 
 def test_pipelines_locks_and_scripts(app: Flask, server: Server) -> None:
@@ -186,6 +187,56 @@ def test_async(app: Flask, server: Server) -> None:
     ]
     assert [each.values["tries"] for each in sent] == [1] * 5
     assert isinstance(sent[-1].values["error"], redis.ResponseError)
+
+
+class Counter:
+    """Counts commands with a method."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def add(self, app: Flask, **values: t.Any) -> None:
+        self.count += 1
+
+
+class Slotted:
+    """Counts commands, and cannot be referred to weakly."""
+
+    __slots__ = ("count",)
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def __call__(self, app: Flask, **values: t.Any) -> None:
+        self.count += 1
+
+
+def test_receivers_come_and_go(app: Flask, server: Server) -> None:
+    """The receivers that are connected when a command ends are called, whatever they
+    are. Those that nothing refers to any more are not.
+    """
+    manager = make_manager(app, REDIS_URL=server.url)
+    counter, forgotten, slotted, other = Counter(), Counter(), Slotted(), Counter()
+
+    with app.app_context():
+        client = manager.get()
+        command_finished.connect(counter.add, sender=app)
+        command_finished.connect(other.add, sender=Flask("other"))
+        client.get("k")
+        command_finished.connect(forgotten.add)
+        command_finished.connect(slotted, weak=False)
+        client.get("k")
+        reference = weakref.ref(forgotten)
+        del forgotten
+        gc.collect()
+        assert reference() is None
+        client.get("k")
+        command_finished.disconnect(slotted)
+        client.get("k")
+        command_finished.disconnect(counter.add)
+        client.get("k")
+
+    assert (counter.count, slotted.count, other.count) == (4, 2, 0)
 
 
 def test_coroutine_function(app: Flask, server: Server) -> None:

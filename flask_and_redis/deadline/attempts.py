@@ -129,13 +129,17 @@ class Attempts:
         self._complete(error, f"down for {seconds:.1f} s. The command was not sent.")
         return error
 
-    def may_continue(self, error: Exception) -> bool:
+    def may_continue(self, error: BaseException) -> bool:
         """Whether to make another attempt, after a :attr:`pause`. If not, the error
         says which Redis failed.
 
         :param error: What the last attempt raised.
         :raises OSError: If that was an exception of the application.
         """
+        # An exception of the application may be no Exception.
+        if not isinstance(error, Exception):
+            return False
+
         if self._may_retry(error):
             if self._engine.may_have_been_sent(error):
                 note_retry()

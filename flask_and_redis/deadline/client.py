@@ -26,6 +26,7 @@ from .pipelines import add_deadline
 from .pipelines import AsyncPipelineWithDeadline
 from .pipelines import PipelineWithDeadline
 from .pipelines import StaysOpenPipeline
+from .report import name_of
 from .report import Observation
 
 
@@ -45,44 +46,35 @@ class CommandsWithDeadline(_HasDeadline):
         if (deadline := self._command_deadline) is None:
             return execute(*args, **options)
 
-        if command_finished.receivers:
-            with Observation(deadline.reporter, args[:1]) as observation:
-                return _run(self, deadline, execute, args, options, observation)
+        started = time.monotonic()
+        handled = sys.exc_info()[1]
 
-        return _run(self, deadline, execute, args, options)
+        if deadline.down:
+            observation = Observation(deadline.reporter, args[:1])
+            attempts = deadline.start(self, [(args, options)])
+        else:
+            try:
+                result = execute(*args, **options)
+            except BaseException as error:
+                observation = Observation(deadline.reporter, args[:1])
+                observation.started, observation.tries = started, 1
+                attempts = Attempts(deadline, self, started, handled, [(args, options)])
 
+                with observation:
+                    if not attempts.may_continue(error):
+                        raise
 
-def _run(
-    client: t.Any,
-    deadline: Deadline,
-    execute: cabc.Callable[..., t.Any],
-    args: tuple[t.Any, ...],
-    options: dict[str, t.Any],
-    observation: Observation | None = None,
-) -> t.Any:
-    """Run a command of a synchronous client until its deadline."""
-    started = time.monotonic()
-    handled = sys.exc_info()[1]
+                    observation.goes_on = True
+            else:
+                # Most commands end here. For them, the classes would cost 5 %.
+                if command_finished.receivers:
+                    deadline.reporter.finish((name_of(args[0]),), started, 1, None)
 
-    if deadline.down:
-        attempts = Attempts(deadline, client, started, handled, [(args, options)])
-    else:
-        if observation is not None:
-            observation.tries = 1
+                return result
 
-        try:
-            # Most commands end here. For them, Attempts would cost 1 %.
-            return execute(*args, **options)
-        except Exception as error:
-            attempts = Attempts(deadline, client, started, handled, [(args, options)])
-
-            if not attempts.may_continue(error):
-                raise
-
-    if observation is not None:
-        execute = observation.counting(execute)
-
-    return deadline.run(attempts, execute, *args, **options)
+        with observation:
+            execute = observation.counting(execute)
+            return deadline.run(attempts, execute, *args, **options)
 
 
 class _HasPipelines(_HasDeadline):

@@ -27,6 +27,8 @@ from ..spec.values import clean
 P = t.ParamSpec("P")
 R = t.TypeVar("R")
 
+Receiver = cabc.Callable[..., t.Any]
+
 logger: logging.Logger = logging.getLogger("flask_and_redis")
 
 # Retries with pauses below this many seconds between them belong to one outage.
@@ -65,6 +67,31 @@ def note_retry() -> None:
         retries.append(True)
 
 
+# How often a receiver of command_finished was connected or disconnected.
+_changes = 0
+
+
+def _note_change(signal: Signal, **values: object) -> None:
+    global _changes
+    _changes += 1
+
+
+command_finished.receiver_connected.connect(_note_change)
+command_finished.receiver_disconnected.connect(_note_change)
+
+
+def _refer(receiver: Receiver) -> cabc.Callable[[], Receiver | None]:
+    """A weak reference to a receiver, if it can have one."""
+    if isinstance(receiver, types.MethodType):
+        return weakref.WeakMethod(receiver)
+
+    try:
+        return weakref.ref(receiver)
+    except TypeError:
+        # Such as a method of a built-in class. The signal refers to it as well.
+        return lambda: receiver
+
+
 class Reporter:
     """Tells about the outages of one prefix, once each, however many threads there are.
 
@@ -81,6 +108,9 @@ class Reporter:
         self._down: dict[str, float] = {}
         self._last_retry = float("-inf")
         self._retrying = threading.Lock()
+        # The receivers of command_finished, and after how many changes they were those.
+        self._receivers: list[cabc.Callable[[], Receiver | None]] = []
+        self._changes = -1
 
     def retry(self, error: BaseException) -> None:
         """Tell that a command is retried.
@@ -138,6 +168,51 @@ class Reporter:
         """Forget an outage, and return when it began."""
         return self._down.pop("since", None)
 
+    def finish(
+        self,
+        commands: tuple[str, ...],
+        started: float,
+        tries: int,
+        error: BaseException | None,
+    ) -> None:
+        """Send :data:`.command_finished`.
+
+        :param commands: The names of the commands.
+        :param started: When they started, by :func:`time.monotonic`.
+        :param tries: How often they were tried.
+        :param error: What they raised, or None.
+        :raises RuntimeError: If a receiver is a coroutine function.
+        """
+        if command_finished.is_muted:
+            return
+
+        seconds = time.monotonic() - started
+        app = self.app()
+
+        # The signal's own send() does this each time, which takes 10 % of a whole GET.
+        if self._changes != (changes := _changes):
+            self._receivers = list(map(_refer, command_finished.receivers_for(app)))
+            self._changes = changes
+
+        for reference in self._receivers:
+            if (receiver := reference()) is None:
+                continue
+
+            result = receiver(
+                app,
+                prefix=self.prefix,
+                commands=commands,
+                seconds=seconds,
+                tries=tries,
+                error=error,
+            )
+
+            if result is not None and inspect.iscoroutine(result):
+                result.close()
+                raise RuntimeError(
+                    "A receiver of command_finished cannot be a coroutine function."
+                )
+
     def _send(self, signal: Signal, **values: t.Any) -> None:
         try:
             signal.send(self.app(), prefix=self.prefix, **values)
@@ -167,9 +242,12 @@ class Observation:
     def __init__(self, reporter: Reporter, commands: cabc.Iterable[object]) -> None:
         #: How often the command was tried.
         self.tries: int = 0
+        #: When it started, by :func:`time.monotonic`.
+        self.started: float = time.monotonic()
+        #: Whether it goes on after the block, unless this raises.
+        self.goes_on: bool = False
         self._reporter = reporter
-        self._commands = tuple([_name_of(command) for command in commands])
-        self._started = time.monotonic()
+        self._commands = tuple(map(name_of, commands))
 
     def counting(self, function: cabc.Callable[P, R]) -> cabc.Callable[P, R]:
         """Count the calls of a function that tries the command once."""
@@ -181,6 +259,7 @@ class Observation:
         return count
 
     def __enter__(self) -> Observation:
+        self.goes_on = False
         return self
 
     def __exit__(
@@ -189,34 +268,13 @@ class Observation:
         error: BaseException | None,
         traceback: types.TracebackType | None,
     ) -> None:
-        if command_finished.is_muted:
-            return
-
-        app = self._reporter.app()
-        seconds = time.monotonic() - self._started
-
-        # The signal's own send() asks each time whether a receiver is a coroutine
-        # function, which takes 5 % of a whole GET.
-        for receiver in command_finished.receivers_for(app):
-            result = receiver(
-                app,
-                prefix=self._reporter.prefix,
-                commands=self._commands,
-                seconds=seconds,
-                tries=self.tries,
-                error=error,
-            )
-
-            if inspect.iscoroutine(result):
-                result.close()
-                raise RuntimeError(
-                    "A receiver of command_finished cannot be a coroutine function."
-                )
+        if error is not None or not self.goes_on:
+            self._reporter.finish(self._commands, self.started, self.tries, error)
 
 
 # Names with arguments are endless.
 @functools.lru_cache(maxsize=1000)
-def _name_of(first: object) -> str:
+def name_of(first: object) -> str:
     """The name of a command, without arguments. redis-py accepts them in one text with
     the name.
     """
