@@ -510,6 +510,7 @@ def test_find_shard(cluster: Cluster) -> None:
     for command in (("PING",), ("GET",), ("EVAL", "return 1", 0), ("UNKNOWN", "k")):
         assert internals.find_shard(client, command) is None
 
+    assert internals.find_shard(client, ("EVAL", "return 1", 1, "k"), 3) == master
     client.nodes_manager.slots_cache = {}
     assert internals.find_shard(client, ("GET", "k")) is None
     client.close()

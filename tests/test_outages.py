@@ -317,8 +317,23 @@ def key_elsewhere(cluster: Cluster, key: str) -> str:
     return next(each for each in "abcdefgh" if cluster.master_of(each) is not master)
 
 
-@pytest.mark.parametrize("use", ["command", "pipeline"])
-def test_shard(cluster: Cluster, use: str) -> None:
+def get_in_pipeline(client: t.Any, key: str) -> t.Any:
+    return client.pipeline(transaction=True).get(key).execute()[0]
+
+
+def get_in_script(client: t.Any, key: str) -> t.Any:
+    return client.eval("return redis.call('get', KEYS[1])", 1, key)
+
+
+def read_stream(client: t.Any, key: str) -> t.Any:
+    return client.xread({key: 0}, count=1)
+
+
+@pytest.mark.parametrize(
+    "use",
+    [Tries.get, get_in_pipeline, get_in_script, read_stream],
+)
+def test_shard(cluster: Cluster, use: cabc.Callable[[t.Any, str], t.Any]) -> None:
     """While one shard of a cluster hangs, commands to it fail immediately, and those to
     other shards succeed.
     """
@@ -334,15 +349,9 @@ def test_shard(cluster: Cluster, use: str) -> None:
     node = cluster.master_of("k")
     node.pause()
 
-    def get(key: str) -> t.Any:
-        if use == "command":
-            return client.get(key)
-
-        return client.pipeline(transaction=True).get(key).execute()[0]
-
     try:
         with pytest.raises(FAILURES):
-            get("k")
+            use(client, "k")
 
         Tries.tries.clear()
         started = time.monotonic()

@@ -189,7 +189,10 @@ class Cluster(Engine):
         if client is None:
             return frozenset([None])
 
-        shards = (internals.find_shard(client, command) for command in commands)
+        shards = (
+            internals.find_shard(client, command, _find_key(command))
+            for command in commands
+        )
         return frozenset(shard for shard in shards if shard is not None)
 
     def is_all_down(self, error: BaseException) -> bool:
@@ -356,6 +359,29 @@ def _announced_masters(
         addresses.add(remap((own_host if host in HOSTLESS else host, int(port))))
 
     return addresses
+
+
+def _find_key(command: cabc.Sequence[t.Any]) -> int | None:
+    """The position of the first key, if the name of the command alone does not tell it.
+    0 if there is no key.
+    """
+    words = [
+        word.decode("latin-1").upper() if isinstance(word, bytes) else str(word).upper()
+        for word in command
+    ]
+
+    if words[0] in _SCRIPTS:
+        return 3 if words[2:3] != ["0"] else 0
+
+    if words[0] in _STREAMS and "STREAMS" in words:
+        return words.index("STREAMS") + 1
+
+    return None
+
+
+# The number of keys follows the script.
+_SCRIPTS = ("EVAL", "EVALSHA", "EVALSHA_RO", "EVAL_RO", "FCALL", "FCALL_RO")
+_STREAMS = ("XREAD", "XREADGROUP")
 
 
 def _is_redirection(error: BaseException) -> bool:

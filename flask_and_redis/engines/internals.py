@@ -407,7 +407,9 @@ def find_nodes_by_port(client: t.Any) -> None:
     change_class(manager, _finds_by_port(type(manager)))
 
 
-def find_shard(client: t.Any, command: cabc.Sequence[t.Any]) -> str | None:
+def find_shard(
+    client: t.Any, command: cabc.Sequence[t.Any], position: int | None = None
+) -> str | None:
     """The shard that serves a command, as the name of its master.
 
     Why: the public ways raise errors or ask a node, which may be down. Versions: all.
@@ -415,10 +417,12 @@ def find_shard(client: t.Any, command: cabc.Sequence[t.Any]) -> str | None:
 
     :param client: The cluster's client.
     :param command: The arguments of the command.
-    :return: None if the position of the command's key is not known.
+    :param position: The position of its first key, if this is known.
+    :return: None if the position is not known.
     """
-    details = client.commands_parser.commands.get(str(command[0]).lower(), {})
-    position = details.get("first_key_pos", 0)
+    if position is None:
+        details = client.commands_parser.commands.get(str(command[0]).lower(), {})
+        position = t.cast(int, details.get("first_key_pos", 0))
 
     if not 0 < position < len(command):
         return None
