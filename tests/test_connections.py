@@ -843,6 +843,9 @@ def test_fork_while_threads_are_busy(
             list(threads.map(use, range(4)))
 
     with ThreadPoolExecutor(8) as threads:
+        # coverage has a lock for files that are new to it, and a child cannot use it if
+        # another thread had it.
+        list(threads.map(use, range(8)))
         futures = [threads.submit(keep_using, number) for number in range(8)]
         children = []
 
