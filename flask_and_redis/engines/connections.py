@@ -269,7 +269,7 @@ class TrackedPool(Outdates, PoolState):
 
         connection = super().get_connection(*args, **options)  # type: ignore[misc]
         tracked = inner_connection(connection)
-        tracked.is_counted = True
+        tracked.is_counted = _recorder._metrics_collector is not None
 
         # redis-py's pool may have lent an idle one.
         if tracked.returned_at and self.is_outdated(tracked, time.monotonic()):

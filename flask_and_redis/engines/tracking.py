@@ -98,7 +98,7 @@ class _Tracked:
     login_version: int = 0
     #: When it was last returned to its pool.
     returned_at: float = 0.0
-    #: Whether redis-py's pool has lent it, which its metrics may have counted.
+    #: Whether redis-py's metrics have counted that it was lent.
     is_counted: bool = False
     #: Looks for data. Set by :func:`.connections.has_data`.
     poll: cabc.Callable[[int], object] | None = None
