@@ -25,6 +25,7 @@ from ephemeral_port_reserve import reserve
 from flask import Flask
 
 import flask_and_redis
+from flask_and_redis import command_finished
 from flask_and_redis import Redis
 from flask_and_redis import RedisManager
 
@@ -473,3 +474,21 @@ def test_modules() -> None:
     for number, name in enumerate(modules):
         imported = imported_modules(package / f"{name}.py", package)
         assert imported <= {*modules[:number]}, name
+
+
+def test_slow_commands(caplog: pytest.LogCaptureFixture) -> None:
+    """The page's receiver logs commands that take long."""
+    (text,) = [files["slow.py"] for files in files_of("observability")]
+    names: dict[str, t.Any] = {}
+    exec(text, names)
+    values: dict[str, t.Any] = {"prefix": "CACHE", "tries": 1, "error": None}
+
+    try:
+        for seconds in (0.01, 0.2):
+            command_finished.send(
+                Flask("slow"), commands=("GET", "SET"), seconds=seconds, **values
+            )
+    finally:
+        command_finished.disconnect(names["warn_if_slow"])
+
+    assert caplog.messages == ["CACHE GET, SET: 0.200 s, 1 tries"]

@@ -204,6 +204,7 @@ class TrackedConnection(_Tracked):
     """
 
     unread: int
+    is_altered: bool
 
     def connect(self, *args: t.Any, **kwargs: t.Any) -> None:
         self._open(super().connect, *args, **kwargs)  # type: ignore[misc]
@@ -322,6 +323,7 @@ class AsyncTrackedConnection(_Tracked):
     """The same for connections of asyncio. See :class:`TrackedConnection`."""
 
     unread: int
+    is_altered: bool
 
     async def connect(self, *args: t.Any, **kwargs: t.Any) -> None:
         await self._open(super().connect, *args, **kwargs)  # type: ignore[misc]
