@@ -23,12 +23,12 @@ run-gunicorn: $(VENV)/.run  ## Serve it as in production: several workers, on a 
 test: $(VENV)/.test  ## Run the tests
 	$(BIN)/python -m pytest --numprocesses 2 $(if $(CI),--reruns 1) --cov --cov-fail-under=100 $(ARGS)
 
-bench: $(VENV)/.test  ## Measure how fast it is, beside redis-py alone (6 minutes)
+bench: $(VENV)/.test  ## Measure how fast it is, beside redis-py alone (9 minutes)
 	$(INSTALL) --group benchmarks
 	$(INSTALL) --upgrade --target $(VENV)/hiredis --group hiredis
 	PYTHONPATH=$(VENV)/hiredis $(BIN)/python -m tests.benchmarks.speed --hiredis $(VENV)/hiredis --directory docs
 
-bench-outages: $(VENV)/.test  ## Measure how long requests wait in outages (10 minutes)
+bench-outages: $(VENV)/.test  ## Measure how long requests wait in outages (13 minutes)
 	$(INSTALL) --group benchmarks
 	$(BIN)/python -m tests.benchmarks.outages --csv docs/measured/outages.csv
 
