@@ -19,6 +19,7 @@ from flask_and_redis.operate.settings import list_settings
 
 from .objects import Provider
 from .scripted import Scripted
+from .servers import Cluster
 from .servers import Server
 
 
@@ -216,6 +217,48 @@ def test_another_database_in_asyncio(
 
     with app.app_context():
         asyncio.run(use())
+
+
+@pytest.mark.parametrize("name", ["CLUSTER SLOTS", "cluster slots"])
+def test_slots_without_a_cluster(server: Server, name: str) -> None:
+    """A server without a cluster, and a transaction, reply otherwise to CLUSTER SLOTS.
+    The next reply on the connection is not taken for it.
+    """
+    client = client_of(URL=server.url, MAX_CONNECTIONS=1)
+    client.set("k", "v")
+
+    with pytest.raises(redis.ResponseError, match="cluster support disabled"):
+        client.execute_command(name)
+
+    assert client.get("k") == b"v"
+    app = Flask(__name__)
+    app.config.update(REDIS_URL=server.url, REDIS_MAX_CONNECTIONS=1)
+    manager = RedisManager(app)
+
+    async def use() -> None:
+        async with manager.get_async() as other:
+            with pytest.raises(redis.ResponseError, match="cluster support disabled"):
+                await t.cast(t.Any, other).execute_command(name)
+
+            assert await other.get("k") == b"v"
+
+    with app.app_context():
+        asyncio.run(use())
+
+
+def test_queued_slots(cluster: Cluster) -> None:
+    """The same within a transaction, where the reply comes later."""
+    client = client_of(URL=cluster.nodes[0].url, MAX_CONNECTIONS=1)
+    connection = client.connection_pool.get_connection()
+
+    for name, expected in (("MULTI", b"OK"), ("CLUSTER SLOTS", b"QUEUED")):
+        connection.send_command(name)
+        assert connection.read_response() == expected
+
+    connection.send_command("EXEC")
+    ((slots, *_),) = connection.read_response()
+    assert slots[:1] == [0]
+    client.connection_pool.release(connection)
 
 
 def test_transactions_keep_their_connection(server: Server) -> None:

@@ -66,7 +66,7 @@ class CommandsWithDeadline(_HasDeadline):
 
                     observation.goes_on = True
             else:
-                # Most commands end here. For them, the classes would cost 5 %.
+                # Most commands end here. Attempts and Observation would cost 5 %.
                 if command_finished.receivers:
                     deadline.reporter.finish((name_of(args[0]),), started, 1, None)
 

@@ -272,7 +272,7 @@ class Observation:
             self._reporter.finish(self._commands, self.started, self.tries, error)
 
 
-# Names with arguments are endless.
+# The cache has a limit, because a name may contain arguments.
 @functools.lru_cache(maxsize=1000)
 def name_of(first: object) -> str:
     """The name of a command, without arguments. redis-py accepts them in one text with

@@ -14,8 +14,8 @@ from .library import get_library
 from .library import library_name
 from .messages import clean_error
 
-# Commands that change what later commands on the same connection do. A transaction
-# ends; of the others, only a new login is sure to leave nothing behind.
+# Commands that change what later commands on the same connection do. The last ones undo
+# what the second ones do. Nothing undoes the first ones, so their connection is closed.
 _SWITCHING = ("AUTH", "HELLO", "RESET", "SELECT")
 _BEGINNING = ("MULTI", "WATCH")
 _ENDING = ("DISCARD", "EXEC", "UNWATCH")
@@ -25,7 +25,7 @@ _NAMING = ("CLUSTER SLOTS",)
 HOSTLESS: tuple[str | None, ...] = (None, "", "?")
 
 
-# Names with arguments are endless.
+# The cache has a limit, because a name may contain arguments.
 @functools.lru_cache(maxsize=1000)
 def _find_kind(name: t.Any) -> tuple[str, ...] | None:
     """To which of these a command belongs, by its name as it was given: in lower case,
@@ -174,6 +174,10 @@ class _Tracked:
 
         self._names_nodes = False
 
+        # In a transaction, the reply is "QUEUED".
+        if not isinstance(slots, list):
+            return slots
+
         for _, _, *nodes in slots:
             for node in nodes:
                 host = node[0].decode() if isinstance(node[0], bytes) else node[0]
@@ -182,16 +186,21 @@ class _Tracked:
 
         return slots
 
-    def _is_reply(self, error: BaseException) -> bool:
-        """Whether an error was sent by the server: no other reply is to come."""
+    def _take_error(self, error: BaseException) -> bool:
+        """Whether the server sent an error: no other reply is to come."""
         errors = get_library(library_name(type(self))).errors
-        is_reply = isinstance(error, errors.ResponseError)
 
-        if is_reply:
-            # Here, because tracing records the error before the client sees it.
-            clean_error(error)
+        if not isinstance(error, errors.ResponseError):
+            return False
 
-        return is_reply
+        # Here, because tracing records the error before the client sees it.
+        clean_error(error)
+        self.unread -= 1
+
+        if not self._is_opening:
+            self._names_nodes = False
+
+        return True
 
 
 class TrackedConnection(_Tracked):
@@ -280,9 +289,9 @@ class TrackedConnection(_Tracked):
         try:
             response = super().read_response(*args, **kwargs)  # type: ignore[misc]
         except BaseException as error:
-            if self._is_reply(error):
-                self.unread -= 1
-            elif kwargs.get("disconnect_on_error", True):
+            is_reply = self._take_error(error)
+
+            if not is_reply and kwargs.get("disconnect_on_error", True):
                 # redis-py's connections behind sentinels leave it open.
                 self.disconnect()
 
@@ -404,9 +413,9 @@ class AsyncTrackedConnection(_Tracked):
         try:
             response = await super().read_response(*args, **kwargs)  # type: ignore[misc]
         except BaseException as error:
-            if self._is_reply(error):
-                self.unread -= 1
-            elif kwargs.get("disconnect_on_error", True):
+            is_reply = self._take_error(error)
+
+            if not is_reply and kwargs.get("disconnect_on_error", True):
                 await self.disconnect(nowait=True)
 
             raise
