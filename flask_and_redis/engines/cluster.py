@@ -365,16 +365,14 @@ def _find_key(command: cabc.Sequence[t.Any]) -> int | None:
     """The position of the first key, if the name of the command alone does not tell it.
     0 if there is no key.
     """
-    words = [
-        word.decode("latin-1").upper() if isinstance(word, bytes) else str(word).upper()
-        for word in command
-    ]
+    name = str(command[0]).upper()
 
-    if words[0] in _SCRIPTS:
-        return 3 if words[2:3] != ["0"] else 0
+    if name in _SCRIPTS:
+        return 0 if [str(count) for count in command[2:3]] == ["0"] else 3
 
-    if words[0] in _STREAMS and "STREAMS" in words:
-        return words.index("STREAMS") + 1
+    if name in _STREAMS:
+        keys = (n for n, word in enumerate(command, 1) if word in _BEFORE_KEYS)
+        return next(keys, 0)
 
     return None
 
@@ -382,6 +380,8 @@ def _find_key(command: cabc.Sequence[t.Any]) -> int | None:
 # The number of keys follows the script.
 _SCRIPTS = ("EVAL", "EVALSHA", "EVALSHA_RO", "EVAL_RO", "FCALL", "FCALL_RO")
 _STREAMS = ("XREAD", "XREADGROUP")
+# redis-py's own methods pass bytes.
+_BEFORE_KEYS = ("STREAMS", b"STREAMS", "streams", b"streams")
 
 
 def _is_redirection(error: BaseException) -> bool:
