@@ -191,13 +191,11 @@ def has_data(connection: t.Any) -> bool:
     :param connection: A connection of :mod:`.tracking`.
     """
     if connection.poll is None:
-        sock = connection._sock
-
-        if not (_HAS_POLL and isinstance(sock, socket.socket)):
-            # fakeredis has no sockets.
+        # fakeredis has no sockets.
+        if not _HAS_POLL or connection.paced is None:
             return bool(connection.can_read())
 
-        connection.poll = _make_poll(sock)
+        connection.poll = _make_poll(connection.paced.connected)
 
     return bool(connection.poll(0))
 

@@ -7,12 +7,14 @@ from __future__ import annotations
 import collections.abc as cabc
 import contextlib
 import functools
+import socket
 import time
 import typing as t
 
 from .library import get_library
 from .library import library_name
 from .messages import clean_error
+from .sockets import PacedSocket
 
 # Commands that change what later commands on the same connection do. The last ones undo
 # what the second ones do. Nothing undoes the first ones, so their connection is closed.
@@ -214,6 +216,8 @@ class TrackedConnection(_Tracked):
 
     unread: int
     is_altered: bool
+    #: The socket. None if it is closed, or if it is not one, as with fakeredis.
+    paced: PacedSocket | None = None
 
     def connect(self, *args: t.Any, **kwargs: t.Any) -> None:
         self._open(super().connect, *args, **kwargs)  # type: ignore[misc]
@@ -249,9 +253,19 @@ class TrackedConnection(_Tracked):
 
             raise
 
+    def _connect(self) -> t.Any:
+        connected = super()._connect()  # type: ignore[misc]
+
+        if not isinstance(connected, socket.socket):
+            return connected
+
+        self.paced = PacedSocket(connected)
+        return self.paced
+
     def disconnect(self, *args: t.Any, **kwargs: t.Any) -> None:
         self.is_broken = True
         super().disconnect(*args, **kwargs)  # type: ignore[misc]
+        self.paced = None
         self._end_closing()
 
     def check_health(self) -> None:
@@ -286,6 +300,9 @@ class TrackedConnection(_Tracked):
         super().send_packed_command(command, check_health=False)  # type: ignore[misc]
 
     def read_response(self, *args: t.Any, **kwargs: t.Any) -> t.Any:
+        if (paced := self.paced) is not None:
+            paced.is_first = True
+
         try:
             response = super().read_response(*args, **kwargs)  # type: ignore[misc]
         except BaseException as error:

@@ -1,0 +1,146 @@
+"""Replies that arrive in drops: each byte begins the timeout of a socket again."""
+
+from __future__ import annotations
+
+import collections.abc as cabc
+import types
+import typing as t
+
+import pytest
+import redis
+from flask import Flask
+
+from flask_and_redis.engines import sockets
+from flask_and_redis.engines.sockets import PacedSocket
+
+from .test_health import make_manager
+from .test_pings import Dripping
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"URL": "redis://{}"},
+        {"URL": "redis://{}", "PROTOCOL": "2"},
+        {"URL": "valkey://{}", "CLASS": "valkey.Valkey"},
+        {"URL": "redis+cluster://{}"},
+        {"URL": "redis+sentinel://{}/mymaster"},
+    ],
+    ids=str,
+)
+def test_commands_end(app: Flask, config: dict[str, str]) -> None:
+    """A command fails, although the next byte always arrives in time: whether it is
+    the login, a question to a sentinel, or the command itself that gets no whole reply.
+    """
+    with Dripping() as server:
+        config = {f"X_{name}": value for name, value in config.items()}
+        config["X_URL"] = config["X_URL"].format(server.address)
+        times = {"X_SOCKET_TIMEOUT": 0.3, "X_RETRY_DEADLINE": 0.5}
+        manager = make_manager(app, **config, **times)
+
+        with app.app_context(), pytest.raises(Exception) as raised:
+            manager.get("X").get("key")
+
+    names = {cls.__name__ for cls in type(raised.value).mro()}
+    assert names & {"RedisError", "RedisClusterException", "ValkeyError"}
+
+
+def test_commands_end_with_a_pool(app: Flask) -> None:
+    """The same if the application made the pool."""
+    with Dripping() as server:
+        pool_class: t.Any = redis.BlockingConnectionPool
+        url = f"redis://{server.address}"
+        pool = pool_class.from_url(url, protocol=2, socket_timeout=0.3)
+        manager = make_manager(app, X_CONNECTION_POOL=pool, X_RETRY_DEADLINE=0.5)
+
+        with app.app_context(), pytest.raises(redis.TimeoutError):
+            manager.get("X").get("key")
+
+
+class SlowSocket:
+    """A socket that gets so many bytes, each time after so many seconds."""
+
+    def __init__(self, size: int, seconds: float, timeout: float | None) -> None:
+        self.size = size
+        self.seconds = seconds
+        self.timeout = timeout
+        self.now = 100.0
+
+    def sendall(self, data: bytes) -> None: ...
+
+    def gettimeout(self) -> float | None:
+        return self.timeout
+
+    def settimeout(self, timeout: float | None) -> None:
+        self.timeout = timeout
+
+    def recv(self, size: int) -> bytes:
+        return bytes(self.recv_into(bytearray(size)))
+
+    def recv_into(self, buffer: bytearray) -> int:
+        if self.timeout and self.seconds > self.timeout:
+            self.now += self.timeout
+            raise TimeoutError("timed out")
+
+        self.now += self.seconds
+        return self.size
+
+
+@pytest.fixture(params=["recv", "recv_into"])
+def read(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> cabc.Callable[..., SlowSocket]:
+    """Reads so many parts of a reply, as redis-py's parser or hiredis would."""
+
+    def read(*args: t.Any, parts: int, replies: int = 1) -> SlowSocket:
+        slow = SlowSocket(*args)
+        clock = types.SimpleNamespace(monotonic=lambda: slow.now)
+        monkeypatch.setattr(sockets, "time", clock)
+        paced = PacedSocket(slow)
+        argument = 65536 if request.param == "recv" else bytearray(65536)
+
+        for _ in range(replies):
+            paced.is_first = True
+
+            for _ in range(parts):
+                getattr(paced, request.param)(argument)
+
+        return slow
+
+    return read
+
+
+def test_drops(read: cabc.Callable[..., SlowSocket]) -> None:
+    """After the first part, a short reply has one timeout."""
+    assert read(1, 0.4, 1.0, parts=3).now == pytest.approx(101.2)
+
+    with pytest.raises(TimeoutError):
+        read(1, 0.4, 1.0, parts=4)
+
+    # Each part takes the whole timeout.
+    assert read(1, 1.0, 1.0, parts=2).now == 102
+
+    with pytest.raises(TimeoutError):
+        read(1, 1.0, 1.0, parts=3)
+
+
+def test_progress(read: cabc.Callable[..., SlowSocket]) -> None:
+    """A long reply may take any time, and short ones may too if there are many."""
+    assert read(1024, 0.9, 1.0, parts=100).now == pytest.approx(190)
+    assert read(400, 0.3, 1.0, parts=100).now == pytest.approx(130)
+    assert read(5, 0.9, 1.0, parts=2, replies=50).now == pytest.approx(190)
+
+
+def test_timeout_stays(read: cabc.Callable[..., SlowSocket]) -> None:
+    """The timeout of the socket is what it was."""
+    assert read(1, 0.4, 1.0, parts=3).timeout == 1.0
+
+
+@pytest.mark.parametrize("timeout", [None, 0.0])
+def test_no_timeout(
+    read: cabc.Callable[..., SlowSocket], timeout: float | None
+) -> None:
+    """A subscriber waits for as long as it wants, and a look for data does not wait."""
+    slow = read(1, 60, timeout, parts=100)
+    assert slow.now == 6100
+    assert slow.timeout == timeout
