@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --constraint .ci/constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help run run-gunicorn test bench bench-outages check format constraints clean
+.PHONY: help run run-gunicorn test quick bench bench-outages check format constraints clean
 
 help:  ## Show this help
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 22
@@ -21,7 +21,10 @@ run-gunicorn: $(VENV)/.run  ## Serve it as in production: several workers, on a 
 	$(BIN)/gunicorn --bind 127.0.0.1:$(PORT) --config examples/comments/gunicorn.conf.py 'examples.comments:create_app()'
 
 test: $(VENV)/.test  ## Run the tests
-	$(BIN)/python -m pytest --numprocesses 2 $(if $(CI),--reruns 1) --cov --cov-fail-under=100 $(ARGS)
+	$(BIN)/python -m pytest --numprocesses 2 -rs $(if $(CI),--reruns 1) --cov --cov-fail-under=100 $(ARGS)
+
+quick: $(VENV)/.test  ## Run the tests that need no server (seconds)
+	$(BIN)/python -m pytest --numprocesses 2 --quiet -m "not server and not long" $(ARGS)
 
 bench: $(VENV)/.test  ## Measure how fast it is, beside redis-py alone (9 minutes)
 	$(INSTALL) --group benchmarks

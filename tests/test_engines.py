@@ -28,6 +28,8 @@ from .servers import Server
 from .servers import wait_until
 from .views import create_app
 
+pytestmark = pytest.mark.each
+
 ENGINES = [
     *(f"redis:// {kind}" for kind in KINDS),
     *(f"redis+cluster:// {kind}" for kind in KINDS),

@@ -31,6 +31,8 @@ from .servers import Cluster
 from .servers import Server
 from .servers import wait_until
 
+pytestmark = pytest.mark.each
+
 POOLS = [
     redis.ConnectionPool,
     redis.BlockingConnectionPool,

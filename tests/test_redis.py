@@ -18,6 +18,8 @@ from flask_and_redis import UnknownPrefixError
 from . import objects
 from .servers import Server
 
+pytestmark = pytest.mark.each
+
 
 def kwargs_of(client: redis.Redis) -> dict[str, t.Any]:
     kwargs: dict[str, t.Any] = client.connection_pool.connection_kwargs

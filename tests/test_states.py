@@ -22,6 +22,8 @@ from .scripted import Scripted
 from .servers import Cluster
 from .servers import Server
 
+pytestmark = pytest.mark.each
+
 
 def client_of(**config: t.Any) -> t.Any:
     app = Flask(__name__)
