@@ -78,7 +78,7 @@ class RedisManager:
     ) -> None:
         for name, value in (("prefixes", prefixes), ("ignore", ignore)):
             if isinstance(value, str):
-                raise TypeError(f"{name}= must be a list of text, not one text.")
+                raise TypeError(f"{name}= must be a list of strings, not a string.")
 
         self._default = check_prefix(default)
         self._prefixes = (
@@ -115,7 +115,7 @@ class RedisManager:
         if registry.is_managed:
             raise RuntimeError(
                 f"The app {app.name!r} has a RedisManager already. Import and use that"
-                " one instead."
+                " manager instead."
             )
 
         discovery = self._discover(app, registry)

@@ -117,7 +117,7 @@ class Redis(_Base):
                 options.clear()
                 raise error
         elif options:
-            raise TypeError("Options need an app: give them to 'init_app'.")
+            raise TypeError("Options need an app. Pass them to 'init_app' instead.")
 
     @classmethod
     def _for_default_prefix(cls) -> Redis:
@@ -145,8 +145,8 @@ class Redis(_Base):
 
         if self._proxy_is_registered and prefix != self._proxy_prefix:
             raise ValueError(
-                f"This Redis has the prefix {self._proxy_prefix!r} on another app. Make"
-                f" a second Redis for the prefix {prefix!r}."
+                f"This Redis object has the prefix {self._proxy_prefix!r} already."
+                f" Create a second Redis object for the prefix {prefix!r}."
             )
 
         error = self.__register(app, prefix, options)
@@ -201,10 +201,10 @@ class Redis(_Base):
 
         prefix = self._proxy_prefix or DEFAULT_PREFIX
         raise RuntimeError(
-            "There is no application context, so no app whose Redis to use. Push"
-            " one by 'with app.app_context():'. For a thread, take '.connection'"
-            " while there is one and hand it over. In an app factory, after init_app,"
-            f' the client is \'app.extensions["redis"]["{prefix}"]\'.'
+            "There is no application context, so the app is not known. Use 'with"
+            " app.app_context():'. For a thread, get '.connection' inside a context"
+            " and pass it to the thread. In an app factory, after init_app, use"
+            f' \'app.extensions["redis"]["{prefix}"]\'.'
         )
 
     def __find_class(self) -> type[t.Any] | None:
@@ -250,9 +250,9 @@ class Redis(_Base):
             if name in ("connection", "_redis_client"):
                 prefix = self._proxy_prefix or DEFAULT_PREFIX
                 raise AttributeError(
-                    f"{name!r} cannot be set. For a test without a server set"
-                    f" '{prefix}_URL' to 'fakeredis://'; to put a client in place of"
-                    " this one use 'RedisManager.override'."
+                    f"{name!r} cannot be set. To test without a server, set"
+                    f" '{prefix}_URL' to 'fakeredis://'. To replace the client in a"
+                    " test, use 'RedisManager.override'."
                 )
 
             super().__setattr__(name, value)

@@ -115,8 +115,8 @@ class Registry(cabc.Mapping[str, redis.Redis]):
 
         elif attempt.thread == own.thread:
             raise RuntimeError(
-                f"The client of {prefix!r} was asked for while it is being made, by its"
-                " own class."
+                f"The client of {prefix!r} is still being created by this thread. Its"
+                " class, or its credential provider, must not use the prefix."
             )
 
         try:
@@ -157,8 +157,8 @@ class Registry(cabc.Mapping[str, redis.Redis]):
             if (None if is_unset(value) else value) != spec.given.get(name):
                 # The proxy's look-up is between here and the caller.
                 warnings.warn(
-                    f"{key!r} has changed in app.config since init_app, which has read"
-                    " it: the change has no effect. Set it before init_app, or use"
+                    f"{key!r} was changed in app.config after init_app, so the change"
+                    " has no effect. Set it before init_app, or use"
                     " RedisManager.override.",
                     stacklevel=5,
                 )
@@ -303,7 +303,7 @@ class Registry(cabc.Mapping[str, redis.Redis]):
         near = difflib.get_close_matches(prefix, self._skipped, n=1, cutoff=0.8)
 
         if near:
-            message += f" {near[0]!r} was passed over: {self._skipped[near[0]]}."
+            message += f" {near[0]!r} was skipped: {self._skipped[near[0]]}."
 
         return message
 
@@ -323,8 +323,9 @@ class Registry(cabc.Mapping[str, redis.Redis]):
         """
         if prefix in self._claimed:
             raise ValueError(
-                f"The prefix {prefix!r} is registered on this app already, by a Redis."
-                " Call its 'init_app' once for each app, and import it elsewhere."
+                f"The prefix {prefix!r} is registered on this app already. Call"
+                " 'init_app' once for each app, and import the Redis object where you"
+                " need it."
             )
 
         if prefix not in self._specs:
@@ -333,7 +334,7 @@ class Registry(cabc.Mapping[str, redis.Redis]):
         elif options:
             raise ValueError(
                 f"The prefix {prefix!r} is registered on this app already, by a"
-                " RedisManager: give that one the options, or use settings."
+                " RedisManager. Pass the options to that manager, or use settings."
             )
 
         self._claimed.add(prefix)
@@ -382,7 +383,7 @@ def check_prefix(prefix: str) -> str:
     """
     if not isinstance(prefix, str):
         raise ConfigError(
-            f"The prefix must be text, such as {DEFAULT_PREFIX!r}, and is"
+            f"The prefix must be text, such as {DEFAULT_PREFIX!r}. It is of type"
             f" {type(prefix).__name__}."
         )
 
@@ -393,8 +394,8 @@ def check_prefix(prefix: str) -> str:
 
     if not prefix.isupper() or prefix.endswith("_"):
         raise ConfigError(
-            f"The prefix {prefix!r} must be in upper case, as Flask's settings are, and"
-            " without the '_' after it."
+            f"The prefix {prefix!r} must be in upper case, like all settings of Flask,"
+            " and must not end with '_'."
         )
 
     return prefix
@@ -413,7 +414,7 @@ def get_registry(app: Flask) -> Registry:
     """The registry of an app.
 
     :param app: The app.
-    :raises RuntimeError: If the app has none.
+    :raises RuntimeError: If the app has none, or another extension uses its key.
     """
     registry = app.extensions.get(_KEY)
 
@@ -422,11 +423,17 @@ def get_registry(app: Flask) -> Registry:
 
     if registry is None:
         raise RuntimeError(
-            f"The app {app.name!r} has no Redis registered. Call 'init_app' of a"
-            " RedisManager or a Redis with this app."
+            f"The app {app.name!r} has no Redis registered. Call"
+            " RedisManager.init_app or Redis.init_app with this app first."
         )
 
-    raise RuntimeError(_describe_other(app, registry))
+    # type(), because a proxy of another extension may answer for its client.
+    cls = type(registry)
+    raise RuntimeError(
+        f"'app.extensions[\"{_KEY}\"]' of the app {app.name!r} belongs to another"
+        f" extension ({cls.__module__}.{cls.__qualname__}). Remove one of the two:"
+        " Flask-And-Redis takes the same settings."
+    )
 
 
 def get_or_create_registry(app: Flask) -> Registry:
@@ -435,18 +442,5 @@ def get_or_create_registry(app: Flask) -> Registry:
     :param app: The app.
     :raises RuntimeError: If another extension uses its key.
     """
-    registry = app.extensions.setdefault(_KEY, Registry(app))
-
-    if isinstance(registry, Registry):
-        return registry
-
-    raise RuntimeError(_describe_other(app, registry))
-
-
-def _describe_other(app: Flask, other: object) -> str:
-    # type(), because a proxy of another extension may answer for its client.
-    return (
-        f"'app.extensions[\"{_KEY}\"]' of the app {app.name!r} is held by another"
-        f" extension ({type(other).__module__}.{type(other).__qualname__}). Use one of"
-        " the two: Flask-And-Redis takes the same settings."
-    )
+    app.extensions.setdefault(_KEY, Registry(app))
+    return get_registry(app)

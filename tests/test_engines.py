@@ -262,7 +262,10 @@ def test_cluster_errors(cluster: Cluster) -> None:
             {"URL": "redis+cluster://h?ssl_ca_certs=x"},
             "needs TLS, and nothing asks for",
         ),
-        ({"URL": "redis+cluster://h?health_check_interval=1"}, "is no argument of the"),
+        (
+            {"URL": "redis+cluster://h?health_check_interval=1"},
+            "is not an argument of the",
+        ),
         (
             {
                 "URL": "redis+cluster://h",
@@ -275,7 +278,10 @@ def test_cluster_errors(cluster: Cluster) -> None:
             "'REDIS_HEALTH_CHECK_INTERVAL' needs a client class that takes",
         ),
         ({"URL": "redis+cluster://a:1,b:x"}, "with a port from 1 to 65535"),
-        ({"URL": "redis+cluster://u:p@a:1,u:p@b:2"}, "must name its user once, before"),
+        (
+            {"URL": "redis+cluster://u:p@a:1,u:p@b:2"},
+            "must have its login only once, before",
+        ),
         ({"URL": "redis+cluster://a:1,,b"}, "must name a host before each port"),
         (
             {"URL": "redis://a:1,b:2"},
@@ -345,7 +351,7 @@ def test_cluster_errors(cluster: Cluster) -> None:
         ),
         (
             {"URL": "redis+sentinel://h/m?sentinel_password=x"},
-            "Option 1 in the query of 'REDIS_URL' is a setting of its own:"
+            "Option 1 in the query of 'REDIS_URL' cannot be set there: use"
             " 'REDIS_SENTINEL_PASSWORD'.",
         ),
     ],

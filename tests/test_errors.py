@@ -222,7 +222,7 @@ def test_unbound_pool() -> None:
         ("redis://:pa ss@h:6379/0", ESCAPE),
         ("redis://:pa\tss@h:6379/0", ESCAPE),
         ("redis://h#0", ESCAPE),
-        ("redis://:%ff@h", "must percent-encode text as UTF-8"),
+        ("redis://:%ff@h", "has percent-encoded text that is not UTF-8"),
         ("redis://h/0?client_name=%ff", "Option 1 in the query of 'REDIS_URL'"),
         ("redis://:secret@", "'REDIS_URL' must name a host after the '@'"),
         ("redis://:secret@:6379/0", "must name a host before each port"),
@@ -230,13 +230,13 @@ def test_unbound_pool() -> None:
         ("redis://a%2Fb", "must name a host, such as localhost"),
         ("redis://a..b", "must name a host, such as localhost"),
         ("redis://h?socket_timout=1", "Did you mean 'socket_timeout'?"),
-        ("redis://h?xyzzy", "Option 1 in the query of 'REDIS_URL' is no argument"),
+        ("redis://h?xyzzy", "Option 1 in the query of 'REDIS_URL' is not an"),
         ("redis://h?socket_timeout=x", "'socket_timeout' in the query of 'REDIS_URL'"),
         ("redis://h?host=other", "belongs in the part before the query"),
         ("redis://h?ssl=true", "belongs in the part before the query"),
         ("redis://h?protocol=2&protocol=3", "Option 2 in the query of 'REDIS_URL' rep"),
-        ("redis://u:p@h?password=x", "repeats what the URL says before it"),
-        ("redis://h?timeout=5", "is no argument of the client"),
+        ("redis://u:p@h?password=x", "repeats an earlier part of the URL"),
+        ("redis://h?timeout=5", "is not an argument of the client"),
         (
             "redis://h?ssl_ca_certs=/x",
             "'ssl_ca_certs' in the query of 'REDIS_URL' need",
@@ -601,7 +601,7 @@ def test_prefix_that_is_no_text(app: Flask) -> None:
     """A prefix that is not a string is an error. In version 0.0.4, this argument was
     ``strict``.
     """
-    with pytest.raises(ConfigError, match="must be text, such as 'REDIS', and is bool"):
+    with pytest.raises(ConfigError, match="such as 'REDIS'. It is of type bool"):
         Redis(app, t.cast(t.Any, True))
 
 
@@ -618,7 +618,7 @@ def test_setting_for_a_prefix(app: Flask) -> None:
 def test_foreign_setting_with_our_name() -> None:
     """If another program's setting looks like ours, the error says how to ignore it."""
     text = error({"REDIS_EXPORTER_URL": "http://h"})
-    assert text.endswith("no Redis, name its prefix in RedisManager(ignore=...).")
+    assert text.endswith("not Redis, add its prefix to RedisManager(ignore=...).")
 
 
 def test_option_for_a_stranger() -> None:

@@ -78,7 +78,7 @@ def test_prefix_of_the_constructor(app: Flask) -> None:
 
 def test_options_need_an_app() -> None:
     """Options without an app raise an error, because they would be ignored."""
-    with pytest.raises(TypeError, match="give them to 'init_app'"):
+    with pytest.raises(TypeError, match="Pass them to 'init_app'"):
         Redis(decode_responses=True)
 
 
@@ -95,7 +95,7 @@ def test_several_apps() -> None:
         with app.app_context():
             assert kwargs_of(client)["db"] == db
 
-    with pytest.raises(ValueError, match="has the prefix 'X' on another app"):
+    with pytest.raises(ValueError, match="has the prefix 'X' already"):
         client.init_app(Flask("c"), "Y")
 
 
@@ -168,10 +168,10 @@ def test_joins_a_manager(app: Flask) -> None:
     client = Redis(app)
     assert client.connection is app.extensions["redis"]["REDIS"]
 
-    with pytest.raises(ValueError, match="already, by a Redis"):
+    with pytest.raises(ValueError, match="on this app already. Call"):
         Redis(app)
 
-    with pytest.raises(ValueError, match="by a RedisManager: give that one the opti"):
+    with pytest.raises(ValueError, match="by a RedisManager. Pass the options to"):
         Redis(app, "X", db=1)
 
     with pytest.raises(ConfigError, match="'Y_HOST' must name a host"):
@@ -203,7 +203,7 @@ def test_manager_does_not_read_it_again(app: Flask) -> None:
 
 def test_current_redis_cannot_be_renamed(app: Flask) -> None:
     """current_redis always uses the default prefix. Its prefix cannot be changed."""
-    with pytest.raises(ValueError, match="Make a second Redis"):
+    with pytest.raises(ValueError, match="Create a second Redis"):
         current_redis.init_app(app, "X")
 
 
@@ -238,7 +238,7 @@ def test_held_by_flask_redis(app: Flask) -> None:
             raise AttributeError(name)
 
     app.extensions["redis"] = FlaskRedis()
-    message = r"is held by another extension \(tests.test_redis.*FlaskRedis\)"
+    message = r"belongs to another extension \(tests.test_redis.*FlaskRedis\)"
 
     for register in (Redis, RedisManager):
         with pytest.raises(RuntimeError, match=message):

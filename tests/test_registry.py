@@ -206,7 +206,7 @@ def test_asked_for_while_it_is_made(app: Flask) -> None:
     app.config.update(REDIS_HOST="h", REDIS_CLASS=Circular)
     RedisManager(app)
 
-    with pytest.raises(RuntimeError, match="while it is being made, by its own class"):
+    with pytest.raises(RuntimeError, match="still being created by this thread"):
         app.extensions["redis"]["REDIS"]
 
 

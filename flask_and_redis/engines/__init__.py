@@ -88,8 +88,8 @@ def get_engine(label: str, url: object) -> Engine:
             near = did_you_mean(scheme, ENGINES, "{}://")
 
         raise ConfigError(
-            f"{label} must begin with {list_schemes()}.{near} If it is no Redis, name"
-            " its prefix in RedisManager(ignore=...)."
+            f"{label} must begin with {list_schemes()}.{near} If it is not Redis, add"
+            " its prefix to RedisManager(ignore=...)."
         )
 
     return _load(ENGINES[scheme])

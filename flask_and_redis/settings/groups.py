@@ -74,9 +74,10 @@ def reason_to_skip(
         return None
 
     if not _is_text(host := config.get(f"{prefix}_HOST")):
-        given = next(each for each in (url, host, path) if not is_unset(each))
-        advice = explain_type(given, wants_text=True).rstrip(".")
-        return f"neither '{prefix}_URL' nor '{prefix}_HOST' is text.{advice}"
+        given = {"URL": url, "HOST": host, "UNIX_SOCKET_PATH": path}
+        name = next(name for name, value in given.items() if not is_unset(value))
+        advice = explain_type(given[name], wants_text=True).rstrip(".")
+        return f"'{prefix}_{name}' is not text.{advice}"
 
     if scheme_of(host) not in ("", "file", *ENGINES):
         return f"'{prefix}_HOST' is a URL of something else"

@@ -143,9 +143,9 @@ def parameters(cls: type[t.Any]) -> cabc.Mapping[str, inspect.Parameter]:
     if not issubclass(type(cls), type):
         # Only a test replaces redis.Redis.
         raise RuntimeError(
-            "A class of the client library is replaced by a mock. To test without a"
-            " server set the URL to 'fakeredis://', or put another client in place of"
-            " one with RedisManager.override."
+            "A class of the client library was replaced by a mock. To test without a"
+            " server, set the URL to 'fakeredis://', or replace the client with"
+            " RedisManager.override."
         )
 
     accepted: dict[str, inspect.Parameter] = {}

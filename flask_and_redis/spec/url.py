@@ -87,7 +87,7 @@ class Url(t.NamedTuple):
         except UnicodeDecodeError:
             pass
 
-        raise self.error("must percent-encode text as UTF-8.", escape=False)
+        raise self.error("has percent-encoded text that is not UTF-8.", escape=False)
 
     def read_login(self) -> Values:
         """The user name and the password."""
@@ -127,7 +127,7 @@ class Url(t.NamedTuple):
         :raises ConfigError: If a host is malformed, or has a user name of its own.
         """
         if "@" in self.login:
-            raise self.error("must name its user once, before all hosts.")
+            raise self.error("must have its login only once, before the first host.")
 
         nodes = map(self._read_node, (self.hosts or "localhost").split(","))
         return tuple((host, port or default_port) for host, port in nodes)
@@ -168,7 +168,7 @@ class Url(t.NamedTuple):
 
         if not re.fullmatch(r"/[0-9]+/?", self.path):
             raise self.error(
-                "must end in the number of a database, such as /0, or in nothing."
+                "must end in the number of a database, such as /0, or have no path."
             )
 
         return {"db": self.value(number, "database")}
@@ -202,16 +202,16 @@ class Url(t.NamedTuple):
 
             if name in ("sentinel_username", "sentinel_password"):
                 setting = self.label.replace("_URL'", f"_{name.upper()}'")
-                raise ConfigError(f"{where} is a setting of its own: {setting}.")
+                raise ConfigError(f"{where} cannot be set there: use {setting}.")
 
             if name not in accepted:
                 raise ConfigError(
-                    f"{where} is no argument of the client."
+                    f"{where} is not an argument of the client."
                     f"{did_you_mean(name, accepted)} {_ESCAPE}"
                 )
 
             if name in values or (name in before and name != "db"):
-                raise ConfigError(f"{where} repeats what the URL says before it.")
+                raise ConfigError(f"{where} repeats an earlier part of the URL.")
 
             if not is_unset(value):
                 label = f"{name!r} in the query of {self.label}"
