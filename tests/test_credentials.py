@@ -331,15 +331,15 @@ def test_wrong_password_in_a_file(ada: Server, password_file: Path) -> None:
     [
         (
             {"PASSWORD": SECRET},
-            "'REDIS_PASSWORD' and 'REDIS_PASSWORD_FILE' both say who logs in",
+            "'REDIS_PASSWORD' and 'REDIS_PASSWORD_FILE' both set the login",
         ),
         (
             {"URL": f"redis://:{SECRET}@h"},
-            "The password in 'REDIS_URL' and 'REDIS_PASSWORD_FILE' both say who logs",
+            "The password in 'REDIS_URL' and 'REDIS_PASSWORD_FILE' both set the login",
         ),
         (
             {"CREDENTIAL_PROVIDER": "tests.objects.Provider"},
-            "'REDIS_PASSWORD_FILE' and 'REDIS_CREDENTIAL_PROVIDER' both say who logs",
+            "'REDIS_PASSWORD_FILE' and 'REDIS_CREDENTIAL_PROVIDER' both set the login",
         ),
         (
             {"CLASS": "tests.objects.NoPool", "URL": None, "HOST": "h"},
@@ -384,7 +384,7 @@ def test_password_file_of_a_pool(password_file: Path) -> None:
     """A pool of the application has its own password."""
     pool = redis.ConnectionPool()
 
-    with pytest.warns(UserWarning, match="'REDIS_PASSWORD_FILE' is without effect"):
+    with pytest.warns(UserWarning, match="'REDIS_PASSWORD_FILE' has no effect"):
         manage(CONNECTION_POOL=pool, PASSWORD_FILE=str(password_file))
 
 
@@ -501,7 +501,7 @@ def test_function_that_fails(ada: Server) -> None:
         app.config[f"{prefix}_CREDENTIAL_PROVIDER"] = make
 
     manager = RedisManager(app)
-    message = "'A_CREDENTIAL_PROVIDER' gives no credential provider: it raised OSError."
+    message = "'A_CREDENTIAL_PROVIDER' returned no provider: it raised OSError."
 
     with pytest.raises(ConfigError) as caught:
         app.extensions["redis"]["A"].ping()
@@ -571,7 +571,7 @@ def test_threads_share_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
         futures = [threads.submit(provider.get_credentials) for _ in range(8)]
         errors = {str(future.exception()) for future in futures}
 
-    assert errors == {"'X' gives no credential provider: it raised OSError."}
+    assert errors == {"'X' returned no provider: it raised OSError."}
     assert waiting.calls == 1
     assert provider.get_credentials() == ("ada", "secret")
 

@@ -260,7 +260,7 @@ def test_cluster_errors(cluster: Cluster) -> None:
         ),
         (
             {"URL": "redis+cluster://h?ssl_ca_certs=x"},
-            "needs TLS, and nothing asks for",
+            "needs TLS, which is off: use a",
         ),
         (
             {"URL": "redis+cluster://h?health_check_interval=1"},
@@ -271,7 +271,7 @@ def test_cluster_errors(cluster: Cluster) -> None:
                 "URL": "redis+cluster://h",
                 "CONNECTION_POOL_CLASS": "redis.BlockingConnectionPool",
             },
-            "a cluster makes a pool for each of its nodes",
+            "a cluster has its own pool for each node",
         ),
         (
             {"URL": "redis+cluster://h", "HEALTH_CHECK_INTERVAL": 5},
@@ -311,11 +311,11 @@ def test_cluster_errors(cluster: Cluster) -> None:
         (
             {"URL": "redis+sentinel://h/m", "SENTINEL_KWARGS": {"pasword": "x"}},
             "'REDIS_SENTINEL_KWARGS' must have arguments of redis.Redis as its keys,"
-            " and none of the address or of retries. Did you mean 'password'?",
+            " except those for the address and for retries. Did you mean 'password'?",
         ),
         (
             {"URL": "redis+sentinel://h/m", "SENTINEL_KWARGS": {"retry": 3}},
-            "and none of the address or of retries",
+            "except those for the address and for retries",
         ),
         (
             {"URL": "redis+sentinel://h/m", "SENTINEL_KWARGS": {"password": 1.5}},
@@ -343,7 +343,7 @@ def test_cluster_errors(cluster: Cluster) -> None:
                 "SENTINEL_KWARGS": {"password": "x"},
             },
             "'REDIS_SENTINEL_PASSWORD' and 'password' in 'REDIS_SENTINEL_KWARGS' are"
-            " two names for one thing",
+            " two names of the same setting",
         ),
         (
             {"URL": "redis+sentinel://h/m", "SENTINEL_PASSWORD": b"x"},
@@ -756,7 +756,7 @@ def test_what_valkey_lacks() -> None:
     [
         (
             {"URL": "redis://h", "CLASS": "tests.objects.MyRedis"},
-            "has no asynchronous t",
+            "has no asynchronous c",
         ),
         (
             {"CONNECTION_POOL": redis.ConnectionPool()},

@@ -284,8 +284,8 @@ def test_wrong_url(url: object, message: str) -> None:
     [
         (
             {"REDIS_URL": "redis://h", "REDIS_SSL_CA_CERTS": "/x"},
-            "'REDIS_SSL_CA_CERTS' needs TLS, and nothing asks for it: use a rediss://"
-            " URL, or set 'REDIS_SSL' to true.",
+            "'REDIS_SSL_CA_CERTS' needs TLS, which is off: use a rediss:// URL,"
+            " or set 'REDIS_SSL' to true.",
         ),
         (
             {"REDIS_HOST": "h", "REDIS_SSL": "no", "REDIS_SSL_CERT_REQS": "optional"},
@@ -301,7 +301,7 @@ def test_wrong_url(url: object, message: str) -> None:
         ),
         (
             {"REDIS_HOST": "h", "REDIS_CHARSET": "x", "REDIS_ENCODING": "y"},
-            "'REDIS_CHARSET' and 'REDIS_ENCODING' are two names for one thing",
+            "'REDIS_CHARSET' and 'REDIS_ENCODING' are two names of the same setting",
         ),
         (
             {"REDIS_URL": "redis://h", "REDIS_DB": "cache"},
@@ -313,14 +313,14 @@ def test_wrong_url(url: object, message: str) -> None:
         ),
         (
             {"REDIS_URL": "redis+cluster://h", "REDIS_DB": 1},
-            "'REDIS_DB' cannot be used: a cluster has database 0 alone",
+            "'REDIS_DB' cannot be used: a cluster has only database 0",
         ),
         (
             {
                 "REDIS_URL": "redis://:secret@h",
                 "REDIS_CREDENTIAL_PROVIDER": objects.Provider,
             },
-            "The password in 'REDIS_URL' and 'REDIS_CREDENTIAL_PROVIDER' both say who",
+            "The password in 'REDIS_URL' and 'REDIS_CREDENTIAL_PROVIDER' both set the",
         ),
         (
             {
@@ -335,7 +335,7 @@ def test_wrong_url(url: object, message: str) -> None:
                 "REDIS_RETRY": Retry(NoBackoff(), 1),
                 "REDIS_RETRY_DEADLINE": 3,
             },
-            "'REDIS_RETRY' and 'REDIS_RETRY_DEADLINE' both say how long to try again",
+            "'REDIS_RETRY' and 'REDIS_RETRY_DEADLINE' both say how long to retry",
         ),
         (
             {"REDIS_URL": "fakeredis://", "REDIS_CLASS": "tests.test_errors.NoRedis"},
@@ -424,7 +424,7 @@ def test_wrong_option() -> None:
         {"REDIS_URL": "redis://h"}, lambda: RedisManager(socket_timout="secret")
     )
     assert text == (
-        "The option 'socket_timout' of RedisManager or Redis is no argument of"
+        "The option 'socket_timout' of RedisManager or Redis is not an argument of"
         " redis.Redis. Did you mean 'socket_timeout'?"
     )
 
@@ -611,7 +611,7 @@ def test_setting_for_a_prefix(app: Flask) -> None:
     """
     app.config["CACHE_URL"] = "redis://h"
 
-    with pytest.raises(ConfigError, match="'CACHE_URL' is a setting"):
+    with pytest.raises(ConfigError, match="'CACHE_URL' is the name of a"):
         Redis(app, "CACHE_URL")
 
 
@@ -654,9 +654,9 @@ def test_value_shows_no_secret() -> None:
     ("url", "message"),
     [
         ("redis://a:1,b:2", "several hosts: use redis+cluster://"),
-        ("unix:///tmp/redis.sock", "a cluster has database 0 alone, and no socket"),
+        ("unix:///tmp/redis.sock", "a cluster has only database 0, and no socket"),
         ("redis://h/1", "The database in 'REDIS_URL' cannot be used"),
-        ("redis://h?ssl_ca_certs=/x", "needs TLS, and nothing asks for it"),
+        ("redis://h?ssl_ca_certs=/x", "needs TLS, which is off"),
     ],
 )
 def test_single_server_url_with_a_cluster_class(url: str, message: str) -> None:

@@ -185,8 +185,8 @@ def test_host_of_a_sentinel() -> None:
     """REDIS_SENTINEL_HOST makes a prefix, which is probably not meant."""
     config = {"REDIS_SENTINEL_HOST": "h", "REDIS_SENTINEL_PORT": "26379"}
     assert warnings_of(config) == [
-        "'REDIS_SENTINEL_HOST' is used as a Redis of its own. If it is a sentinel, did"
-        f" you mean {SENTINEL}?"
+        "'REDIS_SENTINEL_HOST' is used as a separate Redis server. If it is a sentinel,"
+        " set 'REDIS_URL' to 'redis+sentinel://host:26379/mymaster/0' instead."
     ]
     assert warnings_of({"REDIS_SENTINEL_URL": "redis://h"}) == []
     assert warnings_of({"MY_SENTINEL_HOST": "h"}) == []

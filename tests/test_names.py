@@ -133,7 +133,7 @@ def test_name_without_permission(
 
     (record,) = [each for each in caplog.records if each.name == "flask_and_redis"]
     assert record.levelno == logging.WARNING
-    assert "does not let its user set 'X_CLIENT_NAME'" in record.getMessage()
+    assert "refuses the name in 'X_CLIENT_NAME'" in record.getMessage()
 
 
 def test_async_name_without_permission(

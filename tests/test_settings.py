@@ -546,10 +546,10 @@ def test_connection_pool_outlives_the_client(server: Server) -> None:
 
 def test_connection_pool_makes_other_settings_useless() -> None:
     """With an existing pool, settings that have no effect cause a warning."""
-    with pytest.warns(UserWarning, match="^'REDIS_PASSWORD' is without effect") as log:
+    with pytest.warns(UserWarning, match="^'REDIS_PASSWORD' has no effect") as log:
         make(REDIS_CONNECTION_POOL=objects.POOL, REDIS_PASSWORD="x")
 
-    with pytest.warns(UserWarning, match="^'REDIS_MAX_CONNECTIONS' is without effect"):
+    with pytest.warns(UserWarning, match="^'REDIS_MAX_CONNECTIONS' has no effect"):
         make(REDIS_CONNECTION_POOL=objects.POOL, REDIS_MAX_CONNECTIONS=3)
 
     assert log[0].filename == __file__

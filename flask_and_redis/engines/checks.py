@@ -114,8 +114,8 @@ def set_library_defaults(spec: Spec, values: Values) -> None:
         spec.arguments.setdefault("maint_notifications_config", maint_config(enabled))
     elif enabled is True:
         raise values["maint_notifications"].error(
-            f"needs redis-py 7 or newer, and {name_of(spec.client_class)} has no such"
-            " notifications."
+            "needs redis-py 7 or newer, and a client class that takes"
+            f" 'maint_notifications_config': {name_of(spec.client_class)} does not."
         )
 
 
@@ -163,7 +163,7 @@ def check_tls(spec: Spec, values: Values) -> None:
 
     if tls and not is_on:
         raise tls[0].error(
-            "needs TLS, and nothing asks for it: use a rediss:// URL, or set"
+            "needs TLS, which is off: use a rediss:// URL, or set"
             f" '{spec.prefix}_SSL' to true."
         )
 
@@ -200,8 +200,8 @@ def check_encoding(spec: Spec, values: Values) -> None:
     if is_other and library_name(spec.client_class) == "redis":
         if packs_with_hiredis():
             raise values["encoding"].error(
-                "must be utf-8 while hiredis is installed, which writes nothing else."
-                " Uninstall hiredis, or encode and decode in the application."
+                "must be utf-8 while hiredis is installed, because hiredis only writes"
+                " UTF-8. Uninstall hiredis, or encode and decode in the application."
             )
 
 
@@ -283,7 +283,7 @@ def convert_to_async(spec: Spec, classes: cabc.Mapping[str, str]) -> Spec:
     if path is None:
         raise ConfigError(
             f"'{spec.prefix}_CLASS' must be a class of redis-py or valkey-py for"
-            f" get_async: {name_of(spec.client_class)} has no asynchronous twin."
+            f" get_async: {name_of(spec.client_class)} has no asynchronous counterpart."
         )
 
     cls: type[t.Any] = import_string(path)

@@ -83,8 +83,8 @@ class Cluster(Engine):
 
         if pool_class is not None:
             raise ConfigError(
-                f"'{prefix}_CONNECTION_POOL_CLASS' cannot be used: a cluster makes a"
-                " pool for each of its nodes."
+                f"'{prefix}_CONNECTION_POOL_CLASS' cannot be used: a cluster has its"
+                " own pool for each node."
             )
 
     def check(self, spec: Spec, values: Values) -> None:
@@ -93,7 +93,7 @@ class Cluster(Engine):
         for name in ("db", "unix_socket_path"):
             if spec.arguments.get(name):
                 raise values[name].error(
-                    "cannot be used: a cluster has database 0 alone, and no socket."
+                    "cannot be used: a cluster has only database 0, and no socket."
                 )
 
     def complete(self, spec: Spec, values: Values) -> None:

@@ -287,7 +287,7 @@ class _Source:
             provider = self._value()
         except Exception as error:
             cause = error
-            problem = f"gives no credential provider: it raised {type(error).__name__}."
+            problem = f"returned no provider: it raised {type(error).__name__}."
         else:
             if hasattr(provider, "get_credentials"):
                 return t.cast(CredentialProvider, provider)
@@ -381,7 +381,8 @@ def check_login(spec: Spec, values: Values) -> None:
         for other in others:
             if name in spec.arguments and other in spec.arguments:
                 raise values[other].error(
-                    f"and {values[name].label} both say who logs in: set one of them."
+                    f"and {values[name].label} both set the login: set only one of"
+                    " them."
                 )
 
 

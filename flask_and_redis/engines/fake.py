@@ -33,8 +33,8 @@ class Fake(Engine):
 
         if not re.fullmatch(r"[\w.-]*", name):
             raise url.error(
-                "must be like fakeredis://name/0: a name of letters and digits, or"
-                " none, and the number of a database, or none.",
+                "must be like fakeredis://name/0. The name, of letters and digits, and"
+                " the database may be left out.",
                 escape=False,
             )
 

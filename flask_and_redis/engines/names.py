@@ -150,9 +150,9 @@ class _Tolerant(t.NamedTuple):
         if "client_name" not in self.logged:
             self.logged.add("client_name")
             logger.warning(
-                "The Redis %r does not let its user set '%s_CLIENT_NAME', so CLIENT"
-                " LIST shows no name. Permit the user +client|setname, or remove the"
-                " setting.",
+                "The Redis %r refuses the name in '%s_CLIENT_NAME', so CLIENT LIST does"
+                " not show it. Give the user the permission +client|setname, or remove"
+                " the setting.",
                 self.prefix,
                 self.prefix,
             )

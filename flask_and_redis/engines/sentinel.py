@@ -260,8 +260,8 @@ def _read_sentinel_arguments(values: Values, arguments: Arguments) -> Arguments:
         if (value := values.get(f"sentinel_{name}")) is not None:
             if name in given:
                 raise value.error(
-                    f"and {name!r} in {kwargs.label} are two names for one thing: set"
-                    " one of them."
+                    f"and {name!r} in {kwargs.label} are two names of the same setting:"
+                    " set only one of them."
                 )
 
             given[name] = value
@@ -279,8 +279,8 @@ def _read_sentinel_arguments(values: Values, arguments: Arguments) -> Arguments:
     for name, value in given.items():
         if name.startswith("ssl_"):
             raise value.error(
-                "needs TLS, and nothing asks for it: use a rediss+sentinel:// URL, or"
-                f" add 'ssl': True to {kwargs.label}."
+                "needs TLS, which is off: use a rediss+sentinel:// URL, or add"
+                f" 'ssl': True to {kwargs.label}."
             )
 
     # SENTINEL_KWARGS turns TLS off for the sentinels only.
@@ -296,8 +296,8 @@ def _read_sentinel_kwargs(kwargs: Value) -> Values:
         # A retry asks the next sentinel, so that "retry" would have no effect.
         if name not in accepted or name in (*ADDRESS, "connection_pool", "retry"):
             raise kwargs.error(
-                "must have arguments of redis.Redis as its keys, and none of the"
-                f" address or of retries.{did_you_mean(str(name), accepted)}"
+                "must have arguments of redis.Redis as its keys, except those for the"
+                f" address and for retries.{did_you_mean(str(name), accepted)}"
             )
 
         if not is_unset(value):

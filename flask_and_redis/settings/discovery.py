@@ -158,7 +158,7 @@ def _read(
         raise wrong
 
     discovery.wrong[prefix] = wrong
-    logger.warning("Prefix %r is left out. %s", prefix, wrong)
+    logger.warning("Prefix %r is skipped. %s", prefix, wrong)
 
 
 def _warn_about_missing(
@@ -195,7 +195,8 @@ def read_prefix(
     """
     if prefix in config and not has_address(config, prefix):
         raise ConfigError(
-            f"{prefix!r} is a setting: its prefix is what stands before the last '_'."
+            f"{prefix!r} is the name of a setting, not a prefix. Leave out its ending,"
+            " such as '_URL'."
         )
 
     # REDIS_TEXT_PORT is not a setting of REDIS if there is a REDIS_TEXT_HOST.
@@ -227,7 +228,7 @@ def _find_groups(config: Config) -> list[str]:
 def _check_address(config: Config, prefix: str) -> None:
     if not has_address(config, prefix):
         raise ConfigError(
-            f"'{prefix}_URL' must be set, as prefixes= names {prefix!r}; or"
+            f"The prefix {prefix!r} in prefixes= has no address. Set '{prefix}_URL',"
             f" '{prefix}_HOST', '{prefix}_UNIX_SOCKET_PATH' or"
             f" '{prefix}_CONNECTION_POOL'."
         )

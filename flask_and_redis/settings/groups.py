@@ -117,8 +117,8 @@ def _reason_by_name(config: Config, prefix: str) -> str | None:
 
         if is_service_port(config.get(port)):
             return (
-                f"Kubernetes has set '{prefix}_HOST', as {port!r} shows, for a service"
-                " of this name"
+                f"Kubernetes set '{prefix}_HOST' for a service of this name, as"
+                f" {port!r} shows"
             )
 
     return None

@@ -64,9 +64,9 @@ def warn_about_sentinels(spec: Spec, warn: Warn) -> None:
 
         if name.startswith(("REDIS", "VALKEY")):
             warn(
-                f"'{spec.prefix}_HOST' is used as a Redis of its own. If it is a"
-                f" sentinel, did you mean '{name}_URL' ="
-                " 'redis+sentinel://host:26379/mymaster/0'?"
+                f"'{spec.prefix}_HOST' is used as a separate Redis server. If it is a"
+                f" sentinel, set '{name}_URL' to"
+                " 'redis+sentinel://host:26379/mymaster/0' instead."
             )
 
 

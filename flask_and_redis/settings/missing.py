@@ -33,7 +33,7 @@ def warn_about_requested(
             )
 
             if prefix in skipped:
-                yield f"{message} It was passed over: {skipped[prefix]}."
+                yield f"{message} It was skipped: {skipped[prefix]}."
             elif hint := find_variable(config, prefix):
                 yield message + hint
             else:
@@ -92,8 +92,8 @@ def find_variable(config: cabc.Mapping[str, t.Any], prefix: str) -> str:
 
     if isinstance(nested, cabc.Mapping) and any(each in nested for each in _ENDINGS):
         return (
-            f" {prefix!r} is a mapping, which from_prefixed_env() makes of names with"
-            " '__': write one '_'."
+            f" {prefix!r} is a mapping, because from_prefixed_env() read a name with"
+            " '__': write a single '_'."
         )
 
     return ""

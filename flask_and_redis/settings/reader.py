@@ -51,10 +51,11 @@ _OF_OWN_POOLS = (
 # What a URL says alone, even if it leaves out the port.
 _WHERE = ("host", "port", "unix_socket_path")
 
+_CACHE_HAZARD = "threads wait for each other, and forked processes read stale values"
 _HAZARDS = {
-    "single_connection_client": "replies cross after a fork",
-    "cache_config": "threads wait for each other, and a fork reads stale values",
-    "cache": "threads wait for each other, and a fork reads stale values",
+    "single_connection_client": "forked processes get each other's replies",
+    "cache_config": _CACHE_HAZARD,
+    "cache": _CACHE_HAZARD,
 }
 
 
@@ -196,7 +197,7 @@ def _read_options(options: cabc.Mapping[str, t.Any], kind: Kind) -> Values:
 
         if name not in kind.accepted:
             raise each.error(
-                f"is no argument of {name_of(kind.client_class)}."
+                f"is not an argument of {name_of(kind.client_class)}."
                 f"{did_you_mean(name, kind.accepted)}"
             )
 
@@ -232,7 +233,7 @@ def _read_settings(
             if argument in group:
                 raise ConfigError(
                     f"'{prefix}_{name.upper()}' and '{prefix}_{argument.upper()}' are"
-                    " two names for one thing: set one of them."
+                    " two names of the same setting: set only one of them."
                 )
 
         values[argument] = Value(f"'{prefix}_{name.upper()}'", value)
@@ -252,7 +253,7 @@ def _read_url(
     if "connection_pool" in values:
         raise ConfigError(
             f"{label} and {values['connection_pool'].label} both say where the server"
-            " is: set one of them."
+            " is: set only one of them."
         )
 
     # Another engine may own the client class, but the scheme says how to read the URL.
@@ -283,7 +284,7 @@ def _check_together(spec: Spec, values: Values) -> None:
 
     if "retry_deadline" in arguments and not isinstance(arguments.get("retry", 0), int):
         raise values["retry"].error(
-            f"and {values['retry_deadline'].label} both say how long to try again: set"
+            f"and {values['retry_deadline'].label} both say how long to retry: set only"
             " one of them."
         )
 
@@ -304,8 +305,8 @@ def _warn_about(spec: Spec, values: Values, warn: cabc.Callable[[str], None]) ->
             # RETRY has an effect: it is about commands.
             if name in of_pool and name != "retry":
                 warn(
-                    f"{value.label} is without effect: {pool} was made with settings"
-                    " of its own."
+                    f"{value.label} has no effect: {pool} has been created with its own"
+                    " settings."
                 )
 
     for name, hazard in _HAZARDS.items():
