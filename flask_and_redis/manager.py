@@ -282,7 +282,7 @@ class _Commands(AppGroup):
     """
 
     def __init__(self) -> None:
-        text = "See, ping and open the Redis servers that the app uses."
+        text = "Inspect the Redis servers that the app uses."
         super().__init__(_GROUP, help=text)
 
     def list_commands(self, ctx: click.Context) -> list[str]:

@@ -640,8 +640,8 @@ def test_full_pool_for_too_long(server: Server, pool_class: str | None) -> None:
             client.get("k")
 
         assert str(info.value) == (
-            "All 1 connections of the Redis 'REDIS' were in use for 0.2 seconds. Set"
-            " 'REDIS_MAX_CONNECTIONS' higher, up to the number of threads."
+            "All 1 connections of the Redis 'REDIS' were in use for 0.2 seconds."
+            " Increase 'REDIS_MAX_CONNECTIONS', up to the number of threads."
         )
 
     client.connection_pool.release(connection)

@@ -199,7 +199,7 @@ class _Metrics:
         counter = functools.partial(Counter, registry=registry)
         self._commands = counter(
             "flask_and_redis_commands_total",
-            "Commands, each one of a pipeline included.",
+            "Commands, including each command of a pipeline.",
             _BY_COMMAND,
         )
         self._duration = Histogram(
@@ -211,7 +211,7 @@ class _Metrics:
         )
         self._attempts = counter(
             "flask_and_redis_attempts_total",
-            "Attempts at commands and pipelines. None if the prefix is down.",
+            "Attempts at commands and pipelines. None while the prefix is down.",
             _BY_COMMAND,
         )
         self._retries = counter(

@@ -21,8 +21,8 @@ if t.TYPE_CHECKING:
 Command = tuple[tuple[t.Any, ...], dict[str, t.Any]]
 
 _TOO_LARGE = (
-    " The server closed the connection while it received a value: is this larger than"
-    " its proto-max-bulk-len?"
+    " The server closed the connection while it received a value, which may be larger"
+    " than its proto-max-bulk-len."
 )
 
 #: Seconds between two attempts: the first pause, and the longest.
@@ -234,8 +234,8 @@ class Attempts:
         prefix = self._spec.prefix
         raise type(error)(
             f"All {limit} connections of the Redis {prefix!r} were in use for"
-            f" {self._deadline.seconds:g} seconds. Set '{prefix}_MAX_CONNECTIONS'"
-            " higher, up to the number of threads."
+            f" {self._deadline.seconds:g} seconds. Increase '{prefix}_MAX_CONNECTIONS',"
+            " up to the number of threads."
         ) from None
 
     def _is_sent_too_often(self, error: BaseException) -> bool:

@@ -44,13 +44,13 @@ _timeout = click.option(
     "--all",
     "with_skipped",
     is_flag=True,
-    help="Add what was passed over, and why.",
+    help="Also list what was skipped, and why.",
 )
 @_json
 @with_appcontext
 def list_command(prefix: str | None, with_skipped: bool, as_json: bool) -> None:
-    """List every Redis of the app, by its settings. With PREFIX, list every setting of
-    this one that has a value, and where the value comes from. No connection is opened,
+    """List the app's prefixes with their servers. With PREFIX, list the settings of
+    this prefix, their values, and where each value comes from. No connection is opened,
     and no password is shown.
 
     \b
@@ -81,10 +81,10 @@ def list_command(prefix: str | None, with_skipped: bool, as_json: bool) -> None:
         click.echo(_NO_REDIS)
 
     if with_skipped and skipped:
-        click.echo("\nPassed over:")
+        click.echo("\nSkipped:")
         print_table([[prefix, reason] for prefix, reason in skipped.items()])
     elif skipped:
-        click.echo(f"\nPassed over: {len(skipped)}. See 'flask redis list --all'.")
+        click.echo(f"\nSkipped: {len(skipped)}. See 'flask redis list --all'.")
 
 
 def _list_prefix(registry: Registry, prefix: str, as_json: bool) -> None:
@@ -142,7 +142,7 @@ def _print_list(rows: cabc.Mapping[str, cabc.Mapping[str, t.Any]]) -> None:
     type=click.FloatRange(0, 86400),
     default=0.0,
     metavar="SECONDS",
-    help="How long to ping again until all answer.  [default: 0]",
+    help="How long to repeat the pings until all answer.  [default: 0]",
 )
 @_json
 @click.pass_context
@@ -154,8 +154,9 @@ def ping_command(
     wait: float,
     as_json: bool,
 ) -> None:
-    """Ask servers whether they answer, all at once. Without PREFIX all of the app's.
-    The exit status is 1 if any does not, unless it is optional.
+    """Check that the servers answer. All are asked at the same time. Without PREFIX,
+    check all prefixes. The exit status is 1 if a prefix does not answer, unless it is
+    optional.
 
     \b
     Examples:
@@ -220,10 +221,9 @@ def _exit_without_redis(context: click.Context, as_json: bool) -> t.NoReturn:
 def info_command(
     context: click.Context, prefixes: tuple[str, ...], timeout: float, as_json: bool
 ) -> None:
-    """Show what kind of server each Redis is, its version, role, up-time, memory,
-    clients, keys and hit rate, and warn of what is likely to be wrong. Without PREFIX
-    all of the app's. The exit status is 1 if any does not answer, unless it is
-    optional.
+    """Show the version, role, up-time, memory, clients, keys and hit rate of each
+    server, and warn of likely mistakes. Without PREFIX, show all prefixes. The exit
+    status is 1 if a prefix does not answer, unless it is optional.
 
     \b
     Examples:
@@ -315,10 +315,10 @@ class _WithArguments(click.Command):
 @click.pass_context
 @with_appcontext
 def cli_command(context: click.Context, prefix: str | None) -> None:
-    """Open redis-cli, or valkey-cli, on a Redis of the app, by default on the default
-    one. With ARGS it runs one command, and its exit status is the client's.
+    """Open redis-cli or valkey-cli for a prefix. Without PREFIX, use the default
+    prefix. With ARGS, run one command and exit with the client's exit status.
 
-    The password is handed over in the environment, never on the command line.
+    The password is passed in the environment, never on the command line.
 
     \b
     Examples:

@@ -43,8 +43,8 @@ def find_program(spec: Spec) -> str:
 
     raise click.ClickException(
         wrap_error(
-            f"Neither {names[0]} nor {names[1]} is on the PATH. They come with the"
-            " servers, or in a package such as redis-tools or valkey-tools."
+            f"Neither {names[0]} nor {names[1]} is on the PATH. Install one of them:"
+            " they come with a server, or in a package such as redis-tools."
         )
     )
 
@@ -112,8 +112,8 @@ def _find_server(
     if engine.in_process:
         raise click.ClickException(
             wrap_error(
-                f"{prefix} is fakeredis, in each process of the app for itself: there"
-                " is no server to open."
+                f"{prefix} is fakeredis. Its data are inside each process of the app,"
+                " so there is no server to open."
             )
         )
 
@@ -138,9 +138,9 @@ def _find_tls(spec: Spec, connection: Arguments, host: str) -> list[str]:
     if connection.get("ssl_ca_data"):
         raise click.ClickException(
             wrap_error(
-                f"'{spec.prefix}_SSL_CA_DATA' cannot be handed to the native client,"
-                " which reads certificates from files only: set"
-                f" '{spec.prefix}_SSL_CA_CERTS'."
+                f"'{spec.prefix}_SSL_CA_DATA' cannot be passed to the native client,"
+                " which only reads certificates from files: set"
+                f" '{spec.prefix}_SSL_CA_CERTS' instead."
             )
         )
 

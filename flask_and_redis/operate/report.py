@@ -74,7 +74,7 @@ def _report(
     registry: Registry, spec: Spec, answer: Answer[Info] | None, timeout: float
 ) -> Report:
     if answer is None:
-        text = "fakeredis, in each process of the app for itself: it has no INFO."
+        text = "fakeredis, inside each process of the app. It has no INFO."
         return Report([["server", text]])
 
     if answer.value is None:
@@ -138,7 +138,7 @@ _NODE_HEADER = [
     "server",
     "up",
     "memory",
-    "evicts",
+    "policy",
     "clients",
     "keys",
     "hits",
@@ -157,7 +157,7 @@ def _report_nodes(
     warnings: dict[str, None] = {}
 
     if not nodes:
-        report.errors.append("The cluster names no node.")
+        report.errors.append("The cluster returned no nodes.")
 
     for found, answer in ask(questions, timeout).items():
         address = clean(found)
@@ -295,9 +295,9 @@ def _warn(spec: Spec, info: Info) -> cabc.Iterator[str]:
     if "CACHE" in spec.prefix and (policy == "noeviction" or not limit):
         why = f"its policy is {policy}" if limit else "its memory has no limit"
         yield (
-            f"{spec.prefix} looks like a cache, but its server evicts nothing, as"
-            f" {why}: in the end it runs out of memory. Set its maxmemory, and its"
-            " maxmemory-policy to allkeys-lru or the like."
+            f"{spec.prefix} looks like a cache, but its server evicts nothing, because"
+            f" {why}. It will run out of memory. Set its maxmemory, and set its"
+            " maxmemory-policy, for example to allkeys-lru."
         )
 
     if info.get("cluster_enabled") and not spec.engine.knows_nodes:
