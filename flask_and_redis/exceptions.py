@@ -33,8 +33,8 @@ class UnknownPrefixError(KeyError, RuntimeError):
 
 
 def without_traceback(error: ConfigError) -> ConfigError:
-    """A copy of an error, to raise where no local variable holds a setting. Error
-    trackers record the variables of all frames.
+    """Copy an error without its traceback. Error trackers record the local variables
+    of all frames, and some have settings. Raise the copy where no variable has any.
 
     :param error: The error.
     """

@@ -89,7 +89,7 @@ class RedisManager:
         # It may hold a password, and error trackers record local variables.
         del options
         self._proxies: dict[str, Redis] = {}
-        # Prefixes that were requested where no app could be asked for them.
+        # Prefixes that get() returned without an app that could check them.
         self._unchecked: dict[str, None] = {}
 
         # Warnings name the line that calls init_app.
@@ -135,8 +135,8 @@ class RedisManager:
             app.cli.add_command(_Commands())
 
     def _discover(self, app: Flask, registry: Registry) -> Discovery | ConfigError:
-        """What is in the app's settings, or the error if one is wrong, for the caller
-        to raise without the settings in a local variable.
+        """Find the prefixes in the app's settings. An error is returned, not raised:
+        error trackers record local variables, and those here have the settings.
         """
         # Importing the package takes a third of the time without this module.
         from .settings.discovery import discover
@@ -156,17 +156,18 @@ class RedisManager:
             return without_traceback(error)
 
     def get(self, prefix: str | None = None) -> Redis:
-        """The client of a prefix, as a proxy that finds the client of the current app.
-        It is always the same object, and there does not need to be an app yet.
+        """The client of a prefix, as a proxy: each use finds the client of the current
+        app. A prefix always has the same proxy. You can get it before there is an app.
 
         :param prefix: The prefix. The default is the manager's default.
+        :return: A proxy that can be used like a :class:`redis.Redis`.
         :raises UnknownPrefixError: If the current app has no such prefix. Without an
             application context it is raised at first use instead.
         """
         prefix = prefix or self._default
 
         try:
-            # A prefix with a client is known. Most calls need to ask no more.
+            # The fast path: a prefix that has a client is known.
             if prefix in find_app().extensions["redis"].clients:
                 return self._proxies[prefix]
         except (RuntimeError, KeyError, AttributeError):
@@ -191,31 +192,33 @@ class RedisManager:
         """An asyncio client with the same settings, for one ``async with`` block in an
         asynchronous view.
 
-        It is created and closed in the running loop: each asynchronous view of Flask
-        has its own loop, and a client that two loops share breaks.
+        It is created and closed in the running loop, because each asynchronous view of
+        Flask has its own loop, and two loops cannot share a client.
 
         :param prefix: The prefix. The default is the manager's default.
+        :return: A context manager that returns the client.
         :raises ConfigError: If the prefix's settings are wrong, or, when the block is
-            entered, if they have no meaning for asyncio.
+            entered, if they cannot be used with asyncio.
         :raises RuntimeError: If there is no application context, or the app has no
             such prefix.
         """
         return get_registry(current_app).open_async(prefix or self._default)
 
     def ping(self, *prefixes: str, timeout: float = 1.0) -> dict[str, PingResult]:
-        """Ask servers whether they answer, for a health check. All are asked at the
-        same time, each on a short-lived connection.
+        """Check that servers answer, for a health check. All are asked at the same
+        time, each on a short-lived connection.
 
-        A cluster is ok when it says that all of its slots are served, and each master
-        answers where the cluster announces it. A server behind sentinels is the one
-        that they name. For a prefix with an override, its client is asked.
+        A cluster is ok if it reports that all of its slots are served, and each master
+        answers at the address that the cluster announces. With Sentinel, the server
+        that the sentinels name is asked. For a prefix with an override, the client of
+        the override is asked.
 
         :param prefixes: The prefixes. The default is every registered prefix.
         :param timeout: Seconds after which this returns at the latest.
         :return: A result for each prefix, which :func:`flask.jsonify` accepts. It is
-            empty if the app has no Redis.
-        :raises RuntimeError: If there is no application context, or the app has no
-            Redis, or no such prefix.
+            empty if no setting configures a Redis.
+        :raises RuntimeError: If there is no application context, :meth:`init_app` was
+            not called with the app, or it has no such prefix.
         :raises ValueError: If the timeout is not above 0.
         """
         # Workers that serve the app may not need it.
@@ -228,8 +231,8 @@ class RedisManager:
         and asks no server.
 
         :return: Figures for each prefix, which :func:`flask.jsonify` accepts.
-        :raises RuntimeError: If there is no application context, or the app has no
-            Redis.
+        :raises RuntimeError: If there is no application context, or :meth:`init_app`
+            was not called with the app.
         """
         from .operate import health
 
@@ -248,14 +251,14 @@ class RedisManager:
         :param client: The client, or something that replaces one.
         :return: A context manager, which returns the client. The application context
             is needed for this call, but not within the block.
-        :raises RuntimeError: If there is no application context, or the app has no
-            Redis, or no such prefix.
+        :raises RuntimeError: If there is no application context, :meth:`init_app` was
+            not called with the app, or it has no such prefix.
         """
         registry = get_registry(current_app)
         registry.check_known(prefix)
 
         if isinstance(client, LocalProxy):
-            # A proxy of the same prefix would find itself without end.
+            # A proxy of the same prefix would look itself up, without end.
             return registry.override(prefix, client._get_current_object())
 
         return registry.override(prefix, client)
@@ -268,10 +271,10 @@ class RedisManager:
         It does not interrupt other threads: a connection that is in use is closed when
         nothing refers to its client any more. Clients that were looked up before still
         work. A pool that the application created (``<P>_CONNECTION_POOL``) and the
-        client of an override are not closed. The data of ``fakeredis://`` stay.
+        client of an override are not closed. The data of ``fakeredis://`` are kept.
 
-        :raises RuntimeError: If there is no application context, or the app has no
-            Redis.
+        :raises RuntimeError: If there is no application context, or :meth:`init_app`
+            was not called with the app.
         """
         get_registry(current_app).close()
 

@@ -70,7 +70,7 @@ class Redis(_Base):
         ``"REDIS"``. Without any setting the server is localhost:6379.
     :param options: Client arguments. Settings override them.
     :raises ConfigError: If a setting is wrong.
-    :raises ValueError: If the app has the prefix from another ``Redis``.
+    :raises ValueError: If another ``Redis`` has registered the prefix on the app.
     :raises RuntimeError: If another extension uses ``app.extensions["redis"]``.
 
     .. versionchanged:: 2.0
@@ -98,7 +98,7 @@ class Redis(_Base):
         **options: t.Any,
     ) -> None:
         LocalProxy.__init__(t.cast(t.Any, self), self.__find_client)
-        # LocalProxy wraps the function into two more calls.
+        # LocalProxy would wrap the function into two more calls, which take time.
         object.__setattr__(self, "_get_current_object", self.__find_client)
         self.__remember(check_prefix(config_prefix or DEFAULT_PREFIX), app, False)
 
@@ -137,8 +137,8 @@ class Redis(_Base):
             the prefix that this object was created with.
         :param options: Client arguments. Settings override them.
         :raises ConfigError: If a setting is wrong.
-        :raises ValueError: If the app has the prefix from another ``Redis``, or
-            this object has another prefix on another app.
+        :raises ValueError: If another ``Redis`` has registered the prefix on the app,
+            or this object has another prefix on another app.
         :raises RuntimeError: If another extension uses ``app.extensions["redis"]``.
         """
         prefix = check_prefix(config_prefix or self._proxy_prefix or DEFAULT_PREFIX)
@@ -208,7 +208,9 @@ class Redis(_Base):
         )
 
     def __find_class(self) -> type[t.Any] | None:
-        """The client's class. None if a command could not find the client either."""
+        """The client's class. None if there is no app, no such prefix, or its settings
+        are wrong.
+        """
         try:
             registry = self.__find_registry()
             return registry.get_class(self._proxy_prefix or registry.default)
@@ -217,14 +219,14 @@ class Redis(_Base):
 
     @property
     def connection(self) -> redis.Redis:  # type: ignore[override]
-        """The current app's real client: for threads, which have no application
-        context, and for loops in which each look-up counts.
+        """The current app's real client. Use it for threads, which have no application
+        context, and in loops with many commands, because a proxy looks the client up
+        for each of them.
         """
         return self._get_current_object()
 
-    # What libraries ask of a client at import time. LocalProxy would create the client
-    # to answer. Or it would answer for an unbound proxy in a way that makes them
-    # connect to localhost instead.
+    # Libraries use the following at import time. LocalProxy would create the client for
+    # them. While it is unbound, its answers would make them connect to localhost.
 
     @property  # type: ignore[misc]
     def __class__(self) -> type[t.Any]:
@@ -232,12 +234,13 @@ class Redis(_Base):
 
     # With this, type checkers would accept any attribute.
     if not t.TYPE_CHECKING:
-        # An awaitable has it, and mock.patch would replace the proxy by an AsyncMock.
+        # With the method of LocalProxy, mock.patch would take the proxy for awaitable,
+        # and replace it by an AsyncMock.
         __await__ = None
 
         def __getattr__(self, name: str) -> t.Any:
-            # mock asks for __func__ and _is_coroutine, even if the proxy is unbound. A
-            # client has no such attributes but those that LocalProxy looks up itself.
+            # mock asks for __func__ and _is_coroutine, even if the proxy is unbound.
+            # LocalProxy defines all such attributes that a client has.
             is_special = name.startswith("__") and name.endswith("__")
 
             if is_special or name.startswith("_is_coroutine"):
@@ -246,7 +249,8 @@ class Redis(_Base):
             return super().__getattr__(name)
 
         def __setattr__(self, name: str, value: t.Any) -> None:
-            # Tests of other extensions do this. The real client would stay in use.
+            # Tests written for other extensions do this. Without an error, the real
+            # client would still be used.
             if name in ("connection", "_redis_client"):
                 prefix = self._proxy_prefix or DEFAULT_PREFIX
                 raise AttributeError(

@@ -66,8 +66,8 @@ class Registry(cabc.Mapping[str, redis.Redis]):
         #: The servers of fakeredis of the app, by name. Clients add to them.
         self.fake_servers: FakeServers = {}
         self._created: dict[str, redis.Redis] = {}
-        #: Where proxies look first: the clients created so far or, while there are
-        #: overrides, only these.
+        #: Where proxies look first: the clients created so far. While there are
+        #: overrides, it has only the overrides.
         self.clients: dict[str, redis.Redis] = self._created
         # The overrides of each prefix. The last one is in force.
         self._overrides: dict[str, list[_Override]] = {}
@@ -75,13 +75,13 @@ class Registry(cabc.Mapping[str, redis.Redis]):
         self._specs: dict[str, Spec] = {}
         self._wrong: dict[str, ConfigError] = {}
         self._skipped: dict[str, str] = {}
-        # Threads that wait for a client share the result of one attempt. By process,
-        # because a fork inherits the attempt but not the thread that makes it.
+        # Threads that wait for a client share the result of one attempt. The keys have
+        # the process: a fork inherits the attempt, but not the thread that makes it.
         self._attempts: dict[tuple[int, str], _Attempt] = {}
         # Kept after a failure: it knows whether the prefix is down.
         self._deadlines: dict[str, Deadline] = {}
         self._claimed: set[str] = set()
-        # Prefixes whose settings were compared with those of now.
+        # Prefixes whose address was compared with app.config at their first use.
         self._compared: set[str] = set()
 
     def __getitem__(self, prefix: str) -> redis.Redis:
@@ -219,7 +219,7 @@ class Registry(cabc.Mapping[str, redis.Redis]):
     def is_optional(self, prefix: str) -> bool:
         """Whether health checks only report an outage of a prefix.
 
-        :param prefix: The prefix. Its settings may be wrong.
+        :param prefix: The prefix. False if its settings are wrong.
         """
         return prefix in self._specs and self._specs[prefix].optional
 
@@ -234,7 +234,7 @@ class Registry(cabc.Mapping[str, redis.Redis]):
 
     @property
     def skipped(self) -> dict[str, str]:
-        """Why groups of settings that look like a prefix are none."""
+        """The reason for each group of settings that is not registered as a prefix."""
         wrong = {prefix: str(error) for prefix, error in self._wrong.items()}
         return self._skipped | wrong
 
@@ -274,7 +274,7 @@ class Registry(cabc.Mapping[str, redis.Redis]):
         self.clients = overrides or self._created
 
     def close(self) -> None:
-        """Disconnect and forget the clients, except for what they are doing now."""
+        """Disconnect and forget the clients. Running commands are not interrupted."""
         for prefix in list(self._created):
             spec = self._specs[prefix]
 
@@ -313,11 +313,12 @@ class Registry(cabc.Mapping[str, redis.Redis]):
         read: cabc.Callable[[], Spec],
         options: cabc.Mapping[str, t.Any],
     ) -> None:
-        """Register a prefix for one :class:`.Redis`, or share that of a manager.
+        """Register a prefix for one :class:`.Redis`. If a manager has registered it,
+        both use the same client.
 
         :param prefix: The prefix.
-        :param read: Reads its settings, unless they were read before.
-        :param options: The options that ``read`` uses beside the settings.
+        :param read: Reads the settings. It is called if nobody has read them yet.
+        :param options: The options that ``read`` uses in addition to the settings.
         :raises ValueError: If another ``Redis`` has the prefix, or the manager has read
             it without the options.
         """
@@ -369,17 +370,17 @@ class _Attempt:
 
 
 class _Override:
-    """The client of one block. Blocks are compared by identity."""
+    """The client of one ``with`` block. Two blocks with the same client differ."""
 
     def __init__(self, client: t.Any) -> None:
         self.client = client
 
 
 def check_prefix(prefix: str) -> str:
-    """Check that settings can begin with a prefix, and return it.
+    """Check a prefix, and return it.
 
     :param prefix: The prefix.
-    :raises ConfigError: If no setting that Flask reads can.
+    :raises ConfigError: If it is not text in upper case, is too long, or ends with '_'.
     """
     if not isinstance(prefix, str):
         raise ConfigError(

@@ -14,8 +14,8 @@ _signals = Namespace()
 #: .. versionadded:: 2.0
 prefix_down: Signal = _signals.signal("prefix-down")
 
-#: Sent when all of a prefix that was down answers again. ``prefix`` is the prefix, and
-#: ``seconds`` how long it was down.
+#: Sent when a prefix that was down answers again. ``prefix`` is the prefix, and
+#: ``seconds`` how long it was down. A cluster is up when all of its shards are.
 #:
 #: .. versionadded:: 2.0
 prefix_up: Signal = _signals.signal("prefix-up")

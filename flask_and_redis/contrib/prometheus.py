@@ -105,7 +105,7 @@ class _Figure(t.NamedTuple):
     help: str
     #: How the values of several processes are combined.
     mode: Mode
-    #: The same for several apps with the same name.
+    #: How the values of several apps with the same name are combined.
     combine: cabc.Callable[[cabc.Iterable[float]], float]
     read: cabc.Callable[[PoolStats], float | None]
 
@@ -172,7 +172,7 @@ class _Names:
         self._names: set[str] = set()
 
     def limit(self, name: str) -> str:
-        """The name, or another one for all names that are too many."""
+        """The name, or ``other`` if it is one name too many."""
         if name not in self._names:
             if len(self._names) >= _MAX_NAMES or not _NAME.fullmatch(name):
                 return _OTHER
@@ -251,7 +251,7 @@ class _Metrics:
             )
 
     def observe(self, app: Flask) -> None:
-        """Receive the signals of an app. Once more has no effect."""
+        """Receive the signals of an app. A second call has no effect."""
         self._apps.add(app)
         command_finished.connect(self._receive_command, sender=app)
         prefix_down.connect(self._receive_down, sender=app)

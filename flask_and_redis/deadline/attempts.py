@@ -78,7 +78,7 @@ class Attempts:
         self._may_probe = client is not None and self._engine.can_probe(client)
         # A refused command is tried once more, on a new connection.
         self._may_reconnect = True
-        # The outage whose turn this command has.
+        # The outage that only this command may probe now.
         self._turn: Outage | None = None
 
     @property
@@ -249,8 +249,8 @@ class Attempts:
         return self._sent > limit
 
     def _is_too_large(self, error: Exception) -> bool:
-        """Whether the server seems to refuse a value. It closes the connection, but not
-        once only, as when it restarts.
+        """Whether the server seems to refuse a value, because it has closed the
+        connection more than once. A restart closes it once.
         """
         if self._engine.is_reset(error, self._handled):
             self._resets += any(map(_is_large, self._commands))

@@ -92,7 +92,7 @@ class _HasPipelines(_HasDeadline):
     def pipeline(self, *args: t.Any, **kwargs: t.Any) -> t.Any:
         pipeline = super().pipeline(*args, **kwargs)  # type: ignore[misc]
 
-        # A test may have replaced the method, and returns something else.
+        # A test may have replaced the method by one that returns something else.
         if self._command_deadline is not None and library_name(type(pipeline)):
             add_deadline(pipeline, self, self._command_deadline, self._pipeline_mixin)
 

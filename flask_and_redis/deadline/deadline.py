@@ -40,7 +40,7 @@ class Deadline:
     def __init__(self, spec: Spec, app: weakref.ref[Flask]) -> None:
         self.spec: Spec = spec
         self.engine: Engine = spec.engine
-        #: Tells about its outages and commands.
+        #: Reports its commands and outages.
         self.reporter: Reporter = Reporter(spec, app)
         #: Seconds from the start of a command to its last attempt.
         self.seconds: float = spec.deadline or 0.0
@@ -101,7 +101,7 @@ class Deadline:
         return None
 
     def _ask(self, attempts: Attempts) -> None:
-        """Raise if the server is down, and is not back."""
+        """Raise if the server is still down."""
         if (outage := attempts.find_outage()) is None:
             return
 

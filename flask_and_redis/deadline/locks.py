@@ -1,7 +1,7 @@
 """Locks whose replies may be lost.
 
-When the reply to a lock's command is lost, the command is sent again. It then finds its
-own work, and redis-py takes that for another owner's.
+When the reply to a lock's command is lost, the command is sent again. It then finds
+what its first attempt did, and redis-py takes that for the work of another owner.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ def recognize_own_token(lock: t.Any, client: t.Any, mixin: type[_Owned]) -> None
     """Make a new lock recognize what its own commands did.
 
     :param lock: The lock.
-    :param client: The client that it is of.
+    :param client: Its client.
     :param mixin: The class above for the client's kind.
     """
     # A class of the application may work otherwise.

@@ -21,7 +21,7 @@ from ..engines import operations
 #: Seconds between two probes of one server.
 INTERVAL = 0.5
 
-#: Seconds that nobody remembers an outage for which no command asks.
+#: Seconds after which an outage is forgotten if no command has met it.
 FORGOTTEN = 60.0
 
 # Seconds after which the wait for a probe counts as long.

@@ -296,7 +296,7 @@ def add_deadline(
     """Make a new pipeline retry its execution.
 
     :param pipeline: The pipeline.
-    :param client: The client that it is of.
+    :param client: Its client.
     :param deadline: The client's deadline.
     :param mixin: The class above for the client's kind.
     """

@@ -1,4 +1,4 @@
-"""Tells about commands and outages: signals and log lines."""
+"""Sends signals and writes log lines about commands and outages."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ Receiver = cabc.Callable[..., t.Any]
 
 logger: logging.Logger = logging.getLogger("flask_and_redis")
 
-# Retries with pauses below this many seconds between them belong to one outage.
+# Retries that are less than this many seconds apart belong to one outage.
 _QUIET = 10.0
 
 # Commands whose second word is not an argument.
@@ -49,8 +49,8 @@ _watched: contextvars.ContextVar[list[bool] | None] = contextvars.ContextVar(
 
 @contextlib.contextmanager
 def watch_retries() -> cabc.Iterator[list[bool]]:
-    """A list of the retries in a block, of commands that may have been run before. Each
-    is True.
+    """Collect the retries in a ``with`` block, as a list with True for each. Only
+    retries of commands that the server may have run already count.
     """
     retries: list[bool] = []
     token = _watched.set(retries)
@@ -93,7 +93,8 @@ def _refer(receiver: Receiver) -> cabc.Callable[[], Receiver | None]:
 
 
 class Reporter:
-    """Tells about the outages of one prefix, once each, however many threads there are.
+    """Reports the commands and outages of one prefix. Each outage is reported once,
+    however many threads there are.
 
     :param spec: The prefix's spec.
     :param app: The app.
@@ -108,16 +109,16 @@ class Reporter:
         self._down: dict[str, float] = {}
         self._last_retry = float("-inf")
         self._retrying = threading.Lock()
-        # The receivers of command_finished, and after how many changes they were those.
+        # The receivers of command_finished, and the value of _changes at that time.
         self._receivers: list[cabc.Callable[[], Receiver | None]] = []
         self._changes = -1
 
     def retry(self, error: BaseException) -> None:
-        """Tell that a command is retried.
+        """Log that commands are retried, unless this was logged a moment ago.
 
-        :param error: Why.
+        :param error: What the command raised.
         """
-        # Others are logging already, or a fork has left the lock behind.
+        # Another thread is logging it, or a fork has left the lock behind.
         if not self._retrying.acquire(blocking=False):
             return
 
@@ -136,14 +137,14 @@ class Reporter:
             )
 
     def go_down(self, part: cabc.Hashable, error: BaseException) -> None:
-        """Tell that the prefix is down, unless a part of it is already.
+        """Report that the prefix is down, unless a part of it is down already.
 
         :param part: The part of it that is down, or None for all.
-        :param error: Why.
+        :param error: What the command raised.
         """
         now = time.monotonic()
 
-        # Another thread may have told it a moment ago.
+        # Another thread may have reported it a moment ago.
         if self._down.setdefault("since", now) is now:
             logger.error(
                 "The Redis %s is %s. Until it answers, commands fail: %s",
@@ -154,7 +155,7 @@ class Reporter:
             self._send(prefix_down, error=error)
 
     def go_up(self) -> None:
-        """Tell that no part of the prefix is down any more."""
+        """Report that no part of the prefix is down any more."""
         if (since := self.forget()) is not None:
             seconds = time.monotonic() - since
             logger.warning(
@@ -244,7 +245,7 @@ class Observation:
         self.tries: int = 0
         #: When it started, by :func:`time.monotonic`.
         self.started: float = time.monotonic()
-        #: Whether it goes on after the block, unless this raises.
+        #: Whether the command continues after the block, if that raises no error.
         self.goes_on: bool = False
         self._reporter = reporter
         self._commands = tuple(map(name_of, commands))

@@ -31,7 +31,7 @@ ENGINES: dict[str, str] = {
     "fakeredis": "fake",
 }
 
-# Schemes of other libraries that are too different from ours to be recognized.
+# Schemes of other libraries that are too different from ours for did_you_mean().
 _OTHER_NAMES = {
     "redis+socket": "unix",
     "redis+unix": "unix",

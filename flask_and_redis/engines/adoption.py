@@ -1,4 +1,4 @@
-"""Makes the pools of a new client ours, and prepares it for threads and forks."""
+"""Gives a new client's pools our classes, and prepares it for threads and forks."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from .tracking import TrackedConnection
 
 
 def adopt_pool(pool: t.Any, max_idle: float) -> None:
-    """Make a pool that the client library has just created one of ours.
+    """Give a pool that the client library has just created our class.
 
     :param pool: The pool, synchronous or not.
     :param max_idle: Seconds that a connection may be unused.

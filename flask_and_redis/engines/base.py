@@ -98,8 +98,8 @@ class Engine(Commands, abc.ABC):
         """Read the part of a URL that depends on the engine.
 
         :param url: The URL.
-        :return: The address, the client's arguments, and the URL without what was read
-            of its path and query.
+        :return: The address, the client's arguments, and the URL without the parts of
+            its path and query that were read.
         """
 
     def accepted(

@@ -50,7 +50,7 @@ OWN_SETTINGS = {
 #: later.
 LIBRARY_DEFAULTS = {"maint_notifications_config"}
 
-#: Settings about the sentinels, which mean nothing without any.
+#: Settings of the connections to sentinels.
 SENTINEL_SETTINGS: tuple[str, ...] = (
     "sentinel_username",
     "sentinel_password",
@@ -151,7 +151,7 @@ def check_tls(spec: Spec, values: Values) -> None:
     is_on = spec.arguments.get("ssl")
 
     if not is_on and spec.arguments.get("ssl_cert_reqs") in ("none", ssl.CERT_NONE):
-        # It requires nothing. redis-py refuses it together with a pool.
+        # It asks for nothing. redis-py refuses it together with a pool.
         del spec.arguments["ssl_cert_reqs"]
 
     tls = [values[name] for name in spec.arguments if name.startswith("ssl_")]
@@ -173,8 +173,8 @@ def check_tls(spec: Spec, values: Values) -> None:
 
 
 def check_file(name: str, value: Value) -> None:
-    """Check that a file exists. Otherwise the error at the first command would look
-    like that of a connection.
+    """Check that a file exists. If it does not, the first command would end with what
+    looks like a connection error.
 
     :param name: The argument of the client.
     :param value: Its value, converted.

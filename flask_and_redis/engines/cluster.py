@@ -117,7 +117,7 @@ class Cluster(Engine):
         library = library_of(client_class)
 
         if not library.is_async and "url" in parameters(client_class):
-            # redis-py lets the class of the nodes' pools be set next to a URL only.
+            # redis-py accepts a class for the nodes' pools only together with a URL.
             arguments["url"] = f"redis://{join_address(*self.nodes(spec)[0])}"
             arguments["connection_pool_class"] = functools.partial(
                 _make_pool, spec.max_idle
@@ -180,7 +180,7 @@ class Cluster(Engine):
         return _is_redirection(error) or super().is_transient(error, spec, handled)
 
     def may_have_been_sent(self, error: BaseException) -> bool:
-        # Of other errors one cannot tell: another node may have received the command.
+        # With any other error, another node may have received the command.
         return not _is_redirection(error)
 
     def find_parts(
@@ -196,7 +196,7 @@ class Cluster(Engine):
         return frozenset(shard for shard in shards if shard is not None)
 
     def is_all_down(self, error: BaseException) -> bool:
-        # Only reading the slots, which any node can answer, ends with this error.
+        # It means that no node has answered when the slots were read.
         return isinstance(
             error, redis_exceptions.RedisClusterException
         ) and not internals.is_uncovered(error)
@@ -205,7 +205,7 @@ class Cluster(Engine):
         internals.add_startup_nodes(client, client._start_up_nodes)
 
     def can_probe(self, client: t.Any) -> bool:
-        # The next command asks. It also reads the slots again.
+        # The next command is the probe, because it also reads the slots again.
         return False
 
     def before_retry(self, client: t.Any) -> None:

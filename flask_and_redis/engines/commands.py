@@ -199,8 +199,8 @@ class Commands(Operations):
     # Refused commands
 
     def is_refused(self, error: BaseException, spec: Spec) -> bool:
-        """Whether the server refused a command, which another connection may run: the
-        server's role or the credentials have changed.
+        """Whether the server refused a command that may succeed on a new connection,
+        because the server's role or the credentials have changed.
 
         :param error: What an attempt raised.
         :param spec: The spec.

@@ -36,7 +36,7 @@ Login = tuple[str, ...]
 
 
 class Credentials(CredentialProvider):
-    """Base class of what our pools ask for user name and password."""
+    """Base class of the objects that our pools ask for user name and password."""
 
     #: The texts that were used last, which no message may show.
     secrets: Login = ()

@@ -10,7 +10,7 @@ from __future__ import annotations
 import collections.abc as cabc
 import types
 
-# A timeout that comes after this part of SOCKET_TIMEOUT may be the socket's.
+# A timeout after this part of SOCKET_TIMEOUT, or later, may be the socket's own.
 _EARLY = 0.9
 
 

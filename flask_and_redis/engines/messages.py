@@ -57,14 +57,14 @@ def clean_error(error: BaseException, secrets: cabc.Collection[str] = ()) -> Non
 
 
 def find_secrets(*groups: cabc.Mapping[str, object]) -> list[str]:
-    """The secrets among arguments of clients. Those of the application's own pool are
-    ordinary text.
+    """The secrets among arguments of clients. The application's own pool has them as
+    ordinary text, so that only the names of the arguments tell.
     """
     secrets = []
 
     for group in groups:
         for name, value in group.items():
-            # A user name without a password may be one.
+            # A user name without a password may be a password.
             is_name = name == "username" and group.get("password")
 
             if value and not is_name and (isinstance(value, Secret) or name in SECRETS):

@@ -73,7 +73,8 @@ def allow_refused_name(
 
 
 def name_after_connecting(spec: Spec, arguments: Arguments) -> None:
-    """The same for a client that calls the function after it has connected.
+    """The same as :func:`allow_refused_name`, for a client of a cluster. It calls the
+    function after it has connected.
 
     :param spec: The spec.
     :param arguments: The arguments of a client. They are changed in place.

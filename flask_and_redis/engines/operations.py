@@ -35,10 +35,10 @@ FakeServers = dict[str, t.Any]
 #: What a server says of itself.
 Info = cabc.Mapping[str, t.Any]
 
-#: Seconds in which a server that is down must answer.
+#: Seconds in which a server that is down must answer a probe.
 ANSWER_TIMEOUT = 1.0
 
-# A client with a single connection has no use for these, or shares them with others.
+# A probe has a single connection. It does not need these, or must not share them.
 _NOT_FOR_PROBES = {"cache", "cache_config", "retry", "single_connection_client"}
 
 
@@ -94,7 +94,7 @@ class Operations:
             others = [each for each in limit.failures if each is not error]
 
             if error.__context__ is None and others:
-                # redis-py drops what a sentinel failed with.
+                # redis-py drops the errors of the sentinels.
                 error.__context__ = others[-1]
 
             raise
@@ -135,7 +135,7 @@ class Operations:
         return None
 
     def is_login_error(self, spec: Spec, error: BaseException) -> bool:
-        """Whether a server refused the credentials, or wants some.
+        """Whether a server refused the credentials, or asks for them.
 
         :param spec: The spec.
         :param error: The error.
@@ -248,7 +248,7 @@ class Operations:
         return names[::-1] if prefers_valkey else names
 
     def native_arguments(self, spec: Spec) -> list[str]:
-        """Arguments of the command line client beside address and credentials."""
+        """Arguments of the command line client besides address and credentials."""
         database = self.connection_arguments(spec)["db"]
         return ["-n", str(database)] if database else []
 

@@ -117,7 +117,7 @@ class ReplicaConnection:
             # The user has no permission to ask.
             return
 
-        # It is right if sentinels know of no replica that can be reached.
+        # The master is right if the sentinels know no replica that can be reached.
         pool = connection.connection_pool
 
         if role in _MASTER and address != pool.get_master_address():
@@ -172,7 +172,7 @@ def _collect_errors() -> cabc.Iterator[list[Exception]]:
 
 
 def _find_cause(errors: list[Exception]) -> Exception | None:
-    """The error that says most: one that a retry cannot fix, or the first."""
+    """The most useful error: one that a retry cannot fix, or else the first."""
     return next(filter(is_refusal, errors), errors[0] if errors else None)
 
 
@@ -188,7 +188,9 @@ def _check_replicas(replicas: list[t.Any], errors: list[Exception]) -> None:
 
 
 def is_refusal(error: BaseException | None) -> bool:
-    """Whether a sentinel refused the password or the certificate, or its own was."""
+    """Whether a sentinel refused the login or the client's certificate, or the client
+    refused the sentinel's certificate.
+    """
     if error is None:
         return False
 

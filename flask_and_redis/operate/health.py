@@ -130,8 +130,8 @@ def _make_pings(
     registry: Registry, prefix: str, timeout: float
 ) -> list[cabc.Callable[[], object]]:
     if prefix in registry.overridden:
-        # Looked up when it is asked: the override may end before, and its client may
-        # have no ping.
+        # Look the client up when it is asked: the override may end before, and a client
+        # without a ping is a failure.
         return [lambda: registry[prefix].ping()]
 
     try:

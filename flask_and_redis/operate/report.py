@@ -159,8 +159,8 @@ def _report_nodes(
     if not nodes:
         report.errors.append("The cluster returned no nodes.")
 
-    for found, answer in ask(questions, timeout).items():
-        address = clean(found)
+    for name, answer in ask(questions, timeout).items():
+        address = clean(name)
 
         if answer.value is None:
             why = explain(registry, spec.prefix, answer.error)

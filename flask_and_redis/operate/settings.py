@@ -71,7 +71,7 @@ def _list_arguments(spec: Spec) -> cabc.Iterator[Setting]:
             shown = MASK if _is_secret(name, value) else _show(value)
             yield Setting(setting, shown, "URL" if origin == "url" else origin)
         elif isinstance(value, (bool, int, float, str)) and _has_default(spec, name):
-            # Other defaults are objects, which tell people nothing.
+            # Other defaults are objects, which say nothing to people.
             yield Setting(setting, _show(value), "default")
 
 
@@ -88,7 +88,7 @@ _ATTRIBUTES = {
     "optional": "optional",
 }
 
-# Settings that are replaced by something else, of which people know nothing.
+# Settings that internal objects replace. What was set is shown instead of these.
 _REPLACED = (
     *SENTINEL_SETTINGS,
     *("password_file", "credential_provider", "maint_notifications"),

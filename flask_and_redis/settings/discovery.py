@@ -78,14 +78,13 @@ def discover(
     :param config: The application's settings.
     :param default: The default prefix.
     :param requested: Prefixes that the application has requested by name.
-    :param expected: Those of them that no app was asked for yet.
+    :param expected: Those of them that were requested before there was an app.
     :param registered: Prefixes that were read before. They are not read again.
     :param prefixes: Read exactly these prefixes, and do not search for others.
     :param ignore: Patterns of prefixes to skip.
     :param options: Client arguments for all prefixes. Settings override them.
     :raises ConfigError: If a setting of a certain prefix is wrong.
     """
-
     discovery = Discovery()
     certain = {default, *requested, *(prefixes or ())}
     names = prefixes
@@ -122,7 +121,9 @@ def _find_prefixes(
     ignore: cabc.Collection[str],
     skipped: dict[str, str],
 ) -> list[str]:
-    """The groups of settings that are prefixes. Add why others are none to a dict."""
+    """The groups of settings that are prefixes. Add the reasons why the others are not
+    to a dict.
+    """
     names = []
 
     for name in _find_groups(config):
@@ -167,7 +168,9 @@ def _warn_about_missing(
     configured: cabc.Collection[str],
     skipped: cabc.Mapping[str, str],
 ) -> cabc.Iterator[str]:
-    """Warnings of prefixes that are not configured, or by a name with too many '_'."""
+    """Warnings about prefixes that no setting configures, and about settings whose
+    prefix ends with '_'.
+    """
     for prefix in skipped:
         name = prefix.rstrip("_")
 
@@ -240,7 +243,7 @@ class Groups:
 
     :param config: The application's settings.
     :param prefixes: The prefixes to read.
-    :param others: Prefixes whose misspelt settings matter, though they are not read.
+    :param others: Other prefixes whose settings are checked for misspellings.
     """
 
     def __init__(
@@ -278,7 +281,7 @@ class Groups:
         """A warning for each setting that is not used and looks like one that is.
 
         :param checked: The prefixes whose address and credentials are checked.
-        :param certain: Those of them of which any setting is checked.
+        :param certain: Those of them for which all settings are checked.
         """
         for key, splits in self._keys:
             if any(rest in self._names[prefix] for prefix, rest in splits):
@@ -332,8 +335,8 @@ def _list_settings(
 
         if kind not in of_kind:
             own = {"url", *CLASS_SETTINGS, *OLD_NAMES}
-            # Those of redis.Redis as well: one that the class does not take must be an
-            # error.
+            # The arguments of redis.Redis, too: it must be an error if one is set that
+            # the class does not take.
             of_kind[kind] = own | kind.accepted.keys() | parameters(redis.Redis).keys()
 
         names[prefix] = of_kind[kind]

@@ -20,7 +20,7 @@ def warn_about_address(spec: Spec, ignored: Values, warn: Warn) -> None:
     """Warn of settings that a URL overrides, if they name another server.
 
     :param spec: The spec.
-    :param ignored: The address that settings and options give beside the URL.
+    :param ignored: The address that settings and options give in addition to the URL.
     :param warn: Is called with each warning.
     """
     if spec.engine.in_process:
@@ -54,7 +54,7 @@ def _names_same_server(spec: Spec, name: str, value: Value) -> bool:
 
 
 def warn_about_sentinels(spec: Spec, warn: Warn) -> None:
-    """Warn of ``REDIS_SENTINEL_HOST``, which makes a prefix of its own.
+    """Warn of ``REDIS_SENTINEL_HOST``, which configures a separate prefix.
 
     :param spec: The spec.
     :param warn: Is called with each warning.

@@ -110,7 +110,8 @@ def can_mean(name: str, value: object, *, is_certain: bool) -> bool:
 # Many prefixes have settings of the same name.
 @functools.lru_cache(1024)
 def find_typo(name: str) -> str | None:
-    """The setting of the address or credentials that a name is with one mistake.
+    """The setting of the address or credentials that a name misspells, with a single
+    mistake.
 
     :param name: The name, without its prefix, in lower case.
     """

@@ -48,7 +48,7 @@ _OF_OWN_POOLS = (
     "password_file",
 )
 
-# What a URL says alone, even if it leaves out the port.
+# If there is a URL, only the URL says these, even if it leaves out the port.
 _WHERE = ("host", "port", "unix_socket_path")
 
 _CACHE_HAZARD = "threads wait for each other, and forked processes read stale values"

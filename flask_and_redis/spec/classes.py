@@ -103,9 +103,8 @@ def import_object(label: str, value: t.Any) -> t.Any:
     try:
         return import_string(path)
     except (Exception, SystemExit) as error:
-        # A script may exit, but it must not end this process. Only the kind of error is
-        # told: the module's own message may quote anything, and that of import_string
-        # quotes the setting.
+        # A script may call sys.exit(), which must not end this process. The message has
+        # only the class of the error: its text may quote the setting, or anything else.
         kind = type(getattr(error, "exception", error)).__name__
 
     raise ConfigError(
@@ -186,7 +185,7 @@ _subclasses: dict[tuple[type[t.Any], type[t.Any]], type[t.Any]] = {}
 
 def subclass(mixin: type[t.Any], base: type[t.Any]) -> type[t.Any]:
     """A class with a mixin in front of another class. It is created once, and has the
-    other class's name, so that messages show that.
+    name of the other class, because messages show it.
 
     :param mixin: The mixin.
     :param base: The other class.

@@ -14,8 +14,7 @@ if t.TYPE_CHECKING:
 #: The settings that say where a server is.
 ADDRESS = ("host", "port", "unix_socket_path", "db")
 
-#: The longest name of a prefix. No environment has a longer one, and looking at each
-#: part of a name takes time.
+#: The longest prefix. Longer ones are not in use, and would take long to look up.
 LONGEST_PREFIX = 200
 
 #: Seconds that a command is retried.
@@ -59,7 +58,7 @@ Values = dict[str, Value]
 
 
 class Address(t.NamedTuple):
-    """What a URL says beside arguments of the client."""
+    """What a URL says besides arguments of the client."""
 
     scheme: str = "redis"
     #: Host and port of each start-up node of a cluster, or of each sentinel.
@@ -83,7 +82,7 @@ class Spec:
     :param engine: The kind of server.
     :param client_class: The client class.
     :param pool_class: The class of its pool, if a setting names one.
-    :param address: What the URL says beside arguments of the client.
+    :param address: What the URL says besides arguments of the client.
     """
 
     # Not a dataclass: it would take longer to import, and its repr would show secrets.
@@ -102,12 +101,12 @@ class Spec:
         self.address: Address = address
         #: The settings as they were given, by names without the prefix in lower case.
         self.given: t.Mapping[str, t.Any] = {}
-        #: What somebody has given for each argument. The others are defaults.
+        #: The values that were given for arguments. The others are defaults.
         self.values: Values = {}
         self.arguments: Arguments = {}
         #: Arguments of the clients that talk to the sentinels.
         self.sentinel_arguments: Arguments = {}
-        #: What errors call the arguments that say who logs in.
+        #: What errors call the arguments of the login.
         self.labels: dict[str, str] = {}
         #: Seconds that a command is retried. None if redis-py's own Retry does that.
         self.deadline: float | None = RETRY_DEADLINE
@@ -118,7 +117,7 @@ class Spec:
         self.max_idle: float = MAX_IDLE
         #: Whether health checks only report an outage of this prefix.
         self.optional: bool = False
-        #: What was logged once. Copies share it.
+        #: Names of warnings that were logged and are not repeated. Copies share it.
         self.logged: set[str] = set()
 
     def replace(self, **changes: t.Any) -> Spec:

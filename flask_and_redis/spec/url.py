@@ -1,4 +1,4 @@
-"""The syntax of URLs and host names. What they mean is the engines' business."""
+"""The syntax of URLs and host names. The engines know what they mean."""
 
 from __future__ import annotations
 
@@ -35,8 +35,7 @@ _ESCAPE = (
     " percent-encoded, as urllib.parse.quote(password, safe='') does."
 )
 
-
-#: The system resolves no longer name.
+# The longest name that can be resolved.
 _LONGEST_HOST = 253
 
 
@@ -181,7 +180,7 @@ class Url(t.NamedTuple):
         :param accepted: The arguments that the client takes.
         :param before: What the URL says before its query.
         :raises ConfigError: If the client does not take one of them, or the URL says
-            it twice. The message tells an option by its number, because its name may
+            it twice. The message has the number of the option, because its name may
             be the rest of a password with a question mark.
         """
         if not self.query:
@@ -288,7 +287,7 @@ def split_url(
 
 
 def _is_encodable(text: str) -> bool:
-    """Whether a text has no lone surrogates, which no server can be sent."""
+    """Whether a text can be sent to a server. Lone surrogates cannot be encoded."""
     try:
         text.encode()
     except UnicodeEncodeError:

@@ -214,9 +214,8 @@ def _to_type(kinds: tuple[type[t.Any], ...], value: t.Any) -> t.Any:
 
 
 def _to_bool(value: object) -> bool:
-    words = {"1": True, "true": True, "yes": True, "on": True, "t": True, "y": True}
-    words |= {"0": False, "false": False, "no": False, "off": False}
-    words |= {"f": False, "n": False}
+    words = dict.fromkeys(("1", "true", "yes", "on", "t", "y"), True)
+    words |= dict.fromkeys(("0", "false", "no", "off", "f", "n"), False)
     text = str(value).strip().lower()
 
     if isinstance(value, (str, int)) and text in words:
@@ -309,8 +308,8 @@ def _to_socket_options(value: t.Any) -> dict[int, t.Any]:
 
 def _to_pool(value: t.Any) -> t.Any:
     pool = import_object("", value)
-    # Ask the class: an unbound LocalProxy of a pool is falsy, so redis-py would connect
-    # to localhost, and its __class__ is the only attribute that it answers for.
+    # Ask the class, so that an unbound LocalProxy is refused instead of raising an
+    # error of its own. It is falsy: redis-py would ignore it and connect to localhost.
     get_connection = getattr(pool.__class__, "get_connection", None)
 
     if not callable(get_connection) or inspect.iscoroutinefunction(get_connection):
@@ -411,7 +410,7 @@ def _is_duration(value: float) -> bool:
 
 
 def _is_path(path: str) -> bool:
-    # The system takes no longer path, and none with a NUL.
+    # The system accepts no longer path of a socket, and no NUL character.
     fits = 0 < len(path.encode()) < 108 and "\0" not in path
     return fits and "://" not in path and not has_placeholder(path)
 
