@@ -27,11 +27,11 @@ _CALL_EX = dis.opmap["CALL_FUNCTION_EX"]
 
 
 class Interrupted(Exception):
-    """As of a job's time limit."""
+    """What a job's time limit may raise."""
 
 
 class Stopped(BaseException):
-    """As KeyboardInterrupt."""
+    """An error that is no ``Exception``, like ``KeyboardInterrupt``."""
 
 
 class Interrupter:
@@ -124,8 +124,8 @@ def interrupt_everywhere(
     :param use: The function. It may fail only with this error.
     :param check: Is called after each time.
     :param prepare: Is called before each time.
-    :param step: Each how many moments to interrupt it.
-    :return: At how many moments it was interrupted.
+    :param step: The distance between two moments. 1 interrupts at every moment.
+    :return: How often it was interrupted.
     """
     interrupter = Interrupter(error, 0)
 

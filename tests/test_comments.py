@@ -596,8 +596,8 @@ def test_status(app: Flask) -> None:
 
 def status_of(response: TestResponse, label: str) -> list[str]:
     """What the status page says about each prefix, as text."""
-    found = re.findall(rf"<dt>{label}</dt>\s*<dd>(.*?)</dd>", response.text, re.DOTALL)
-    return [re.sub(r"<[^>]*>", "", text) for text in found]
+    texts = re.findall(rf"<dt>{label}</dt>\s*<dd>(.*?)</dd>", response.text, re.DOTALL)
+    return [re.sub(r"<[^>]*>", "", text) for text in texts]
 
 
 @pytest.mark.parametrize("prefix", PREFIXES)

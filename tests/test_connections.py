@@ -444,8 +444,7 @@ def connection_id(client: t.Any) -> int:
     if hasattr(client, "get_node_from_key"):
         options = {"target_nodes": client.get_node_from_key("a")}
 
-    found = client.client_id(**options)
-    return int(found)
+    return int(client.client_id(**options))
 
 
 @pytest.mark.parametrize("engine", ENGINES)

@@ -79,23 +79,23 @@ def manager(app: Flask, server: Server) -> RedisManager:
 
 def subtitle(response: TestResponse) -> str:
     """What the navigation says below the panel's name."""
-    found = re.search(
+    match = re.search(
         r'<li id="flDebugRedisPanel">.*?<small>(.*?)</small>', response.text, re.S
     )
-    assert found is not None
-    return found[1]
+    assert match is not None
+    return match[1]
 
 
 def sections(response: TestResponse) -> dict[str, list[Row]]:
     """The rows of the panel by prefix."""
     panel = response.text.partition('<div id="flDebugRedisPanel-content"')[2]
-    found = re.findall(r"<h4>(.*?)</h4>.*?(<table.*?</table>)", panel, re.S)
+    tables = re.findall(r"<h4>(.*?)</h4>.*?(<table.*?</table>)", panel, re.S)
     return {
         prefix: [
             Row(*(cell.text or "" for cell in row))
             for row in ElementTree.fromstring(table).iterfind("tbody/tr")
         ]
-        for prefix, table in found
+        for prefix, table in tables
     }
 
 

@@ -588,12 +588,12 @@ def test_many_long_names(app: Flask) -> None:
     """The time to read settings does not depend on the square of their lengths."""
     nested = {"A_" * number + "URL": "redis://h" for number in range(1, 2000)}
     long = {f"A{'_' * 40_000}B": "x", f"A_{'b_' * 20_000}URL": "x", "A_" * 20_000: "x"}
-    found = discover(app, None, **nested, **long)
-    assert 50 < len(found) <= 100
+    prefixes = discover(app, None, **nested, **long)
+    assert 50 < len(prefixes) <= 100
 
 
 def test_nothing_is_configured() -> None:
-    """A manager that finds no Redis warns. A manager that is not to search does not."""
+    """A manager that finds no Redis warns, unless prefixes= turns the search off."""
     message = "No setting configures a Redis: set '{}_URL', for example."
     assert warnings_of({"DATABASE_URL": "postgresql://h"}) == [message.format("REDIS")]
     assert warnings_of({"X_URL": "redis://h/x"}) == []

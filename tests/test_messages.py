@@ -58,8 +58,8 @@ def run_async(app: Flask, function: t.Any) -> t.Any:
 
 
 def notes(error: BaseException) -> list[str]:
-    found: list[str] = getattr(error, "__notes__", [])
-    return found
+    texts: list[str] = getattr(error, "__notes__", [])
+    return texts
 
 
 def everything(error: BaseException) -> str:
@@ -220,7 +220,7 @@ def test_commands_with_secrets(own_server: Server) -> None:
 
 
 def test_what_is_hidden() -> None:
-    """The texts of older servers, and what stays."""
+    """Secrets in the texts of older servers are hidden. Other texts stay the same."""
     texts = {
         "Invalid argument 'x y' for CONFIG SET 'requirepass'": "Invalid argument ***",
         "Command # 1 (config set requirepass x) of pipeline caused error: no": "Command"
@@ -415,7 +415,7 @@ def test_no_client_side_caching(server: Server) -> None:
 
 
 def test_encoding_with_hiredis(monkeypatch: pytest.MonkeyPatch) -> None:
-    """hiredis writes UTF-8 alone, so that no other encoding is accepted with it."""
+    """hiredis only writes UTF-8, so no other encoding is accepted with it."""
     monkeypatch.setattr(redis.utils, "HIREDIS_AVAILABLE", True)
 
     with pytest.raises(ConfigError, match="^'CACHE_ENCODING' must be utf-8 while"):

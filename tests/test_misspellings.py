@@ -215,7 +215,9 @@ def test_host_of_a_sentinel() -> None:
     ],
 )
 def test_no_false_alarm(config: dict[str, t.Any]) -> None:
-    """What is turned off, said by the URL already, or of other software is right."""
+    """There is no warning about a setting that is turned off, that repeats the URL, or
+    that belongs to other software.
+    """
     assert warnings_of(config) == []
 
 

@@ -233,7 +233,7 @@ def test_verify_flags(value: object) -> None:
 
 def test_address_comes_from_the_url_alone() -> None:
     """With a URL, settings and options cannot change the server's address. Settings
-    that would cause a warning.
+    that would do so cause a warning.
     """
     with pytest.warns(UserWarning) as log:
         kwargs = arguments(
@@ -337,7 +337,7 @@ PASSWORD_WARNINGS = {
 
 @pytest.mark.parametrize("password", PASSWORD_WARNINGS)
 def test_doubtful_password(password: str) -> None:
-    """A password that is probably not meant so is used, with a warning."""
+    """A password that is probably a mistake is used, with a warning."""
     with pytest.warns(UserWarning) as log:
         kwargs = arguments(REDIS_HOST="h", REDIS_PASSWORD=password)
 
@@ -353,7 +353,7 @@ def test_unusual_password(password: str) -> None:
 
 def test_password_in_place_of_the_user() -> None:
     """A password before the '@' without a colon is taken for a user name, which the
-    server refuses. It is warned of, if nothing gives a password.
+    server refuses. If there is no password, this causes a warning.
     """
     with pytest.warns(UserWarning) as log:
         kwargs = arguments(REDIS_URL="redis://s3cret@h")

@@ -63,7 +63,7 @@ def names(sent: list[Sent]) -> list[tuple[str, ...]]:
 
 
 def test_commands(app: Flask, server: Server) -> None:
-    """Each command is told with its prefix, its name and how long it took."""
+    """The signal of a command has its prefix, its name and how long it took."""
     manager = make_manager(app, CACHE_URL=server.url)
 
     with app.app_context(), receiving(command_finished) as sent:
@@ -126,8 +126,8 @@ def test_names_without_arguments(first: object, name: str) -> None:
 
 
 def test_pipelines_locks_and_scripts(app: Flask, server: Server) -> None:
-    """A pipeline is told once, with the names of all its commands. The commands of
-    locks and scripts are told as well.
+    """A pipeline sends one signal, with the names of all its commands. The commands of
+    locks and scripts send signals, too.
     """
     manager = make_manager(app, REDIS_URL=server.url)
 
@@ -303,9 +303,7 @@ def test_own_retries_are_not_told(app: Flask, server: Server) -> None:
 def test_outage(
     app: Flask, own_server: Server, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The log tells an outage in three lines and the signals in two, although many
-    threads fail.
-    """
+    """An outage causes three log lines and two signals, although many threads fail."""
     manager = make_manager(app, REDIS_URL=own_server.url, REDIS_RETRY_DEADLINE=0.3)
     done = threading.Event()
 
@@ -384,8 +382,8 @@ def test_shard(app: Flask, cluster: Cluster, caplog: pytest.LogCaptureFixture) -
 
 
 def test_several_shards(app: Flask, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The first shard that is down and the last one that is back are told. One that is
-    forgotten is not back.
+    """Only the first shard that goes down and the last one that comes back are
+    reported. A shard whose outage is forgotten is not reported as back.
     """
     manager = make_manager(app, REDIS_URL="fakeredis://")
     error = redis.ConnectionError("down")

@@ -188,7 +188,7 @@ def test_another_database(
     library: str,
     select: tuple[t.Any, ...],
 ) -> None:
-    """Whoever selects another database leaves its connection to nobody."""
+    """A connection on which another database was selected is not lent again."""
     client = client_of(URL=f"{server.url}/5", CLASS=library, MAX_CONNECTIONS=1)
     assert client.set("k", "5")
     use(client, select)
