@@ -29,6 +29,10 @@ _TLS_OPTIONS = {
 }
 
 
+def _error(message: str) -> click.ClickException:
+    return click.ClickException(wrap_error(message))
+
+
 def find_program(spec: Spec) -> str:
     """The path of the native client that suits a prefix best.
 
@@ -41,11 +45,9 @@ def find_program(spec: Spec) -> str:
         if path := shutil.which(name):
             return path
 
-    raise click.ClickException(
-        wrap_error(
-            f"Neither {names[0]} nor {names[1]} is on the PATH. Install one of them:"
-            " they come with a server, or in a package such as redis-tools."
-        )
+    raise _error(
+        f"Neither {names[0]} nor {names[1]} is on the PATH. Install one of them:"
+        " they come with a server, or in a package such as redis-tools."
     )
 
 
@@ -91,16 +93,14 @@ def _find_login(spec: Spec, connection: Arguments) -> tuple[str, str]:
     try:
         *user, password = provider.get_credentials()
     except ConfigError as error:
-        raise click.ClickException(wrap_error(str(error))) from None
+        raise _error(str(error)) from None
     except Exception as error:
         # Its message may quote anything.
         kind = type(error).__name__
     else:
         return str(*user), str(password)
 
-    raise click.ClickException(
-        wrap_error(f"'{spec.prefix}_CREDENTIAL_PROVIDER' gives no password ({kind}).")
-    )
+    raise _error(f"'{spec.prefix}_CREDENTIAL_PROVIDER' gives no password ({kind}).")
 
 
 def _find_server(
@@ -110,11 +110,9 @@ def _find_server(
     prefix, engine = spec.prefix, spec.engine
 
     if engine.in_process:
-        raise click.ClickException(
-            wrap_error(
-                f"{prefix} is fakeredis. Its data are inside each process of the app,"
-                " so there is no server to open."
-            )
+        raise _error(
+            f"{prefix} is fakeredis. Its data are inside each process of the app,"
+            " so there is no server to open."
         )
 
     if engine.has_fixed_address(spec):
@@ -126,7 +124,7 @@ def _find_server(
     if answer.value is None:
         why = explain(registry, prefix, answer.error)
         where = engine.describe_address(spec)
-        raise click.ClickException(wrap_error(f"{prefix}, {where}: {why}"))
+        raise _error(f"{prefix}, {where}: {why}")
 
     return answer.value
 
@@ -136,12 +134,10 @@ def _find_tls(spec: Spec, connection: Arguments, host: str) -> list[str]:
         return []
 
     if connection.get("ssl_ca_data"):
-        raise click.ClickException(
-            wrap_error(
-                f"'{spec.prefix}_SSL_CA_DATA' cannot be passed to the native client,"
-                " which only reads certificates from files: set"
-                f" '{spec.prefix}_SSL_CA_CERTS' instead."
-            )
+        raise _error(
+            f"'{spec.prefix}_SSL_CA_DATA' cannot be passed to the native client,"
+            " which only reads certificates from files: set"
+            f" '{spec.prefix}_SSL_CA_CERTS' instead."
         )
 
     arguments = ["--tls"]
