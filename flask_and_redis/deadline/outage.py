@@ -60,13 +60,13 @@ class Outage:
         self._error = copy_error(error)
         self._next = 0.0
         self._last = self.started
-        # By process, because a fork inherits the entry but not the thread.
+        # The keys are processes: a fork inherits the entry, but not the thread.
         self._turns: dict[int, float] = {}
         # asyncio keeps only weak references to its tasks.
         self._task: asyncio.Task[None] | None = None
 
     def error(self) -> BaseException:
-        """The error that took the server down: a new object for each caller."""
+        """A copy of the error of the command that noticed the outage."""
         return copy_error(self._error)
 
     @property
@@ -152,7 +152,7 @@ class Outage:
 
 @contextlib.contextmanager
 def _limit_wait() -> cabc.Iterator[float]:
-    """A wait for the answer to a probe: the seconds that it may take."""
+    """Tell how many seconds this thread may wait for a probe. The block waits."""
     started = time.monotonic()
     may_be_long = started >= _waiting.next
     yield operations.ANSWER_TIMEOUT if may_be_long else _waiting.left / 2

@@ -61,7 +61,8 @@ class _Records:
 
     def annotate_exception(self, exception: Exception, *args: t.Any) -> None:
         super().annotate_exception(exception, *args)  # type: ignore[misc]
-        # It has added the command. Here, because tracing records the error first.
+        # The message quotes the command now. It is cleaned here, because tracing
+        # records the error next.
         messages.clean_error(exception)
 
     def raise_first_error(self, commands: t.Any, response: t.Any) -> None:
@@ -101,7 +102,7 @@ class _Records:
             self.multi()
 
         for args, options in commands:
-            # Not on the node that a command with several keys was sent to.
+            # redis-py has chosen the node for a command with several keys: choose anew.
             options = {k: v for k, v in options.items() if k != "target_nodes"}
             super().execute_command(*args, **options)  # type: ignore[misc]
 

@@ -43,7 +43,7 @@ SLOTS = 16384
 
 
 class Cluster(Engine):
-    """Nodes that share the keys among them. The client finds them from any one."""
+    """Nodes that share the keys. The client finds all nodes from any one of them."""
 
     tls_schemes: tuple[str, ...] = ("rediss+cluster",)
     # One attempt may visit several nodes.
@@ -273,7 +273,7 @@ class Cluster(Engine):
         no_permission = redis_exceptions.NoPermissionError
 
         if isinstance(error, redis_exceptions.RedisClusterException):
-            # redis-py says that cluster mode is not enabled.
+            # redis-py's message says that cluster mode is not enabled, which is wrong.
             if any(isinstance(each, no_permission) for each in causes(error, None)):
                 return "The user needs the permission +cluster|slots."
 

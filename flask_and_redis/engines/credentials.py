@@ -178,8 +178,8 @@ class SharedProvider(Credentials):
 
 
 def _is_asynchronous(provider: CredentialProvider) -> bool:
-    """Whether a provider can be asked in a loop. Those that stream ask for the first
-    token synchronously, and then renew it in this loop, which ends with the request.
+    """Whether a provider can be awaited in the running loop. Those that stream cannot:
+    they would renew their tokens in this loop, which ends with the request.
     """
     method = getattr(type(provider), "get_credentials_async", None)
     inherited = (None, CredentialProvider.get_credentials_async)
@@ -189,8 +189,8 @@ def _is_asynchronous(provider: CredentialProvider) -> bool:
 
 
 class _NotCreatedError(Exception):
-    """A class or function returned no provider: the rest of a sentence that begins with
-    the setting, and the error that it raised.
+    """A class or function returned no provider. The arguments are the rest of a message
+    that begins with the setting, and the error that was raised.
     """
 
 
@@ -297,7 +297,7 @@ class _Source:
         raise _NotCreatedError(problem, cause)
 
     def _receive(self, token: t.Any) -> None:
-        """Count a renewed token. A provider may renew one before it changes."""
+        """Count a renewed token. A provider may send the same token again."""
         self._is_failing = False
         password = (token.get_value(),)
 

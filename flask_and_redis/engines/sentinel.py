@@ -164,7 +164,7 @@ class Sentinel(Engine):
         self, error: BaseException, spec: Spec, handled: BaseException | None = None
     ) -> bool:
         if is_no_master(error):
-            # The application's own sentinels leave no more than a text.
+            # Of the errors of the application's own sentinels, only the text is left.
             if is_refusal(error.__cause__) or internals.is_refused_by_sentinel(error):
                 return False
 
@@ -173,7 +173,7 @@ class Sentinel(Engine):
     def is_hang(
         self, error: BaseException, spec: Spec, handled: BaseException | None = None
     ) -> bool:
-        # Only the text of the sentinels' own errors is left.
+        # A sentinel may have hung: only the text of their errors is left.
         chain = causes(error, handled)
         return any(map(is_no_master, chain)) or super().is_hang(error, spec, handled)
 
@@ -246,8 +246,8 @@ class Sentinel(Engine):
 
 
 def _read_sentinel_arguments(values: Values, arguments: Arguments) -> Arguments:
-    """The arguments of the sentinels' clients. TLS is that of the servers. Credentials
-    are not.
+    """The arguments of the sentinels' clients. They have the TLS settings of the
+    servers, but not the credentials.
     """
     own: Arguments = dict.fromkeys(checks.TIMEOUTS, _TIMEOUT)
     own |= {k: v for k, v in arguments.items() if _is_tls(k)}

@@ -1,4 +1,4 @@
-"""A single server, by host or Unix socket. The client class may be any."""
+"""A single server, by host or Unix socket. Any client class can be used."""
 
 from __future__ import annotations
 
@@ -107,7 +107,8 @@ def split_arguments(
     :param classes: The classes of the pool and its connections.
     """
     names = internals.UNNAMED_POOL_ARGUMENTS.union(*map(parameters, classes))
-    # The client registers its pool with a provider that sends new passwords.
+    # The client takes this, too: it registers its pool with a provider that sends new
+    # passwords.
     only_pool = names - {"credential_provider"}
     return (
         {name: value for name, value in arguments.items() if name in names},

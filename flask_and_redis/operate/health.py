@@ -54,7 +54,7 @@ class PoolStats:
 
     :param created: Whether the prefix's client has been created by its first use.
     :param connections: How many connections there are. This and the next two are None
-        if the pool is of a class that does not tell.
+        if the class of the pool has no such figures.
     :param in_use: How many of them are in use.
     :param idle: How many of them are connected and not in use.
     :param maximum: How many there may be. None without a limit, and before there is a

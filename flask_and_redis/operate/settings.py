@@ -139,7 +139,9 @@ def _is_secret(name: str, value: object) -> bool:
 
 
 def _show(value: t.Any) -> Plain:
-    """A value as people would write it, without what an object may tell."""
+    """A value as people would write it, without the ``repr`` of an object, which may
+    show secrets.
+    """
     if isinstance(value, enum.Enum):
         return str(value.name)
 

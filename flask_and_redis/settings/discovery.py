@@ -38,7 +38,7 @@ logger: logging.Logger = logging.getLogger("flask_and_redis")
 #: Settings that None turns off. For any other it means "not set".
 NONE_COUNTS = ("_DRIVER_INFO",)
 
-# How the names of prefixes begin that are certainly Redis.
+# Prefixes that begin with one of these are certainly Redis.
 _CERTAIN = ("REDIS", "VALKEY")
 
 # The longest name of a setting.

@@ -159,7 +159,9 @@ def _is_text(value: object) -> bool:
 
 
 def has_address(config: Config, prefix: str, but: str = "") -> bool:
-    """Whether any setting of a prefix but one says where the server is."""
+    """Whether a setting of a prefix, other than the excluded one, says where the server
+    is.
+    """
     return any(
         not is_unset(config.get(prefix + suffix))
         for suffix in SUFFIXES

@@ -71,7 +71,7 @@ def warn_about_sentinels(spec: Spec, warn: Warn) -> None:
 
 
 def warn_about_login(spec: Spec, values: Values, warn: Warn) -> None:
-    """Warn of a user name or password that the server will refuse.
+    """Warn of a user name or password that the server will probably refuse.
 
     :param spec: The spec.
     :param values: The values behind its arguments.

@@ -247,7 +247,7 @@ def _read_url(
     accepted: cabc.Mapping[str, inspect.Parameter],
     values: Values,
 ) -> tuple[Address, Values]:
-    """The address, and what a URL says over what settings and options say."""
+    """The address, and all values. The URL overrides settings and options."""
     label = f"'{prefix}_URL'"
 
     if "connection_pool" in values:
