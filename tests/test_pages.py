@@ -45,9 +45,10 @@ pytestmark = pytest.mark.once
 
 Load = cabc.Callable[..., types.ModuleType]
 
-# The pages that show Python files. Each is run here, in test_operating.py or in
-# integrations/.
+# The pages that show Python files. Each is run here, in test_operating.py, in
+# test_recipes.py or in integrations/.
 RUN = {"quickstart", "apps", "async", "testing", "operating", "observability"}
+RUN |= {"recipes"}
 
 
 def test_all_pages_are_run() -> None:
