@@ -6,19 +6,23 @@ BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --constraint .ci/constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help run run-gunicorn test quick bench bench-outages check format constraints clean
+.PHONY: help run run-gunicorn free-port test quick bench bench-outages check format constraints clean
 
 help:  ## Show this help
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 22
 
-run: $(VENV)/.run  ## Serve the example on http://127.0.0.1:8300
+run: $(VENV)/.run free-port  ## Serve the example on http://127.0.0.1:8300, or another port with PORT=8080
 	$(BIN)/flask --app examples/comments run --port $(PORT)
 
-run-gunicorn: $(VENV)/.run  ## Serve it as in production: several workers, on a real Redis
+run-gunicorn: $(VENV)/.run free-port  ## Serve it as in production: several workers, a real Redis, also with PORT=
 	REDIS_LINKS_URL=$${REDIS_LINKS_URL:-redis://localhost:6379/0} \
 	REDIS_CONTENT_URL=$${REDIS_CONTENT_URL:-redis://localhost:6379/1} \
 	REDIS_SESSIONS_URL=$${REDIS_SESSIONS_URL:-redis://localhost:6379/2} \
 	$(BIN)/gunicorn --bind 127.0.0.1:$(PORT) --config examples/comments/gunicorn.conf.py 'examples.comments:create_app()'
+
+free-port: $(VENV)/.run
+	@$(BIN)/python -c 'import socket; socket.create_server(("127.0.0.1", int("$(PORT)")))' 2>/dev/null || \
+	{ echo "Port $(PORT) is in use or invalid. Choose another one: make $(firstword $(MAKECMDGOALS)) PORT=8080" >&2; exit 1; }
 
 test: $(VENV)/.test  ## Run the tests
 	$(BIN)/python -m pytest --numprocesses 2 -rs $(if $(CI),--reruns 1) --cov --cov-fail-under=100 $(ARGS)
