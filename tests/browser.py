@@ -71,13 +71,13 @@ def start_thread(page: Page, title: str, text: str) -> None:
     page.goto("/")
     page.get_by_role("link", name="New thread").click()
     page.get_by_label("Title").fill(title)
-    page.get_by_label("What is it about?").fill(text)
-    page.get_by_role("button", name="Start it").click()
+    page.get_by_label("Text").fill(text)
+    page.get_by_role("button", name="Start thread").click()
     page.get_by_role("heading", name=title).wait_for()
 
 
 def comment(page: Page, text: str) -> None:
     """Comment on the thread that the page shows."""
     page.get_by_label("Your comment").fill(text)
-    page.get_by_role("button", name="Comment", exact=True).click()
+    page.get_by_role("button", name="Post comment").click()
     page.locator("#comments").get_by_text(text).wait_for()

@@ -104,13 +104,17 @@ class Visitor:
 
 
 def titles(response: TestResponse) -> list[str]:
-    return re.findall(r'<h2><a href="/threads/\d+">(.*)</a></h2>', response.text)
+    return re.findall(
+        r'<h2 dir="auto"><a href="/threads/\d+">(.*)</a></h2>', response.text
+    )
 
 
 def comments(response: TestResponse) -> list[tuple[str, str]]:
     """The numbers and texts of a page's comments."""
     return re.findall(
-        r'id="comment-(\d+)">.*?<p class="text">(.*?)</p>', response.text, re.S
+        r'id="comment-(\d+)">.*?<p class="text" dir="auto">(.*?)</p>',
+        response.text,
+        re.S,
     )
 
 
@@ -142,7 +146,7 @@ def test_conversation(app: Flask) -> None:
     assert keys(app) == {
         "REDIS_LINKS": {
             *("threads", "threads:by:Ada", "threads:by:Grace", "thread:1:comments"),
-            *("count:threads", "count:comments", "count:live"),
+            *("authors", "count:threads", "count:comments", "count:live"),
         },
         "REDIS_CONTENT": {"thread:1", "thread:2", "comment:1", "comment:2"},
     }
@@ -168,14 +172,14 @@ def test_owner_deletes_thread(app: Flask) -> None:
     assert ada.send(f"{gone}/delete").status_code == 303
     page = ada.get("/")
     assert titles(page) == ["Kept"]
-    assert "“Gone” is deleted." in page.text
+    assert "The thread “Gone” was deleted." in page.text
     assert "1 thread, 1 comment<" in page.text
     assert ada.get(gone).status_code == 404
     assert ada.send(f"{gone}/delete", form=kept).status_code == 404
     assert keys(app) == {
         "REDIS_LINKS": {
             *("threads", "threads:by:Ada", "thread:1:comments"),
-            *("count:threads", "count:comments", "count:live"),
+            *("authors", "count:threads", "count:comments", "count:live"),
         },
         "REDIS_CONTENT": {"thread:1", "comment:1"},
     }
@@ -203,15 +207,17 @@ def test_scripts_may_be_sent_twice(app: Flask) -> None:
         thread = store.get_thread(store.start_thread("Ada", "Title", "Text"))
         assert thread is not None
         used_keys = [store.THREADS, store.comments_of(thread.id), store.COMMENTS_COUNT]
+        used_keys.append(store.AUTHORS)
         add = store.links.register_script(store.ADD_COMMENT)
 
         for _ in range(2):
-            assert add(keys=used_keys, args=[thread.id, "7", 1.0, CHANNEL]) == 1
+            assert add(keys=used_keys, args=[thread.id, "7", "Ada", 1.0, CHANNEL]) == 1
 
         assert store.count_all() == (1, 1)
         assert store.links.lrange(used_keys[1], 0, -1) == ["7"]
         unlink = store.links.register_script(store.UNLINK_THREAD)
         used_keys.insert(1, store.by_author("Ada"))
+        used_keys.remove(store.AUTHORS)
 
         for _ in range(2):
             assert unlink(keys=used_keys, args=[thread.id, CHANNEL]) == ["7"]
@@ -281,13 +287,62 @@ def test_page_that_is_no_number(fake: Flask, page: str) -> None:
     assert Visitor(fake).get(f"/?page={page}").status_code == 200
 
 
-@pytest.mark.parametrize("path", ["", "/delete", "/events"])
+def test_authors(app: Flask) -> None:
+    """A name has a page once its user has written something, and users see their own
+    page before. For any other name it is a 404.
+    """
+    ada, grace, alan = (Visitor(app, name) for name in ("Ada", "Grace", "Alan"))
+    thread = ada.start()
+    grace.comment(thread, "Hello")
+    assert ada.send(f"{thread}/delete").status_code == 303
+
+    for name in ("Ada", "Grace"):
+        response = alan.get(f"/by/{name}")
+        assert response.status_code == 200
+        assert "has not started any threads" in response.text
+
+    assert alan.get("/by/Alan").status_code == 200
+    response = ada.get("/by/Alan")
+    assert response.status_code == 404
+    assert "Nobody with this name" in response.text
+
+
+def test_direction_of_texts(fake: Flask) -> None:
+    """Each text that a user wrote has its own direction, also while it is written."""
+    hebrew = {name: f"שלום {name}" for name in ("name", "title", "text", "comment")}
+    visitor = Visitor(fake, hebrew["name"])
+    thread = visitor.start(hebrew["title"], hebrew["text"])
+    visitor.comment(thread, hebrew["comment"])
+    author = f"/by/{hebrew['name']}"
+    shown = {
+        text
+        for path in ("/", author, thread, f"{thread}/delete")
+        for text in re.findall(
+            r'<(?:\w+ [^>]*dir="auto"[^>]*|bdi)>(?:<\w+[^>]*>)?([^<]+)',
+            visitor.get(path).text,
+        )
+    }
+    assert shown >= {*hebrew.values()}
+
+    for path in ("/", author, thread, f"{thread}/delete"):
+        # Outside of these elements there are no texts, except in the page's title.
+        page = re.sub("<title>.*</title>", "", visitor.get(path).text)
+        page = re.sub(r'<(\w+) [^>]*dir="auto".*?</\1>|<bdi>.*?</bdi>', "", page)
+        assert "שלום" not in re.sub("<[^>]*>", "", page).replace("thread “", ""), path
+
+    for path in ("/login", "/threads/new", thread):
+        fields = re.findall(r"<(?:input|textarea) [^>]*>", visitor.get(path).text)
+        visible = [field for field in fields if "hidden" not in field]
+        assert visible and all('dir="auto"' in field for field in visible)
+
+
+@pytest.mark.parametrize("path", ["", "/delete"])
 @pytest.mark.parametrize("thread", ["7", "0", "9" * 30])
 def test_unknown_thread(fake: Flask, path: str, thread: str) -> None:
     """A thread that does not exist is a 404 with an explanation."""
     response = Visitor(fake, "Ada").get(f"/threads/{thread}{path}")
     assert response.status_code == 404
-    assert "There is no such thread" in response.text
+    assert "This thread does not exist" in response.text
 
 
 def test_all_input_is_escaped(fake: Flask) -> None:
@@ -319,14 +374,14 @@ def test_all_input_is_escaped(fake: Flask) -> None:
     [
         ("/login", {}, "Your name is missing."),
         ("/login", {"name": " \t"}, "Your name is missing."),
-        ("/login", {"name": "A" * 31}, "Please use 30 characters at most."),
-        ("/login", {"name": "A\u200bda"}, "Please use visible characters only."),
+        ("/login", {"name": "A" * 31}, "Please use at most 30 characters."),
+        ("/login", {"name": "A\u200bda"}, "Please use only visible characters."),
         ("/threads/new", {"text": "Text"}, "The title is missing."),
-        ("/threads/new", {"title": "T" * 101, "text": "x"}, "100 characters at most."),
+        ("/threads/new", {"title": "T" * 101, "text": "x"}, "at most 100 characters."),
         ("/threads/new", {"title": "Title"}, "The text is missing."),
-        ("/threads/new", {"title": "T", "text": "x" * 2001}, "2000 characters at most"),
+        ("/threads/new", {"title": "T", "text": "x" * 2001}, "at most 2000 characters"),
         ("/threads/1", {"text": " \r\n "}, "Your comment is missing."),
-        ("/threads/1", {"text": "x" * 2001}, "Please use 2000 characters at most."),
+        ("/threads/1", {"text": "x" * 2001}, "Please use at most 2000 characters."),
     ],
 )
 def test_faulty_form(fake: Flask, path: str, form: dict[str, str], fault: str) -> None:
@@ -368,6 +423,9 @@ def test_form_without_token(fake: Flask, path: str) -> None:
         response = visitor.client.post(path, data={**fields, **token})
         assert response.status_code == 400
         assert "Form expired" in response.text
+        # The page knows that the user is logged in.
+        assert ">Ada</a>" in response.text
+        assert "Log in" not in response.text
 
     assert keys(fake) == before
     assert ">Ada</a>" in visitor.get("/").text
@@ -434,8 +492,8 @@ def test_login_leads_to_this_site(fake: Flask, target: str | None, found: str) -
 
 @pytest.mark.parametrize("kind", ["fakeredis", "server"])
 def test_rate_limit(kind: str, request: pytest.FixtureRequest) -> None:
-    """After ten posts within a minute, a user has to wait. Other users are not
-    affected. The sessions' database stores the counts.
+    """After ten posts within a minute, a user has to wait. Rejected posts do not count,
+    and other users are not affected. The sessions' database stores the counts.
     """
     # Set explicitly, because a Limiter keeps the setting of the previous app.
     settings: dict[str, t.Any] = {"RATELIMIT_ENABLED": True}
@@ -447,12 +505,17 @@ def test_rate_limit(kind: str, request: pytest.FixtureRequest) -> None:
     ada, grace = Visitor(app, "Ada"), Visitor(app, "Grace")
     thread = ada.start()
 
+    for _ in range(6):
+        assert ada.send(thread, text="").status_code == 400
+        assert ada.send("/threads/new", title="Title").status_code == 400
+        assert ada.send("/threads/7", form=thread, text="Lost").status_code == 404
+
     for number in range(9):
         ada.comment(thread, f"Comment {number}")
 
     response = ada.send(thread, text="One more")
     assert response.status_code == 429
-    assert "Not so fast" in response.text
+    assert "Too many requests" in response.text
     assert "One more" not in ada.get(thread).text
     grace.comment(thread, "Mine")
     kinds = {key.split(b":")[0] for key in app.extensions["redis"][PREFIXES[2]].keys()}
@@ -461,7 +524,7 @@ def test_rate_limit(kind: str, request: pytest.FixtureRequest) -> None:
 
 def read_event(stream: cabc.Iterator[t.Any], name: str) -> bytes:
     """Return the next event of a stream. Heartbeats and retry hints are skipped."""
-    while (chunk := next(stream)).startswith((b":", b"retry:")):
+    while (chunk := next(stream)).startswith((b"event: heartbeat", b"retry:")):
         pass
 
     assert f"event: {name}\n".encode() in chunk
@@ -529,13 +592,51 @@ def test_browser_comes_back(fake: Flask) -> None:
     response.close()
 
 
+def test_browser_comes_back_to_deleted_thread(fake: Flask) -> None:
+    """A browser that reconnects after the thread was deleted gets that event."""
+    response = Visitor(fake).get("/threads/7/events?after=3")
+    assert response.status_code == 200
+    stream = iter(response.response)
+    read_event(stream, "deleted")
+    assert next(stream, None) is None
+
+
+@pytest.mark.parametrize("fault", ["kill", "pause"])
+def test_lost_updates(start: Starter, fault: str) -> None:
+    """If live updates are lost, the response ends, so that the browser notices. A dead
+    server breaks the subscription. A hung one is noticed after a heartbeat.
+    """
+    server = start(Server)
+    settings: dict[str, t.Any] = {"HEARTBEAT": 600 if fault == "kill" else 0.5}
+    settings |= {"REDIS_LINKS_URL": server.url, "REDIS_LINKS_RETRY_DEADLINE": 0.5}
+    app = create_app({**UNLIMITED, **settings})
+    response = Visitor(app).get(f"{Visitor(app, 'Ada').start()}/events")
+    stream = iter(response.response)
+    assert next(stream) == b"retry: 2000\n\n"
+    wait_until(lambda: subscribers(app) == 1, "the process has subscribed")
+    getattr(server, fault)()
+
+    try:
+        assert {*stream} <= {b"event: heartbeat\ndata:\n\n"}
+    finally:
+        response.close()
+
+        if fault == "pause":
+            server.resume()
+
+
 def test_heartbeat() -> None:
-    """An idle viewer gets heartbeats, so that the server notices when it has gone."""
+    """An idle viewer gets heartbeats. So the server notices when the viewer has gone,
+    and the browser when the server has.
+    """
     app = create_app({**UNLIMITED, "HEARTBEAT": 0.05})
     response = Visitor(app).get(f"{Visitor(app, 'Ada').start()}/events")
     stream = iter(response.response)
     assert next(stream) == b"retry: 2000\n\n"
-    assert next(stream) == b": still here\n\n"
+
+    for _ in range(3):
+        assert next(stream) == b"event: heartbeat\ndata:\n\n"
+
     response.close()
 
 
@@ -546,7 +647,7 @@ def test_too_many_viewers() -> None:
     first, second = Visitor(app).get(events), Visitor(app).get(events)
     response = Visitor(app).get(events)
     assert response.status_code == 503
-    assert "too many viewers" in response.text
+    assert "There are too many viewers" in response.text
     # Closing frees a place, whether or not the stream has started.
     next(iter(first.response))
     first.close()
@@ -583,13 +684,13 @@ def test_status(app: Flask) -> None:
     response = Visitor(app, "Ada").get("/status")
     assert response.status_code == 200
     assert re.findall(r"<h2>(.*)</h2>", response.text) == list(PREFIXES)
-    assert response.text.count('<span class="badge ok">answers</span>') == 3
+    assert response.text.count('<span class="badge ok">up</span>') == 3
     assert len(re.findall(r"<dd>\d+\.\d ms</dd>", response.text)) == 3
     # The login used only the sessions' client.
     pools = status_of(response, "Connections")
     assert status_of(response, "Commands") == ["are sent"] * 3
-    assert status_of(response, "Last outage") == ["none in this process"] * 3
-    assert "Each worker process has its own connections" in response.text
+    assert status_of(response, "Last outage") == ["none"] * 3
+    assert "figures differ between processes" in response.text
     assert pools[:2] == ["none yet"] * 2
     assert pools[2].startswith("0 in use, 1 idle")
 
@@ -626,11 +727,17 @@ def test_outage_and_recovery(start: Starter, prefix: str) -> None:
         assert time.monotonic() - started < deadline + 3
         assert response.status_code == 503
         assert response.headers["Retry-After"] == "5"
-        assert "cannot reach its memory" in response.text
+        assert "A database does not respond" in response.text
         assert str(server.port) not in response.text
 
     form = {"text": "Lost", "csrf_token": token[1]}
     assert ada.client.post(thread, data=form).status_code == 503
+
+    for path in ("/", "/status"):
+        # Without her session, nobody knows whether she is logged in.
+        page = ada.get(path)
+        assert "Log in" not in page.text
+        assert (">Ada</a>" in page.text) == (prefix != "REDIS_SESSIONS")
 
     with ada.get("/static/style.css") as style:
         assert style.status_code == 200
@@ -641,13 +748,13 @@ def test_outage_and_recovery(start: Starter, prefix: str) -> None:
         "down" if name == prefix else "ok" for name in PREFIXES
     ]
     number = PREFIXES.index(prefix)
-    assert [text.startswith("down") for text in status_of(response, "Commands")] == [
+    assert [text == "fail immediately" for text in status_of(response, "Commands")] == [
         name == prefix for name in PREFIXES
     ]
     outages = status_of(response, "Last outage")
     lasting, *others = outages[number:] + outages[:number]
-    assert re.fullmatch(r"just now, not over, \w+Error", lasting)
-    assert others == ["none in this process"] * 2
+    assert re.fullmatch(r"just now, not over yet, \w+Error", lasting)
+    assert others == ["none"] * 2
 
     server.start()
     # A server that is down is asked every half second whether it is back.
@@ -677,7 +784,7 @@ def test_other_errors_are_logged(fake: Flask, caplog: pytest.LogCaptureFixture) 
 
     assert Visitor(fake, "Ada").get("/").status_code == 503
     assert [record.message.partition(":")[0] for record in caplog.records] == [
-        "A Redis failed"
+        "A Redis command failed"
     ]
 
 
@@ -701,7 +808,7 @@ def test_hung_sessions(start: Starter) -> None:
         response = ada.get("/pause")
         assert time.monotonic() - started < 5
         assert response.status_code == 503
-        assert "cannot reach its memory" in response.text
+        assert "A database does not respond" in response.text
         started = time.monotonic()
         assert ada.get("/").status_code == 503
         assert time.monotonic() - started < 5
@@ -820,7 +927,7 @@ def test_workers_share_the_board(server: Server, tmp_path: Path) -> None:
         send("/threads/1", "text=Hello")
 
         for viewer in viewers:
-            while not (line := viewer.readline()).startswith(b"data:"):
+            while not (line := viewer.readline()).startswith(b'data: "'):
                 assert line
 
             assert b"Hello" in line

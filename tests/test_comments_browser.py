@@ -4,9 +4,15 @@ from __future__ import annotations
 
 import collections.abc as cabc
 import contextlib
+import os
+import signal
+import subprocess
+import sys
 import typing as t
+from pathlib import Path
 
 import pytest
+from ephemeral_port_reserve import reserve
 from flask import Flask
 from playwright.sync_api import Browser
 from playwright.sync_api import expect
@@ -23,6 +29,7 @@ from .browser import start_thread
 from .conftest import Starter
 from .servers import Server
 from .servers import wait_until
+from .test_comments import answers
 
 pytestmark = pytest.mark.once
 
@@ -78,6 +85,12 @@ def shows_live(page: Page) -> None:
     expect(page.locator("#live")).to_have_text("Live", timeout=15_000)
 
 
+def shows_lost(page: Page) -> None:
+    expect(page.locator("#live")).to_have_text(
+        "Not live, reconnecting …", timeout=30_000
+    )
+
+
 def test_conversation(open_page: Open) -> None:
     """A comment from one browser appears in another without a reload, as text and only
     once. When the thread is deleted after a confirmation, the other browser says so.
@@ -108,17 +121,23 @@ def test_conversation(open_page: Open) -> None:
     other.goto(ada.url)
     other.get_by_role("link", name="Delete this thread").click()
     expect(other.get_by_role("heading", level=1)).to_have_text("Delete this thread?")
-    other.get_by_role("link", name="Keep it").click()
+    other.get_by_role("link", name="Cancel").click()
     other.get_by_role("link", name="Delete this thread").click()
-    other.get_by_role("button", name="Delete it").click()
-    expect(other.get_by_role("status")).to_have_text("“Two browsers” is deleted.")
+    other.get_by_role("button", name="Delete thread").click()
+    expect(other.get_by_role("status")).to_have_text(
+        "The thread “Two browsers” was deleted."
+    )
     expect(ada.locator("#live")).to_have_text("This thread was deleted")
+    # The form is gone, and so is the link to the confirmation.
+    expect(ada.get_by_label("Your comment")).to_have_count(0)
+    expect(ada.get_by_role("link", name="Delete this thread")).to_have_count(0)
+    expect(seen).to_have_count(2)
 
 
 def test_outage(open_page: Open, server: Server, app: Flask) -> None:
-    """A browser that watches a thread shows comments from after an outage, without a
-    reload. A page that is requested during the outage explains the problem. The server
-    notices when a viewer has gone.
+    """A browser that watches a thread shows that the live updates are lost, and after
+    the outage the new comments, without a reload. A page that is requested during the
+    outage explains the problem. The server notices when a viewer has gone.
     """
     with app.app_context():
         thread_id = store.start_thread("Ada", "Title", "Text")
@@ -129,7 +148,8 @@ def test_outage(open_page: Open, server: Server, app: Flask) -> None:
     log_in(asking, "Grace")
     server.kill()
     asking.goto("/")
-    expect(asking.get_by_role("heading")).to_have_text("Back in a moment")
+    expect(asking.get_by_role("heading")).to_have_text("Temporarily unavailable")
+    shows_lost(watching)
     server.start()
 
     with app.app_context():
@@ -141,6 +161,7 @@ def test_outage(open_page: Open, server: Server, app: Flask) -> None:
     expect(watching.locator("#comments")).to_contain_text(
         "After the outage", timeout=20_000
     )
+    shows_live(watching)
     asking.goto("/")
     expect(asking.get_by_role("heading", level=1)).to_have_text("Threads")
 
@@ -153,6 +174,36 @@ def test_outage(open_page: Open, server: Server, app: Flask) -> None:
     wait_until(is_subscribed, "the process has subscribed again")
     watching.context.close()
     wait_until(lambda: not is_subscribed(), "the last viewer is gone")
+
+
+def test_hung_board(browser: Browser, tmp_path: Path) -> None:
+    """If the board hangs, or the network is lost, the browser shows that the live
+    updates are lost, although its connection is open. Later it connects again.
+    """
+    port = reserve("127.0.0.1")
+    app = 'examples.comments:create_app({"HEARTBEAT": 1})'
+    command = [sys.executable, "-m", "flask", "--app", app, "run", "--port", str(port)]
+    environment = {**os.environ, "SECRET_KEY": "key"}
+
+    with (
+        (tmp_path / "log").open("wb") as log,
+        subprocess.Popen(command, env=environment, stderr=log, stdout=log) as process,
+        contextlib.closing(
+            browser.new_context(base_url=f"http://127.0.0.1:{port}")
+        ) as context,
+    ):
+        try:
+            wait_until(lambda: answers(port), "the board answers", timeout=30)
+            page = context.new_page()
+            log_in(page, "Ada")
+            start_thread(page, "Title", "Text")
+            shows_live(page)
+            process.send_signal(signal.SIGSTOP)
+            shows_lost(page)
+            process.send_signal(signal.SIGCONT)
+            expect(page.locator("#live")).to_have_text("Live", timeout=30_000)
+        finally:
+            process.kill()
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -58,11 +58,11 @@ def visits(page: str) -> int:
 
 
 def guests(page: str) -> list[tuple[str, str]]:
-    return re.findall(r"<b>(.*)</b>\s*<p>(.*)</p>", page)
+    return re.findall(r'<b dir="auto">(.*)</b>\s*<p dir="auto">(.*)</p>', page)
 
 
-def sign(client: FlaskClient, name: str, line: str) -> None:
-    response = client.post("/guests", data={"name": name, "line": line})
+def sign(client: FlaskClient, name: str, message: str) -> None:
+    response = client.post("/guests", data={"name": name, "message": message})
     assert (response.status_code, response.location) == (303, "/")
 
 
@@ -72,19 +72,19 @@ def test_page_counts_visits(client: FlaskClient) -> None:
 
 
 def test_guests_are_shown_newest_first(client: FlaskClient) -> None:
-    """The guest book shows the newest line first, without surrounding whitespace."""
+    """The guest book shows the newest message first, without surrounding whitespace."""
     sign(client, "Ada", "First!")
     sign(client, " Zoë ", "  Grüße  ")
     assert guests(client.get("/").text) == [("Zoë", "Grüße"), ("Ada", "First!")]
 
 
 def test_guests_are_limited(client: FlaskClient) -> None:
-    """The guest book keeps only the latest twenty lines."""
+    """The guest book keeps only the latest twenty messages."""
     for number in range(23):
         sign(client, "Ada", f"Line {number}")
 
-    lines = [line for _, line in guests(client.get("/").text)]
-    assert lines == [f"Line {number}" for number in range(22, 2, -1)]
+    messages = [message for _, message in guests(client.get("/").text)]
+    assert messages == [f"Line {number}" for number in range(22, 2, -1)]
 
 
 def test_guests_are_escaped(client: FlaskClient) -> None:
@@ -100,13 +100,19 @@ def test_guests_are_escaped(client: FlaskClient) -> None:
     ("form", "fault"),
     [
         ({}, "Your name is missing."),
-        ({"name": " \t", "line": "Hello"}, "Your name is missing."),
-        ({"name": "Ada", "line": " "}, "Your line is missing."),
-        ({"name": "A" * 41, "line": "Hello"}, "Your name is longer than 40 characters"),
-        ({"name": "Ada", "line": "x" * 141}, "Your line is longer than 140 characters"),
+        ({"name": " \t", "message": "Hello"}, "Your name is missing."),
+        ({"name": "Ada", "message": " "}, "Your message is missing."),
+        (
+            {"name": "A" * 41, "message": "Hello"},
+            "Your name is longer than 40 characters",
+        ),
+        (
+            {"name": "Ada", "message": "x" * 141},
+            "Your message is longer than 140 characters",
+        ),
     ],
 )
-def test_faulty_line_is_refused(
+def test_faulty_message_is_refused(
     client: FlaskClient, form: dict[str, str], fault: str
 ) -> None:
     """A form with an empty or too long field is rejected with a message. The form stays
@@ -121,8 +127,8 @@ def test_faulty_line_is_refused(
     assert guests(response.text) == []
 
 
-def test_longest_line_is_kept(client: FlaskClient) -> None:
-    """A name and a line with exactly the maximum lengths are accepted."""
+def test_longest_message_is_kept(client: FlaskClient) -> None:
+    """A name and a message with exactly the maximum lengths are accepted."""
     sign(client, "A" * 40, "x" * 140)
     assert guests(client.get("/").text) == [("A" * 40, "x" * 140)]
 
@@ -145,7 +151,7 @@ def test_other_sites_cannot_sign(
     client: FlaskClient, headers: dict[str, str], status: int
 ) -> None:
     """A form is rejected if the browser says that it comes from another site."""
-    form = {"name": "Ada", "line": "Hello"}
+    form = {"name": "Ada", "message": "Hello"}
     response = client.post("/guests", data=form, headers=headers)
     assert response.status_code == status
     assert len(guests(client.get("/").text)) == (1 if status == 303 else 0)
@@ -196,11 +202,11 @@ def test_dead_redis_is_a_friendly_page(
     if method == "GET":
         response = client.get("/")
     else:
-        form = {"name": "Ada", "line": "Hello"}
+        form = {"name": "Ada", "message": "Hello"}
         response = client.post("/guests", data=form, follow_redirects=True)
 
     assert response.status_code == 503
-    assert "cannot reach its memory" in response.text
+    assert "The database does not respond" in response.text
 
     for secret in ("hush", "127.0.0.1", str(port)):
         assert secret not in response.text

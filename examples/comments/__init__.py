@@ -43,14 +43,16 @@ def create_app(config: cabc.Mapping[str, t.Any] | None = None) -> Flask:
         MAX_CONTENT_LENGTH=64 * 1024,
         # Each viewer of a board thread occupies one server thread of the process.
         MAX_VIEWERS=50,
-        # In seconds. After this time, the server notices that a viewer has left.
+        # In seconds. How often the server tells a viewer that it is still connected.
         HEARTBEAT=15.0,
     )
     app.config.from_mapping(redis_settings())
     app.config.from_mapping(config)
 
-    # Register this first: its before-request function must run before the others.
-    app.register_blueprint(errors.bp)
+    # Register these first: an error page of another extension shows the user, too. The
+    # functions that run before a request run in the order of registration.
+    for part in (errors, auth, board, status):
+        app.register_blueprint(part.bp)
 
     # After this call, the prefixes are known. No connection is open yet.
     manager.init_app(app)
@@ -64,10 +66,6 @@ def create_app(config: cabc.Mapping[str, t.Any] | None = None) -> Flask:
     app.config["RATELIMIT_STORAGE_URI"] = "redis://"
     app.config["RATELIMIT_STORAGE_OPTIONS"] = {"connection_pool": sessions_pool}
     limiter.init_app(app)
-
-    for part in (auth, board, status):
-        app.register_blueprint(part.bp)
-
     live.init_app(app)
     outages.init_app(app)
     times.init_app(app)

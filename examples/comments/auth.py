@@ -27,8 +27,12 @@ P = t.ParamSpec("P")
 
 @bp.before_app_request
 def load_user() -> None:
-    """Set ``g.user`` to the user's name or None, for views and templates."""
-    g.user = session.get("user")
+    """Set ``g.user`` to the user's name or None, for views and templates.
+
+    During an outage of the sessions it is not set: nobody knows who the visitor is.
+    """
+    if "session_error" not in g:
+        g.user = session.get("user")
 
 
 def login_required(

@@ -31,7 +31,13 @@ from .live import TooManyViewers
 
 bp = Blueprint("board", __name__)
 
-posting_limit = limiter.shared_limit("10 per minute", scope="posting", methods=["POST"])
+NO_THREAD = "This thread does not exist. It may have been deleted."
+
+# The limit is on these two functions, not on the views that call them: a form that is
+# rejected does not count.
+posting_limit = limiter.shared_limit("10 per minute", scope="posting")
+start_thread = posting_limit(store.start_thread)
+add_comment = posting_limit(store.add_comment)
 
 
 @bp.get("/")
@@ -50,21 +56,22 @@ def index() -> ResponseReturnValue:
 def by_author(author: str) -> ResponseReturnValue:
     """Show the threads that one author has started."""
     page = store.list_threads(page_number(), author)
+
+    if not page.total and author != g.user and not store.is_author(author):
+        abort(404, "Nobody with this name has written anything.")
+
     check_page(page)
     return render_template("index.html", page=page, author=author)
 
 
 @bp.route("/threads/new", methods=["GET", "POST"])
-@posting_limit
 @login_required
 def start() -> ResponseReturnValue:
     """Start a thread."""
     form = ThreadForm()
 
     if form.validate_on_submit():
-        thread_id = store.start_thread(
-            g.user, form.title.data or "", form.text.data or ""
-        )
+        thread_id = start_thread(g.user, form.title.data or "", form.text.data or "")
         # With status 303, reloading the page does not start another thread.
         return redirect(url_for(".show", thread_id=thread_id), 303)
 
@@ -81,7 +88,6 @@ def show(thread_id: int) -> ResponseReturnValue:
 
 
 @bp.post("/threads/<int:thread_id>")
-@posting_limit
 @login_required
 def comment(thread_id: int) -> ResponseReturnValue:
     """Comment on a thread."""
@@ -91,9 +97,9 @@ def comment(thread_id: int) -> ResponseReturnValue:
     if not form.validate():
         return render_thread(thread, form), 400
 
-    if not store.add_comment(thread_id, g.user, form.text.data or ""):
+    if not add_comment(thread_id, g.user, form.text.data or ""):
         # The thread was deleted after it was read above.
-        abort(404)
+        abort(404, NO_THREAD)
 
     return redirect(url_for(".show", thread_id=thread_id), 303)
 
@@ -105,20 +111,23 @@ def delete(thread_id: int) -> ResponseReturnValue:
     thread = find(thread_id)
 
     if thread.author != g.user:
-        abort(403, "Only those who started a thread can delete it.")
+        abort(403, "Only the user who started this thread can delete it.")
 
     if request.method == "GET":
         return render_template("delete.html", thread=thread)
 
     store.delete_thread(thread)
-    flash(f"“{thread.title}” is deleted.")
+    flash(f"The thread “{thread.title}” was deleted.")
     return redirect(url_for(".index"), 303)
 
 
 @bp.get("/threads/<int:thread_id>/events")
 def events(thread_id: int) -> ResponseReturnValue:
-    """Send new comments live, as server-sent events."""
-    find(thread_id)
+    """Send new comments live, as server-sent events.
+
+    A deleted thread is not an error here: a browser that reconnects receives the event
+    that says so, but could not read an error page.
+    """
     # The number of the last comment that the browser has. A browser that reconnects
     # sends it in the header. At first it is in the URL.
     after = request.headers.get("Last-Event-ID", type=int)
@@ -129,7 +138,7 @@ def events(thread_id: int) -> ResponseReturnValue:
         changed = watching.enter_context(get_feed().watch(thread_id))
     except TooManyViewers:
         # The page works without live updates, and requests them again later.
-        abort(503, "There are too many viewers right now.")
+        abort(503, "There are too many viewers. Please try again later.")
 
     @copy_current_request_context
     def look(seen: int) -> list[tuple[int, str]] | None:
@@ -167,16 +176,16 @@ def stream(
     :param look: Returns the comments after that number, each as its number and HTML.
         Returns None if the thread was deleted.
     :param heartbeat: Seconds after which something is sent even without new comments.
+        The browser shows that the updates are lost if nothing arrives. And the server
+        notices only when it sends something that a viewer has left.
     """
     # Milliseconds that the browser waits before it reconnects.
     yield "retry: 2000\n\n"
 
     while True:
-        if not changed.wait(heartbeat):
-            # The server must send something to notice that a viewer has left.
-            yield ": still here\n\n"
-            continue
-
+        # After the heartbeat, look even if nothing has changed. If Redis hangs, this
+        # is how a viewer notices it.
+        changed.wait(heartbeat)
         # Clear it before the look: a change during the look sets it again.
         changed.clear()
 
@@ -194,13 +203,15 @@ def stream(
             # The data must be one line, so the HTML is encoded as JSON.
             yield f"id: {seen}\nevent: comment\ndata: {json.dumps(html)}\n\n"
 
+        yield "event: heartbeat\ndata:\n\n"
+
 
 def find(thread_id: int) -> store.Thread:
     """Return the thread, or raise a 404."""
     thread = store.get_thread(thread_id)
 
     if thread is None:
-        abort(404, "There is no such thread, or not any more.")
+        abort(404, NO_THREAD)
 
     return thread
 
@@ -219,4 +230,4 @@ def page_number() -> int:
 def check_page(page: store.Page[store.Thread] | store.Page[store.Comment]) -> None:
     """Raise a 404 for a page after the last one."""
     if page.number > page.last:
-        abort(404, "There are fewer pages than that.")
+        abort(404, "This page does not exist: the list is shorter.")

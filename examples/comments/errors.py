@@ -24,10 +24,15 @@ bp = Blueprint("errors", __name__)
 REDIS_ERRORS = (redis.RedisError, RedisClusterException)
 
 TITLES = {
-    403: "Not yours",
-    404: "Nothing here",
-    413: "Too long",
-    429: "Not so fast",
+    403: "Not allowed",
+    404: "Not found",
+    413: "Text too long",
+    429: "Too many requests",
+}
+
+MESSAGES = {
+    413: "The text is too long. Please go back and shorten it.",
+    429: "Please wait a minute, then try again.",
 }
 
 
@@ -37,7 +42,7 @@ def check_session() -> None:
 
     Do not raise it on the status page, which must work during an outage.
     """
-    error: Exception | None = g.pop("session_error", None)
+    error: Exception | None = g.get("session_error")
 
     if error is not None and request.endpoint != "status.show":
         raise error
@@ -51,9 +56,10 @@ def say_sorry(error: Exception) -> ResponseReturnValue:
     is_outage = any(pool.down for pool in manager.stats().values())
     level = logging.DEBUG if is_outage else logging.ERROR
     # The error may contain the server's address: log it, but do not show it.
-    current_app.logger.log(level, "A Redis failed: %s", error)
-    message = "The board cannot reach its memory right now. Please try again soon."
-    page = render_template("error.html", title="Back in a moment", message=message)
+    current_app.logger.log(level, "A Redis command failed: %s", error)
+    message = "A database does not respond. Please try again in a few seconds."
+    title = "Temporarily unavailable"
+    page = render_template("error.html", title=title, message=message)
     return page, 503, {"Retry-After": "5"}
 
 
@@ -69,11 +75,7 @@ def show_error(error: HTTPException) -> ResponseReturnValue:
     """Show the page for any other error."""
     code = error.code or 500
     title = TITLES.get(code, error.name)
-    message = error.description
-
-    if code == 429:
-        message = "That was too much at once. Please wait a minute."
-
+    message = MESSAGES.get(code, error.description)
     page = render_template("error.html", title=title, message=message)
     # Keep the error's own headers, such as Allow.
     headers = [header for header in error.get_headers() if header[0] != "Content-Type"]

@@ -27,14 +27,14 @@ def one_line(text: str | None) -> str:
 def printable(form: FlaskForm, field: t.Any) -> None:
     """Refuse invisible characters: names that look the same must be the same."""
     if not field.data.isprintable():
-        raise ValidationError("Please use visible characters only.")
+        raise ValidationError("Please use only visible characters.")
 
 
 def text_of(what: str, characters: int) -> list[t.Any]:
     """Return the validators for a text: it is required, and its length is limited."""
     return [
         DataRequired(f"{what} is missing."),
-        Length(max=characters, message="Please use %(max)d characters at most."),
+        Length(max=characters, message="Please use at most %(max)d characters."),
     ]
 
 
@@ -50,7 +50,7 @@ class ThreadForm(FlaskForm):
     """The form that starts a thread."""
 
     title = StringField("Title", text_of("The title", 100), filters=[one_line])
-    text = TextAreaField("What is it about?", text_of("The text", 2000), filters=[tidy])
+    text = TextAreaField("Text", text_of("The text", 2000), filters=[tidy])
 
 
 class CommentForm(FlaskForm):

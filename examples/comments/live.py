@@ -92,6 +92,8 @@ class Feed:
                     # After an error this connects and subscribes again.
                     message = pubsub.get_message(timeout=POLL)
                 except REDIS_ERRORS:
+                    # Let all viewers look: they notice that Redis does not respond.
+                    self._wake()
                     time.sleep(PAUSE)
                     continue
 
@@ -106,12 +108,12 @@ class Feed:
 
             return bool(self._viewers)
 
-    def _wake(self, message: dict[str, t.Any]) -> None:
+    def _wake(self, message: dict[str, t.Any] | None = None) -> None:
         with self._lock:
-            if message["type"] == "message":
+            if message is not None and message["type"] == "message":
                 viewers = self._viewers.get(int(message["data"]), set())
             else:
-                # The subscription is new or renewed. Earlier messages may be lost.
+                # The subscription is lost, new or renewed. Messages may be lost.
                 viewers = set().union(*self._viewers.values())
 
             for viewer in viewers:

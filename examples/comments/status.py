@@ -14,9 +14,9 @@ from .outages import last_outages
 bp = Blueprint("status", __name__)
 
 PURPOSES = {
-    "REDIS_LINKS": "What belongs together: lists, counters and sorted sets",
-    "REDIS_CONTENT": "What people wrote: hashes",
-    "REDIS_SESSIONS": "Who is logged in, and rate limits",
+    "REDIS_LINKS": "Which threads and comments there are: sorted sets, lists, counters",
+    "REDIS_CONTENT": "The texts of threads and comments: hashes",
+    "REDIS_SESSIONS": "Sessions and rate limits",
 }
 
 

@@ -4,6 +4,7 @@
 
 - ``threads``: a sorted set of thread ids, by the time of the latest comment
 - ``threads:by:<author>``: the same for one author, by the time of the start
+- ``authors``: a set of the names of all who have written something
 - ``thread:<id>:comments``: a list of comment ids, oldest first
 - ``count:threads``, ``count:comments``: counters that generate ids
 - ``count:live``: the number of comments
@@ -38,6 +39,7 @@ links: t.Any = manager.get("REDIS_LINKS")
 content: t.Any = manager.get("REDIS_CONTENT")
 
 THREADS = "threads"
+AUTHORS = "authors"
 COMMENTS_COUNT = "count:live"
 
 # Channels do not belong to a database: all apps on a server share their names.
@@ -110,10 +112,11 @@ def start_thread(author: str, title: str, text: str) -> int:
     written = {"title": title, "text": text, "author": author, "created": now}
     content.hset(f"thread:{thread_id}", mapping=written)
 
-    # In a transaction, so that the thread is in both sorted sets or in neither.
+    # In a transaction, so that the thread is in all sets or in none.
     with links.pipeline() as pipe:
         pipe.zadd(THREADS, {str(thread_id): now})
         pipe.zadd(by_author(author), {str(thread_id): now})
+        pipe.sadd(AUTHORS, author)
         pipe.execute()
 
     return thread_id
@@ -122,8 +125,9 @@ def start_thread(author: str, title: str, text: str) -> int:
 # A script also runs in one step, and can read before it writes. It adds no comment to a
 # deleted thread. If its reply is lost, it runs again and finds the comment.
 ADD_COMMENT = """
-local threads, comments, count = KEYS[1], KEYS[2], KEYS[3]
-local thread, comment, now, channel = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
+local threads, comments, count, authors = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
+local thread, comment, author = ARGV[1], ARGV[2], ARGV[3]
+local now, channel = ARGV[4], ARGV[5]
 
 if not redis.call('ZSCORE', threads, thread) then
   return 0
@@ -133,6 +137,7 @@ if not redis.call('LPOS', comments, comment, 'RANK', -1, 'MAXLEN', 100) then
   redis.call('RPUSH', comments, comment)
   redis.call('ZADD', threads, now, thread)
   redis.call('INCR', count)
+  redis.call('SADD', authors, author)
   redis.call('PUBLISH', channel, thread)
 end
 
@@ -150,8 +155,8 @@ def add_comment(thread_id: int, author: str, text: str) -> bool:
     # The server caches the script, so later calls send only its hash.
     add = links.register_script(ADD_COMMENT)
     added = add(
-        keys=[THREADS, comments_of(thread_id), COMMENTS_COUNT],
-        args=[thread_id, comment_id, now, CHANNEL],
+        keys=[THREADS, comments_of(thread_id), COMMENTS_COUNT, AUTHORS],
+        args=[thread_id, comment_id, author, now, CHANNEL],
     )
 
     if not added:
@@ -188,6 +193,11 @@ def delete_thread(thread: Thread) -> None:
     )
     # Remove the list of comments last: a second call of this function needs it.
     links.unlink(comments)
+
+
+def is_author(name: str) -> bool:
+    """Return whether someone with this name has written a thread or a comment."""
+    return bool(links.sismember(AUTHORS, name))
 
 
 def get_thread(thread_id: int) -> Thread | None:

@@ -26,7 +26,7 @@ from flask_and_redis import RedisManager
 
 HOST = "127.0.0.1"
 MAX_GUESTS = 20
-MAX_LENGTHS = {"name": 40, "line": 140}
+MAX_LENGTHS = {"name": 40, "message": 140}
 
 manager = RedisManager()
 # A proxy: it is created before the app, and uses the client of the current app.
@@ -61,10 +61,10 @@ def index() -> ResponseReturnValue:
 
 @bp.post("/guests")
 def sign() -> ResponseReturnValue:
-    """Add a line to the guest book."""
+    """Add a message to the guest book."""
     if is_from_another_site():
-        message = "Please use the form on the guest book's own page."
-        return render_error("That came from another site", message), 403
+        message = "Please use the form on the page of the guest book."
+        return render_error("Form of another site", message), 403
 
     guest = {field: request.form.get(field, "").strip() for field in MAX_LENGTHS}
 
@@ -88,9 +88,9 @@ def sign() -> ResponseReturnValue:
 @bp.app_errorhandler(redis.RedisError)
 def redis_failed(error: redis.RedisError) -> ResponseReturnValue:
     # The error may contain the server's address: log it, but do not show it.
-    current_app.logger.error("A Redis failed: %s", error)
-    message = "The page cannot reach its memory right now. Please try again soon."
-    return render_error("Back in a moment", message), 503
+    current_app.logger.error("A Redis command failed: %s", error)
+    message = "The database does not respond. Please try again in a few seconds."
+    return render_error("Temporarily unavailable", message), 503
 
 
 def is_from_another_site() -> bool:

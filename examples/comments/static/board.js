@@ -2,6 +2,7 @@
 
 const list = document.querySelector("#comments[data-events]");
 const live = document.querySelector("#live");
+const LOST = "Not live, reconnecting …";
 
 function say(text, state) {
   live.textContent = text;
@@ -11,8 +12,18 @@ function say(text, state) {
 
 function watch(url) {
   const events = new EventSource(url);
+  let watchdog;
 
-  events.addEventListener("open", () => say("Live", "on"));
+  // The server sends this event after it has read the comments, and at regular times.
+  events.addEventListener("heartbeat", () => {
+    say("Live", "on");
+    clearTimeout(watchdog);
+    // A lost network or a server that hangs causes no error event.
+    watchdog = setTimeout(() => {
+      events.close();
+      lose(url);
+    }, 3000 * list.dataset.heartbeat);
+  });
 
   events.addEventListener("comment", (event) => {
     const template = document.createElement("template");
@@ -31,24 +42,29 @@ function watch(url) {
 
   events.addEventListener("deleted", () => {
     events.close();
+    clearTimeout(watchdog);
     say("This thread was deleted", "off");
+    document.querySelectorAll("[data-until-deleted]").forEach((part) => part.remove());
   });
 
   events.addEventListener("error", () => {
-    // After a lost connection, the browser reconnects by itself.
-    say("Connecting …", "off");
+    clearTimeout(watchdog);
 
-    // After an error page, as in an outage, the browser does not reconnect.
+    // After an error page, as in an outage, the browser does not reconnect by itself.
     if (events.readyState === EventSource.CLOSED) {
-      setTimeout(() => retry(url), 3000 + Math.random() * 4000);
+      lose(url);
+    } else {
+      say(LOST, "off");
     }
   });
 }
 
-function retry(url) {
+// Show that the updates are lost, and connect again later.
+function lose(url) {
+  say(LOST, "off");
   const next = new URL(url, location.href);
   next.searchParams.set("after", list.dataset.seen ?? next.searchParams.get("after"));
-  watch(next);
+  setTimeout(() => watch(next), 3000 + Math.random() * 4000);
 }
 
 if (list) {
