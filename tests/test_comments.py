@@ -35,6 +35,7 @@ from flask_and_redis import prefix_up
 
 from .browser import serve
 from .conftest import Starter
+from .pages import DOCS
 from .servers import Server
 from .servers import wait_until
 
@@ -935,12 +936,16 @@ def test_workers_share_the_board(server: Server, tmp_path: Path) -> None:
         assert numsub() == 2
 
 
+def without_numbers(log: str) -> str:
+    return re.sub(r"\d+", "0", log.replace("127.0.0.1", "localhost"))
+
+
 LINE = r"\[[\d-]+ [\d:,]+\] \[(\d+)\] (\w+) flask_and_redis: The Redis 'REDIS_LINKS' .*"
 
 
 def test_log_of_an_outage(start: Starter, tmp_path: Path) -> None:
     """The log tells about an outage in three lines for each worker, however many
-    requests fail.
+    requests fail. The page about the example shows them.
     """
     server = start(Server)
     settings = {**urls(server), "REDIS_LINKS_RETRY_DEADLINE": "0.5"}
@@ -973,6 +978,14 @@ def test_log_of_an_outage(start: Starter, tmp_path: Path) -> None:
         wait_until(are_back, "all workers are back", timeout=30)
 
     assert levels() in (n * [["WARNING", "ERROR", "WARNING"]] for n in (1, 2))
+    page = (DOCS / "example.rst").read_text()
+    lines = re.findall(r"^    (\[.* flask_and_redis: .*)$", page, re.M)
+    assert len(lines) == 3
+
+    for line in lines:
+        beginning = without_numbers(line.removesuffix("..."))
+        assert beginning in without_numbers(log.read_text())
+
     # gunicorn's own lines have another format.
     rest = re.sub(LINE, "", log.read_text())
     assert "Redis" not in rest
