@@ -32,7 +32,7 @@ THREADS: list[tuple[int, str, str, str, list[tuple[int, str, str]]]] = [
     (
         9000,
         "Grace",
-        "Which keys do you let expire?",
+        "Which keys should expire?",
         "Sessions, caches, rate limits. What else?",
         [(8000, "Alan", "Locks. Always.")],
     ),
@@ -40,25 +40,25 @@ THREADS: list[tuple[int, str, str, str, list[tuple[int, str, str]]]] = [
         2900,
         "Alan",
         "A list or a sorted set?",
-        "When things only ever come at the end, is there a reason not to use a list?",
+        "New items come only at the end. Is there a reason not to use a list?",
         [
-            (2800, "Grace", "None, as long as nobody asks for the middle."),
-            (2000, "Ada", "Taking one out means looking at all of them."),
+            (2800, "Grace", "No, unless you need items from the middle."),
+            (2000, "Ada", "Removing an item is slow: Redis searches the whole list."),
         ],
     ),
     (
         190,
         "Ada",
         "Two databases, one page",
-        "Links are in one Redis and what we write is in another.\n"
-        "Who of you keeps them apart in production, and why?",
+        "Our links are in one Redis, and our texts are in another.\n"
+        "Do you separate them in production, too? Why?",
         [
-            (170, "Grace", "We do. The links are small, and must be quick."),
-            (95, "Alan", "And they are backed up on their own."),
+            (170, "Grace", "Yes. The links are small, and must be fast."),
+            (95, "Alan", "We also back them up separately."),
             (
                 12,
                 "Linus",
-                "Write the content first, and link it last.\nDelete it in reverse.",
+                "Write the text first and the link last.\nDelete in reverse order.",
             ),
         ],
     ),
