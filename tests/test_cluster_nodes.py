@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import gc
 import time
 import typing as t
 
@@ -73,6 +74,36 @@ def test_all_nodes_replaced(start: Starter) -> None:
             asyncio.run(use())
 
         wait_until(lambda: is_back(client), "the new cluster is found", timeout=20)
+
+
+def test_node_that_left(fresh_cluster: Cluster) -> None:
+    """The connections to a node that has left the cluster are closed."""
+    url = f"redis+cluster://{fresh_cluster.address}"
+    client: t.Any = make_app(URL=url, CLIENT_NAME="left").extensions["redis"]["REDIS"]
+    client.ping(target_nodes=client.get_replicas())
+    *others, leaving = fresh_cluster.nodes
+
+    with leaving.admin() as admin:
+        node = admin.execute_command("CLUSTER", "MYID").decode()
+
+    def count() -> int:
+        with leaving.admin() as admin:
+            return [each["name"] for each in admin.client_list()].count("left")
+
+    assert count() > 0
+
+    for other in others:
+        with other.admin() as admin:
+            admin.execute_command("CLUSTER", "FORGET", node)
+
+    def is_left() -> bool:
+        # As after a failure.
+        client.nodes_manager.initialize()
+        gc.collect()
+        return count() == 0
+
+    wait_until(is_left, "the connections are closed")
+    assert client.set("k", 1)
 
 
 @pytest.fixture

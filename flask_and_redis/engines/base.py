@@ -284,7 +284,9 @@ class Engine(Commands, abc.ABC):
                 mask_secrets(pool.connection_kwargs)
                 adoption.adopt_pool(pool, spec.max_idle)
 
-            if self.pools(client):
+            # A cluster's client drops the pools of nodes that are gone. Ours has no
+            # close() that could disconnect them for other threads.
+            if self.pools(client) and not self.closes_for_good:
                 adoption.keep_pools_open(client, pools)
 
         adoption.renew_locks_after_fork(client, self.all_pools)
