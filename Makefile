@@ -28,7 +28,7 @@ test: $(VENV)/.test  ## Run the tests
 	$(BIN)/python -m pytest --numprocesses 2 -rs $(if $(CI),--reruns 1) --cov --cov-fail-under=100 $(ARGS)
 
 quick: $(VENV)/.test  ## Run the tests that need no server (seconds)
-	$(BIN)/python -m pytest --numprocesses 2 --quiet -m "not server and not long" $(ARGS)
+	$(BIN)/python -m pytest --numprocesses 2 --quiet -m "not server and not long and not chaos" $(ARGS)
 
 bench: $(VENV)/.test  ## Measure how fast it is, beside redis-py alone (9 minutes)
 	$(INSTALL) --group benchmarks
