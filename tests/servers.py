@@ -15,6 +15,7 @@ import signal
 import socket
 import subprocess
 import tempfile
+import threading
 import time
 import typing as t
 from pathlib import Path
@@ -329,6 +330,23 @@ class Server(Startable):
         except BaseException:
             self.stop()
             raise
+
+    @contextlib.contextmanager
+    def starting_soon(self) -> cabc.Iterator[None]:
+        """Start after half a second, while the block waits for the server."""
+
+        def start() -> None:
+            time.sleep(0.5)
+            self.start()
+
+        thread = threading.Thread(target=start)
+        thread.start()
+
+        try:
+            yield
+        finally:
+            # Also if the block fails: nobody would stop a server that starts later.
+            thread.join()
 
     def kill(self) -> None:
         """Kill the process immediately, even if it is paused."""

@@ -29,7 +29,6 @@ from .cutter import Cutter
 from .servers import Cluster
 from .servers import Sentinels
 from .servers import Server
-from .test_retry import start_soon
 
 Use = cabc.Callable[[t.Any], object]
 
@@ -224,9 +223,9 @@ def test_retry_0_with_a_pool_of_the_application(own_server: Server, kind: str) -
     client = client_of(CONNECTION_POOL=pool, CLASS=client_class, RETRY=0)
     client.ping()
     own_server.stop()
-    thread = start_soon(own_server)
-    assert client.incr("k") == 1
-    thread.join()
+
+    with own_server.starting_soon():
+        assert client.incr("k") == 1
     pool.disconnect()
 
 
@@ -237,9 +236,9 @@ def test_retry_0_in_asyncio(server: Server, own_server: Server) -> None:
     async def use() -> None:
         async with manager.get_async() as client:
             own_server.stop()
-            thread = start_soon(own_server)
-            assert await client.incr("k") == 1
-            thread.join()
+
+            with own_server.starting_soon():
+                assert await client.incr("k") == 1
 
     with Cutter(server.port) as cutter:
         cut_app, cut_manager = manage(URL=cutter.url, RETRY=0)
@@ -269,9 +268,9 @@ def test_retry_0_after_an_idle_connection_was_lost(
     client = client_of(URL=own_server.url, RETRY=0)
     client.ping()
     own_server.stop()
-    thread = start_soon(own_server)
-    assert client.incr("k") == 1
-    thread.join()
+
+    with own_server.starting_soon():
+        assert client.incr("k") == 1
 
 
 def test_pool_with_a_function_for_connections(server: Server) -> None:
@@ -334,9 +333,9 @@ def test_retry_0_with_connections_of_the_application(
     client = client_of(CONNECTION_POOL=pool, RETRY=0)
     client.ping()
     own_server.stop()
-    thread = start_soon(own_server)
-    assert client.incr("k") == 1
-    thread.join()
+
+    with own_server.starting_soon():
+        assert client.incr("k") == 1
     pool.disconnect()
 
 

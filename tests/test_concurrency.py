@@ -235,8 +235,9 @@ def test_1000_apps(server: Server) -> None:
     for _ in range(1000):
         use_one()
 
-    assert count_objects() == before
-    assert threading.active_count() == threads
+    # Objects of earlier tests may have gone meanwhile.
+    assert count_objects() <= before
+    assert threading.active_count() <= threads
     deadline = time.monotonic() + 5
 
     # The server needs a moment to notice that the connections are closed.

@@ -178,18 +178,18 @@ def test_ping_never_waits_longer(
 
         with app.app_context():
             started = time.monotonic()
-            results = manager.ping(timeout=0.5)
+            results = manager.ping(timeout=2)
             took = time.monotonic() - started
 
     proceed.set()
-    # One ping after another would take 4 s.
-    assert took < 2.5
+    # One ping after another would take 16 s.
+    assert took < 8
     assert [prefix for prefix, result in results.items() if result.ok] == ["FINE"]
     down = results.pop("DOWN")
     assert down.ms is None and down.error is not None
     assert "refused" in down.error
     results.pop("FINE")
-    silence = "No answer within 0.5 s."
+    silence = "No answer within 2 s."
     assert {result.error for result in results.values()} == {silence}
 
 

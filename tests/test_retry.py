@@ -54,26 +54,14 @@ def is_back(client: t.Any) -> bool:
         return False
 
 
-def start_soon(server: Server) -> threading.Thread:
-    """Start a server after half a second, while a command waits for it."""
-
-    def start() -> None:
-        time.sleep(0.5)
-        server.start()
-
-    thread = threading.Thread(target=start)
-    thread.start()
-    return thread
-
-
 def test_restart_is_ridden_out(own_server: Server) -> None:
     """A command that is sent while the server is down succeeds once it is back."""
     client = make(URL=own_server.url)
     client.set("k", 1)
     own_server.stop()
-    thread = start_soon(own_server)
-    assert client.incr("k") == 1
-    thread.join()
+
+    with own_server.starting_soon():
+        assert client.incr("k") == 1
 
 
 @pytest.mark.parametrize("transaction", [True, False])
@@ -89,18 +77,20 @@ def test_pipelines_are_replayed(own_server: Server, transaction: bool) -> None:
         pipe.set("a", 1).incr("a")
         script(keys=["n"], client=pipe)
         own_server.stop()
-        thread = start_soon(own_server)
-        assert pipe.execute() == [True, 2, 1]
-        thread.join()
+
+        with own_server.starting_soon():
+            assert pipe.execute() == [True, 2, 1]
+
         # The pipeline can be used again.
         assert pipe.get("a").get("dropped").execute() == [b"2", None]
         assert pipe.execute() == []
 
     assert client.pipeline().set("b", 1).get("b").execute() == [True, b"1"]
     own_server.stop()
-    thread = start_soon(own_server)
-    assert client.pipeline(transaction=transaction).set("b", 2).execute() == [True]
-    thread.join()
+    pipe = client.pipeline(transaction=transaction).set("b", 2)
+
+    with own_server.starting_soon():
+        assert pipe.execute() == [True]
 
 
 def test_lock_over_a_restart(own_server: Server) -> None:
@@ -108,10 +98,9 @@ def test_lock_over_a_restart(own_server: Server) -> None:
     client = make(URL=own_server.url)
     client.ping()
     own_server.stop()
-    thread = start_soon(own_server)
 
-    with client.lock("lock", timeout=5):
-        thread.join()
+    with own_server.starting_soon(), client.lock("lock", timeout=5):
+        pass
 
 
 def test_watch_is_not_replayed(cutter: Cutter) -> None:
@@ -209,9 +198,8 @@ def test_retry_0_while_an_error_is_handled(cutter: Cutter, own_server: Server) -
     try:
         first.incr("k")
     except redis.ConnectionError:
-        thread = start_soon(own_server)
-        assert second.incr("k") == 1
-        thread.join()
+        with own_server.starting_soon():
+            assert second.incr("k") == 1
 
 
 def test_retry_0_in_a_cluster(fresh_cluster: Cluster) -> None:
@@ -258,9 +246,9 @@ def test_retry_0_still_connects(own_server: Server) -> None:
     """With RETRY = 0, connecting is still retried."""
     client = make(URL=own_server.url, RETRY=0)
     own_server.stop()
-    thread = start_soon(own_server)
-    assert client.incr("k") == 1
-    thread.join()
+
+    with own_server.starting_soon():
+        assert client.incr("k") == 1
 
 
 def test_one_try_while_down(own_server: Server) -> None:
@@ -705,16 +693,17 @@ def test_async_restart(async_app: Flask, own_server: Server) -> None:
     async def use(client: t.Any) -> None:
         await client.set("a", 1)
         own_server.stop()
-        thread = start_soon(own_server)
-        assert await client.incr("a") == 1
-        thread.join()
+
+        with own_server.starting_soon():
+            assert await client.incr("a") == 1
+
         script = client.register_script("return ARGV[1]")
         pipe = client.pipeline().set("b", 1).incr("b")
         await script(args=["x"], client=pipe)
         own_server.stop()
-        thread = start_soon(own_server)
-        assert await pipe.execute() == [True, 2, b"x"]
-        thread.join()
+
+        with own_server.starting_soon():
+            assert await pipe.execute() == [True, 2, b"x"]
 
         async with client.pipeline() as pipe:
             await pipe.watch("a")

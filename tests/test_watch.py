@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import threading
-import time
 import typing as t
 
 import pytest
@@ -113,27 +111,17 @@ def test_async_cluster(
         asyncio.run(use())
 
 
-def start_soon(server: Server) -> threading.Thread:
-    def start() -> None:
-        time.sleep(0.5)
-        server.start()
-
-    thread = threading.Thread(target=start)
-    thread.start()
-    return thread
-
-
 def test_restart(own_server: Server) -> None:
     """WATCH is retried while a server restarts. What follows it is not."""
     client = make(URL=own_server.url)
     client.ping()
     own_server.stop()
-    thread = start_soon(own_server)
 
     with client.pipeline() as pipe:
-        pipe.watch("k", "j")
-        pipe.watch("i")
-        thread.join()
+        with own_server.starting_soon():
+            pipe.watch("k", "j")
+            pipe.watch("i")
+
         pipe.multi()
         own_server.stop()
 
@@ -149,12 +137,12 @@ def test_async_restart(own_server: Server) -> None:
         async with app.extensions["manager"].get_async() as client:
             await client.ping()
             own_server.stop()
-            thread = start_soon(own_server)
 
             async with client.pipeline() as pipe:
-                await pipe.watch("k")
-                await pipe.watch("j")
-                thread.join()
+                with own_server.starting_soon():
+                    await pipe.watch("k")
+                    await pipe.watch("j")
+
                 pipe.multi()
                 assert await pipe.incr("k").execute() == [1]
 
