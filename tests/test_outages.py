@@ -6,6 +6,8 @@ import asyncio
 import collections.abc as cabc
 import os
 import socket
+import subprocess
+import sys
 import threading
 import time
 import typing as t
@@ -299,6 +301,30 @@ def test_thread_that_cannot_start(monkeypatch: pytest.MonkeyPatch) -> None:
             outage.ask(lambda: True)
 
     assert outage.ask(lambda: True)
+
+
+def test_hung_probe_delays_no_exit() -> None:
+    """A process can exit immediately, even if a probe hangs."""
+    code = """
+import socket, threading, time
+import redis
+from flask import Flask
+from flask_and_redis import RedisManager
+socket.getaddrinfo = lambda *args, **kwargs: time.sleep(60)
+app = Flask("x")
+app.config["REDIS_URL"] = "redis://h"
+RedisManager(app)
+client = app.extensions["redis"]["REDIS"]
+client._command_deadline.go_down(None, redis.TimeoutError("down"))
+try:
+    client.get("k")
+except redis.TimeoutError as error:
+    print(error, threading.active_count())
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=30
+    )
+    assert done.stdout == "down 2\n"
 
 
 class Tries(redis.RedisCluster):

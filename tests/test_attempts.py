@@ -1,0 +1,317 @@
+"""What happens between two attempts of a command."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import typing as t
+import weakref
+
+import pytest
+import redis
+import redis.asyncio
+from flask import Flask
+
+from flask_and_redis import RedisManager
+
+from .cutter import Cutter
+from .objects import deadline_of
+from .objects import take_down
+from .scripted import Scripted
+from .servers import Certificates
+from .servers import Cluster
+from .servers import Server
+from .servers import wait_until
+
+
+def make_app(**config: t.Any) -> Flask:
+    app = Flask("attempts")
+    app.config.update({f"REDIS_{name}": value for name, value in config.items()})
+    app.extensions["manager"] = RedisManager(app)
+    return app
+
+
+def make(**config: t.Any) -> t.Any:
+    """The client of prefix REDIS with these settings."""
+    return make_app(**config).extensions["redis"]["REDIS"]
+
+
+class Clock:
+    """Time that passes only while somebody sleeps."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+        self.pauses: list[float] = []
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.pauses.append(seconds)
+        self.now += seconds
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """The clock of all commands."""
+    clock = Clock()
+
+    for module in ("attempts", "client", "deadline"):
+        monkeypatch.setattr(f"flask_and_redis.deadline.{module}.time", clock)
+
+    return clock
+
+
+class Lost(redis.Redis):
+    """A client whose commands lose their connection."""
+
+    def execute_command(self, *args: t.Any, **options: t.Any) -> t.Any:
+        raise redis.ConnectionError("lost")
+
+
+class Full(redis.Redis):
+    """A client whose pool is full."""
+
+    def execute_command(self, *args: t.Any, **options: t.Any) -> t.Any:
+        raise redis.ConnectionError("Too many connections")
+
+
+def test_pauses(clock: Clock) -> None:
+    """The pauses between two attempts grow from 20 ms to half a second, less up to a
+    half by chance. Together they take as long as the deadline.
+    """
+    client = make(URL="redis://h", CLASS=Lost, RETRY_DEADLINE=5)
+
+    with pytest.raises(redis.ConnectionError):
+        client.get("k")
+
+    # The last pauses end with the deadline.
+    pauses = zip(clock.pauses, [0.02, 0.04, 0.08, 0.16, 0.32, 0.5, 0.5], strict=False)
+    assert [pair for pair in pauses if not pair[1] / 2 <= pair[0] <= pair[1]] == []
+    assert max(clock.pauses) <= 0.5
+    assert clock.now == pytest.approx(1005)
+
+
+def test_pauses_of_a_full_pool(clock: Clock) -> None:
+    """A full pool is asked again after at most 10 ms, until the deadline."""
+    client = make(URL="redis://h", CLASS=Full, RETRY_DEADLINE=1)
+
+    with pytest.raises(redis.ConnectionError, match="were in use for 1 seconds"):
+        client.get("k")
+
+    assert min(clock.pauses[:50]) >= 0.005
+    assert max(clock.pauses) <= 0.01
+    assert clock.now == pytest.approx(1001)
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        b"-CLUSTERDOWN The cluster is down\r\n",
+        b"-TRYAGAIN Multiple keys request during rehashing of slot\r\n",
+        b"-LOADING Redis is loading the dataset in memory\r\n",
+    ],
+)
+def test_temporary_errors(scripted: Scripted, reply: bytes) -> None:
+    """A command is sent again if the server says that this will help."""
+    client = make(URL=scripted.url)
+    scripted.plan(b"GET", reply, reply)
+    assert client.get("own") == b"0 default own"
+    assert scripted.names().count(b"GET") == 3
+
+
+def test_cut_while_tls_begins(tls_server: Server, certificates: Certificates) -> None:
+    """If a connection is lost while TLS begins, neither side has refused the other.
+    Another attempt is made.
+    """
+    with Cutter(tls_server.port) as cutter:
+        # A handshake begins with these bytes.
+        cutter.lose(b"\x16\x03\x01", times=2)
+        url = cutter.url.replace("redis:", "rediss:")
+        client = make(URL=url, SSL_CA_CERTS=str(certificates.ca))
+        assert client.incr("k") == 1
+        assert cutter.connections == 3
+        client.connection_pool.disconnect()
+
+
+# Pipelines
+
+
+def test_dropped_commands(server: Server) -> None:
+    """A pipeline whose commands were dropped has nothing to execute."""
+    client = make(URL=server.url)
+    pipe = client.pipeline()
+    pipe.set("dropped", 1)
+    pipe.reset()
+    assert pipe.execute() == []
+    assert client.get("dropped") is None
+
+
+class Value(str):
+    """A value to which a weak reference is possible."""
+
+
+def test_dropped_commands_are_forgotten(server: Server) -> None:
+    """A pipeline does not keep the values of commands that were dropped."""
+    pipe = make(URL=server.url).pipeline()
+    value = Value("v")
+    reference = weakref.ref(value)
+    pipe.set("dropped", value)
+    pipe.reset()
+    pipe.set("k", 1)
+    del value
+    assert reference() is None
+    assert pipe.execute() == [True]
+
+
+def test_watch_as_a_command(cutter: Cutter) -> None:
+    """A transaction is not replayed either if WATCH was sent by its name."""
+    client = make(URL=cutter.url)
+
+    with client.pipeline() as pipe:
+        pipe.execute_command("WATCH", "k")
+        pipe.multi()
+        pipe.incr("k")
+        cutter.lose(b"EXEC")
+
+        with pytest.raises((redis.WatchError, redis.ConnectionError)):
+            pipe.execute()
+
+    assert client.get("k") == b"1"
+
+
+def test_refused_pipeline_is_empty(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A pipeline that is not sent because its prefix is down has no commands left."""
+    monkeypatch.setattr("flask_and_redis.engines.operations.ANSWER_TIMEOUT", 0.1)
+    server.pause()
+
+    try:
+        app = make_app(URL=server.url)
+        client: t.Any = app.extensions["redis"]["REDIS"]
+        take_down(deadline_of(client))
+        pipe = client.pipeline().set("k", 1)
+
+        with pytest.raises(redis.TimeoutError, match="^down"):
+            pipe.execute()
+
+        assert len(pipe) == 0
+
+        async def use() -> None:
+            async with app.extensions["manager"].get_async() as client:
+                pipe = client.pipeline().set("k", 1)
+
+                with pytest.raises(redis.TimeoutError, match="^down"):
+                    await pipe.execute()
+
+                assert len(pipe) == 0
+
+        with app.app_context():
+            asyncio.run(use())
+    finally:
+        server.resume()
+
+
+# Clusters
+
+
+def test_replay_on_another_node(fresh_cluster: Cluster) -> None:
+    """A pipeline is replayed on the nodes that serve its keys now, also if the caller
+    named a node.
+    """
+    client = make(URL=f"redis+cluster://{fresh_cluster.address}", RETRY_DEADLINE=30)
+    client.set("k", 1)
+    node = client.get_node_from_key("k")
+    client.wait(1, 1000, target_nodes=node)
+    pipe = client.pipeline(transaction=False)
+    pipe.execute_command("GET", "k", target_nodes=node)
+    fresh_cluster.master_of("k").kill()
+    assert pipe.execute() == [b"1"]
+
+
+def test_another_default_node(cluster: Cluster) -> None:
+    """A command without a key is retried on another node if its node hangs."""
+    client = make(
+        URL=f"redis+cluster://{cluster.address}",
+        SOCKET_TIMEOUT=0.3,
+        RETRY_DEADLINE=20,
+    )
+    default = client.get_default_node()
+    node = next(node for node in cluster.nodes if node.port == default.port)
+    node.pause()
+
+    try:
+        assert client.time()
+        assert client.get_default_node() != default
+    finally:
+        node.resume()
+
+
+# Probes
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+def test_probe_is_closed(own_server: Server, is_async: bool) -> None:
+    """The connection of a probe is closed, and does not wait to be collected."""
+    made: list[t.Any] = []
+    base: t.Any = redis.asyncio.Connection if is_async else redis.Connection
+
+    class Recorded(base):  # type: ignore[misc]
+        """A connection that something else refers to."""
+
+        def __init__(self, **kwargs: t.Any) -> None:
+            super().__init__(**kwargs)
+            made.append(self)
+
+    app = make_app(URL=own_server.url, RETRY_DEADLINE=0.2)
+
+    def probe(client: t.Any) -> None:
+        client.connection_pool.connection_class = Recorded
+        take_down(deadline_of(client))
+
+    if is_async:
+
+        async def use() -> None:
+            async with app.extensions["manager"].get_async() as client:
+                await client.ping()
+                probe(client)
+
+                while deadline_of(client).down:
+                    with contextlib.suppress(redis.TimeoutError):
+                        assert await client.ping()
+
+        with app.app_context():
+            asyncio.run(use())
+    else:
+        client: t.Any = app.extensions["redis"]["REDIS"]
+        client.ping()
+        probe(client)
+        wait_until(client.ping, "the server is back")
+
+    assert made
+    wait_until(lambda: own_server.count_clients() <= 1, "the probe's is closed")
+
+
+@pytest.mark.parametrize(("timeout", "expected"), [(5, 1), (0.7, 0.7)])
+def test_timeouts_of_probes(server: Server, timeout: float, expected: float) -> None:
+    """A probe waits for a second, or less if the prefix's own timeouts are shorter. It
+    does not try again by itself.
+    """
+    made: list[t.Any] = []
+
+    class Recorded(redis.Connection):
+        def __init__(self, **kwargs: t.Any) -> None:
+            super().__init__(**kwargs)
+            made.append(self)
+
+    client = make(
+        URL=server.url, SOCKET_TIMEOUT=timeout, SOCKET_CONNECT_TIMEOUT=timeout
+    )
+    client.ping()
+    client.connection_pool.connection_class = Recorded
+    take_down(deadline_of(client))
+    wait_until(client.ping, "the server is back")
+    probe = made[0]
+    assert (probe.socket_timeout, probe.socket_connect_timeout) == (expected, expected)
+    assert probe.retry.get_retries() == 0
