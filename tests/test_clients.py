@@ -25,10 +25,12 @@ from flask_and_redis import current_redis
 from flask_and_redis import Redis
 from flask_and_redis import RedisManager
 
+from .conftest import Starter
 from .cutter import Cutter
 from .servers import Cluster
 from .servers import Sentinels
 from .servers import Server
+from .servers import wait_until
 
 Use = cabc.Callable[[t.Any], object]
 
@@ -380,6 +382,23 @@ def test_close_does_not_interrupt(server: Server) -> None:
         assert message is not None and message["data"] == b"text"
         assert other.ping()
         pubsub.close()
+
+
+def test_dropped_client_closes_idle_connections(start: Starter) -> None:
+    """If something else still uses the pool of a client that is dropped, the idle
+    connections of the pool are closed.
+    """
+    server = start(Server)
+    client = client_of(URL=server.url)
+    pubsub = client.pubsub()
+    pubsub.subscribe("c")
+    assert pubsub.get_message(timeout=5)
+    client.ping()
+    assert server.count_clients() == 2
+    del client
+    gc.collect()
+    wait_until(lambda: server.count_clients() == 1, "the idle connection is closed")
+    pubsub.close()
 
 
 class Flaky(redis.CredentialProvider):

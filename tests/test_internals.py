@@ -224,6 +224,15 @@ def test_disconnect_idle(pool: t.Any) -> None:
     assert internals.count_connections(pool) == (0, 1)
 
 
+def test_disconnect_idle_keeps_the_order(pool: t.Any) -> None:
+    """The connection that was returned last is still lent first."""
+    first, last = take(pool), take(pool)
+    pool.release(first)
+    pool.release(last)
+    internals.disconnect_idle(pool)
+    assert [take(pool), take(pool)] == [last, first]
+
+
 def test_is_full_pool(pool: t.Any) -> None:
     """The error of a full pool is recognized, and that of a server is not."""
     connections = [take(pool), take(pool)]
