@@ -117,6 +117,30 @@ def test_makes_no_prefix(app: Flask, setting: str, value: object) -> None:
     assert discover(app, None, **{setting: value}) == []
 
 
+#: Hosts of other software, as its documentation or its images name them.
+FOREIGN_HOSTS = """
+    RUN SERVER APP API WEB HTTP HTTP_PROXY NO_PROXY SITE PUBLIC BIND CDN CDN_ASSETS
+    SHOP_DB DB_REPLICA DB DATABASE SQLALCHEMY MYSQL MARIADB POSTGRES PGBOUNCER MSSQL
+    ORACLE MONGODB CASSANDRA CLICKHOUSE INFLUXDB NEO4J COUCHDB MAIL EMAIL SMTP IMAP POP3
+    FTP SFTP SSH LDAP RABBITMQ AMQP KAFKA NATS MQTT ZOOKEEPER CONSUL ELASTICSEARCH
+    ES SHOP_ES OPENSEARCH SOLR MEILI MEILISEARCH TYPESENSE MEMCACHED STATSD GRAPHITE
+    JAEGER_AGENT OTEL DD_AGENT DATADOG SENTRY LOGSTASH FLUENTD SYSLOG VAULT MINIO S3 AWS
+    DOCKER CHROMA MILVUS QDRANT VECTOR_STORE WEAVIATE
+"""
+
+
+@pytest.mark.parametrize("prefix", FOREIGN_HOSTS.split())
+def test_hosts_of_other_software(app: Flask, prefix: str) -> None:
+    """The host of other software defines no prefix."""
+    assert discover(app, None, **{f"{prefix}_HOST": "localhost"}) == []
+
+
+@pytest.mark.parametrize("prefix", ["APPLE", "SHOP_APP", "BINDER", "SITES", "ESTATE"])
+def test_hosts_with_similar_names(app: Flask, prefix: str) -> None:
+    """A name that only begins or ends like one of other software defines a prefix."""
+    assert discover(app, None, **{f"{prefix}_HOST": "localhost"}) == [prefix]
+
+
 def test_keys_that_are_no_text(app: Flask) -> None:
     """Config keys that are not strings are ignored."""
     app.config[1] = "redis://localhost"

@@ -211,8 +211,11 @@ def test_wrong_prefix_registered_again(app: Flask) -> None:
     """A prefix that a manager skipped works after Redis registers it correctly."""
     app.config["X_HOST"] = "a b"
     manager = RedisManager(app)
+    registry = app.extensions["redis"]
+    assert "'X_HOST' must name a host" in registry.skipped["X"]
     app.config["X_HOST"] = "h"
     client = Redis(app, "X")
+    assert registry.skipped == {}
 
     with app.app_context():
         assert manager.get("X").connection is client.connection

@@ -135,6 +135,36 @@ def test_url_and_host_make_the_same_client(
     assert with_host.make_connection().retry.get_retries() == 0
 
 
+@pytest.mark.parametrize(
+    ("url", "port"),
+    [
+        ("redis://h", 6379),
+        ("rediss://h", 6379),
+        ("valkey://h", 6379),
+        ("redis+cluster://h", 6379),
+        ("redis+sentinel://h/mymaster", 26379),
+    ],
+)
+def test_default_port(app: Flask, url: str, port: int) -> None:
+    """A URL without a port means the usual one of its kind of server."""
+    app.config["REDIS_URL"] = url
+    RedisManager(app)
+    spec = app.extensions["redis"].get_spec("REDIS")
+    assert f"h:{port}" in spec.engine.describe_address(spec)
+
+
+@pytest.mark.parametrize(
+    "name", ["db", "health_check_interval", "max_idle", "retry", "retry_deadline"]
+)
+@pytest.mark.parametrize("value", [0, "0"])
+def test_0_is_a_value(name: str, value: object) -> None:
+    """These settings can be 0."""
+    app = Flask("settings")
+    app.config.update({"REDIS_HOST": "h", f"REDIS_{name.upper()}": value})
+    RedisManager(app)
+    assert app.extensions["redis"].get_spec("REDIS").values[name].value == value
+
+
 @pytest.mark.parametrize("option", ["RETRY_ON_ERROR", "RETRY_ON_TIMEOUT"])
 @pytest.mark.filterwarnings("ignore:.*retry_on_timeout.*:DeprecationWarning")
 def test_errors_to_retry_make_no_retries_of_redis_py(option: str) -> None:
