@@ -302,7 +302,7 @@ def test_timeouts_of_probes(server: Server, timeout: float, expected: float) -> 
 
     class Recorded(redis.Connection):
         def __init__(self, **kwargs: t.Any) -> None:
-            super().__init__(**kwargs)
+            super().__init__(**kwargs)  # type: ignore[no-untyped-call]
             made.append(self)
 
     client = make(
