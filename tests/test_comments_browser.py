@@ -31,7 +31,8 @@ from .servers import Server
 from .servers import wait_until
 from .test_comments import answers
 
-pytestmark = pytest.mark.once
+# Each wait for the browser has its own limit.
+pytestmark = [pytest.mark.once, pytest.mark.timeout(240)]
 
 PHONE: t.Any = {"width": 360, "height": 740}
 
