@@ -452,7 +452,8 @@ def test_info(run: Run, each_server: Server) -> None:
 
     def info_of_cache() -> str:
         # A long warning is wrapped.
-        return " ".join(run(config, "info", "CACHE").output.split())
+        done = run(config, "info", "CACHE", "--timeout", "20")
+        return " ".join(done.output.split())
 
     assert "evicts nothing, because its policy is noeviction" in info_of_cache()
 
