@@ -17,7 +17,8 @@ def files_of(page: str) -> list[dict[str, str]]:
     """
     text = (DOCS / f"{page}.rst").read_text()
     blocks = re.findall(
-        r"^\.\. code-block:: python\n    :caption: (\S+)\n\n((?:    .*\n|\n)+)",
+        r"^\.\. code-block:: python\n    :caption: (\S+)\n"
+        r"(?:    :emphasize-lines: .*\n)?\n((?:    .*\n|\n)+)",
         text,
         re.M,
     )

@@ -1,37 +1,119 @@
+"""The README is correct: its commands and its app run as they stand there."""
+
 from __future__ import annotations
 
+import os
 import re
-import typing as t
+import subprocess
+import sys
+import textwrap
 from pathlib import Path
+from urllib.request import urlopen
 
 import pytest
-from flask import Flask
+from ephemeral_port_reserve import reserve
+
+from .pages import files_of
+from .web import serve_script
 
 pytestmark = pytest.mark.once
 
-README = Path(__file__).parent.parent / "README.rst"
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.rst").read_text()
+PROJECT = (ROOT / "pyproject.toml").read_text()
 
 
-def python_blocks() -> list[str]:
-    """The Python code blocks of the README."""
-    blocks = re.findall(
-        r"^\.\. code-block:: python\n\n((?:    .*\n|\n)+)", README.read_text(), re.M
+def blocks(language: str) -> list[str]:
+    """The README's code blocks in one language."""
+    found = re.findall(
+        rf"^\.\. code-block:: {language}\n\n((?:    .*\n|\n)+)", README, re.M
     )
-    return [re.sub(r"^    ", "", block, flags=re.M) for block in blocks]
+    return [textwrap.dedent(block).strip() for block in found]
 
 
-def test_quick_start(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The app in the README runs without changes."""
-    monkeypatch.setenv("FLASK_REDIS_URL", "fakeredis:///0")
-    monkeypatch.setenv("FLASK_CACHE_URL", "fakeredis:///1")
-    namespace: dict[str, t.Any] = {"__name__": "readme"}
-    (code,) = python_blocks()
-    exec(code, namespace)
-    app: Flask = namespace["create_app"]()
-    client = app.test_client()
-    assert client.get("/").text == "Welcome, visitor 1"
+def test_quick_start(tmp_path: Path) -> None:
+    """The commands of the quick start serve its app. Only pip is neither installed nor
+    run, as it needs a package index.
+    """
+    checkout = tmp_path / "checkout"
+    checkout.mkdir()
+    (checkout / "pyproject.toml").write_text(PROJECT)
+    _, install, run = blocks("text")
+    (extra,) = re.findall(r"^pip install '\.\[(\w+)\]'$", install, re.M)
+    assert f"\n{extra} = [" in PROJECT
+    port = reserve("127.0.0.1")
+    script = f"""
+pip() {{ test "$1" = install && test -f pyproject.toml; }}
+{install.replace("-m venv", "-m venv --without-pip")}
+cat >app.py <<'END'
+{blocks("python")[0]}
+END
+{run.replace("flask run", f"exec flask run --port {port}")}
+"""
 
-    with app.app_context():
-        namespace["cache"].set("motd", "Hello")
+    with serve_script(script, checkout, port) as base, urlopen(base) as response:
+        assert response.read() == b"Report 1"
 
-    assert client.get("/").text == "Hello, visitor 2"
+
+def test_make() -> None:
+    """make knows the two commands. They install packages, so that they do not run."""
+    commands = re.findall(r"^(make \w+) +#", blocks("text")[0], re.M)
+    assert len(commands) == 2
+
+    for command in commands:
+        subprocess.run(
+            [*command.split(), "--dry-run"], cwd=ROOT, check=True, capture_output=True
+        )
+
+
+def test_links() -> None:
+    """All links begin with the address in pyproject.toml, and lead to existing files.
+    So one command moves them to a new home.
+    """
+    (home,) = re.findall(r'^Repository = "(.*)"$', PROJECT, re.M)
+    links = re.findall(r"<(.*?)>`_", README)
+    links += re.findall(r'^(?:Documentation|Changelog) = "(.*)"$', PROJECT, re.M)
+    assert len(links) > 5
+    assert README.count("https://") == README.count(f"{home}/blob/main/") > 5
+
+    for link in links:
+        assert link.startswith(f"{home}/blob/main/")
+        assert (ROOT / link.removeprefix(f"{home}/blob/main/")).exists(), link
+
+
+@pytest.mark.timeout(300)
+def test_types(tmp_path: Path) -> None:
+    """Both quick starts pass the strict checks of mypy, if it is installed."""
+    pytest.importorskip("mypy")
+    (tmp_path / "readme.py").write_text(blocks("python")[0])
+    first, second = files_of("quickstart")
+    (tmp_path / "first.py").write_text(first["app.py"])
+    (tmp_path / "second.py").write_text(second["app.py"])
+    command = [sys.executable, "-m", "mypy", "--strict", "--config-file=", "."]
+    result = subprocess.run(
+        command,
+        cwd=tmp_path,
+        env={**os.environ, "MYPYPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
+    assert "no issues found in 3 source files" in result.stdout, result.stdout
+
+
+def test_installation() -> None:
+    """The installation page names the versions and extras in pyproject.toml."""
+    page = (ROOT / "docs" / "installation.rst").read_text()
+    required = {"Python": re.findall(r'requires-python = ">=(.*)"', PROJECT)[0]}
+    names = {"flask": "Flask", "werkzeug": "Werkzeug", "redis": "redis-py"}
+
+    for name, title in names.items():
+        (required[title],) = re.findall(rf'^    "{name}>=(.*)",$', PROJECT, re.M)
+
+    for title, version in required.items():
+        assert re.search(rf"^{title} +{re.escape(version)} or later$", page, re.M)
+        assert title == "Werkzeug" or f"{title} {version}" in README
+
+    _, _, extras = PROJECT.partition("[project.optional-dependencies]\n")
+    names_of_extras = re.findall(r"^([\w-]+) = \[", extras.partition("\n[")[0], re.M)
+    documented = re.findall(r"^``([\w-]+)``  ", page, re.M)
+    assert sorted(documented) == sorted(names_of_extras)

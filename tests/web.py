@@ -1,4 +1,4 @@
-"""Serve apps with gunicorn, in separate processes."""
+"""Serve apps in separate processes: with gunicorn, or with the commands of a page."""
 
 from __future__ import annotations
 
@@ -10,8 +10,13 @@ import sys
 import time
 import typing as t
 from pathlib import Path
+from urllib.error import HTTPError
+from urllib.error import URLError
+from urllib.request import urlopen
 
 from ephemeral_port_reserve import reserve
+
+from .servers import wait_until
 
 
 class Gunicorn:
@@ -75,3 +80,45 @@ def gunicorn(
         yield server
     finally:
         server.stop()
+
+
+def environment() -> dict[str, str]:
+    """Environment variables with this Python's own commands first on PATH."""
+    directory = str(Path(sys.executable).parent)
+    return {**os.environ, "PATH": os.pathsep.join([directory, os.environ["PATH"]])}
+
+
+@contextlib.contextmanager
+def serve_script(script: str, directory: Path, port: int) -> t.Iterator[str]:
+    """Serve an app with a shell script, and yield its address.
+
+    :param script: The last command must serve the app on the port, with ``exec``.
+    :param directory: Where the script runs.
+    :param port: The port of the app.
+    """
+    with subprocess.Popen(
+        ["sh", "-ec", script],
+        cwd=directory,
+        env=environment(),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    ) as process:
+        try:
+            base = f"http://127.0.0.1:{port}"
+
+            def answers() -> bool:
+                assert process.poll() is None
+
+                try:
+                    urlopen(f"{base}/no-such-page").close()
+                except HTTPError:
+                    return True
+                except URLError:
+                    return False
+
+                return True
+
+            wait_until(answers, "the app answers", timeout=40)
+            yield base
+        finally:
+            process.terminate()
