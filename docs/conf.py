@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from importlib.metadata import version as get_version
 
 project = "Flask-And-Redis"
@@ -30,3 +31,16 @@ html_css_files = ["custom.css"]
 
 # Each block of examples starts from an app of its own, without a server.
 doctest_test_doctest_blocks = "default"
+
+
+def break_names(app, pagename, templatename, context, doctree):
+    """Let long names break after underscores, slashes and dots: see custom.css."""
+    context["body"] = re.sub(
+        r'(?<=<span class="pre">)[^<]*',
+        lambda code: re.sub(r"([_/.])(?=[^_/.\d])", r"\1<wbr>", code.group()),
+        context.get("body", ""),
+    )
+
+
+def setup(app):
+    app.connect("html-page-context", break_names)

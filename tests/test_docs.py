@@ -105,6 +105,19 @@ def test_every_setting_is_documented() -> None:
     assert {name for name in missing if not is_later(SETTINGS[name])} == set()
 
 
+def test_common_settings() -> None:
+    """The first table has the ten most used settings, with the same defaults and
+    examples as the complete tables.
+    """
+    rows = table("common")
+    assert len(rows) == 10
+
+    for row in rows:
+        complete = SETTINGS[literals(row["setting"])[0]]
+        assert row["default"] == complete["default"]
+        assert row["example"] == complete["example"]
+
+
 def test_old_names_are_documented() -> None:
     """The row of each setting also documents its old name."""
     for old, new in OLD_NAMES.items():
