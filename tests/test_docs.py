@@ -172,7 +172,7 @@ def test_default(name: str) -> None:
         assert documented == f"``{str(config.enabled).lower()}``"
     elif name == "TIMEOUT":
         # This default is added when the client is created.
-        app = Flask("docs")
+        app = Flask("timeouts")
         app.config.update(
             {f"X_{key.upper()}": base for key, base in base_of(name).items()}
         )
