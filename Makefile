@@ -9,7 +9,7 @@ INSTALL := $(BIN)/python -m pip install --quiet --constraint .ci/constraints.txt
 export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
-.PHONY: help run run-gunicorn free-port test quick bench bench-outages check format constraints clean
+.PHONY: help run run-gunicorn free-port test quick bench bench-outages mutants check format constraints clean
 
 help:  ## Show this help
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 22
@@ -42,6 +42,10 @@ bench-outages: $(VENV)/.test  ## Measure how long requests wait in outages (13 m
 	$(INSTALL) --group benchmarks
 	$(BIN)/python -m tests.benchmarks.outages --csv docs/measured/outages.csv
 
+mutants: $(VENV)/.test  ## Change the code, and see whether a test fails; PART=spec for a part of it (hours)
+	$(INSTALL) --group mutants
+	$(BIN)/python -m tests.mutants $(PART) $(ARGS)
+
 check: $(VENV)/.check  ## Run all checks: style, types, docs, package, every Python
 	$(BIN)/tox run $(ARGS)
 
@@ -51,10 +55,10 @@ format: $(VENV)/.check  ## Format the code
 
 constraints: $(VENV)/.check  ## Pin the development tools' newest versions
 	$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.10 --no-header --no-annotate \
-	  $(addprefix --group ,tests integrations load benchmarks hiredis docs typing style package check pre-commit) --all-extras pyproject.toml | grep -vE '^(fakeredis|flask|redis|werkzeug)=' >.ci/constraints.txt
+	  $(addprefix --group ,tests integrations load benchmarks mutants hiredis docs typing style package check pre-commit) --all-extras pyproject.toml | grep -vE '^(fakeredis|flask|redis|werkzeug)=' >.ci/constraints.txt
 
 clean:  ## Remove what the other targets made
-	rm -rf $(VENV) .tox .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage dist docs/_build
+	rm -rf $(VENV) .tox .mutants .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage dist docs/_build
 
 $(VENV)/.venv:
 	$(PYTHON) -m venv $(VENV)

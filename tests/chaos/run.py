@@ -101,14 +101,21 @@ class Run:
         print(self)
 
         for user in self._users:
-            for use in user.uses:
-                # A prefix may still be down.
-                attempt = functools.partial(user.attempt, use)
-                wait_until(attempt, f"{use.__name__} succeeds", timeout=PATIENCE)
-
-            user.check_counters()
+            self._check(user)
 
         self._close()
+
+    def _check(self, user: User) -> None:
+        """Check that a user succeeds, as there are no faults any more."""
+        for use in user.uses:
+            try:
+                # Its prefix may still be down.
+                attempt = functools.partial(user.attempt, use)
+                wait_until(attempt, f"{use.__name__} succeeds", timeout=PATIENCE)
+            except TimeoutError as error:
+                raise TimeoutError(f"{error} {self}") from user.error
+
+        user.check_counters()
 
     def _close(self) -> None:
         with self._app.app_context():

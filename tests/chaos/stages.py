@@ -170,10 +170,7 @@ class WithSentinels(Stage):
 
     def __init__(self, command: str, directory: Path, seed: int) -> None:
         super().__init__(command, directory, seed)
-        timeout = int(1000 * PATIENCE / 2)
-        self._all = Sentinels(
-            command, directory, down_after=_NEVER, failover_timeout=timeout
-        )
+        self._all = Sentinels(command, directory, down_after=_NEVER)
         self._stack.enter_context(self._all)
         self._place(self._all.servers)
         self._address = self._place(self._all.sentinels)
@@ -221,22 +218,25 @@ class WithSentinels(Stage):
         time.sleep(self.random.uniform(0, DEADLINE))
         service = self._all.SERVICE
 
-        def is_started() -> bool:
-            # An error if the sentinel takes no replica for a good one.
-            with self._all.sentinels[0].admin(protocol=2) as admin:
-                return bool(admin.execute_command("SENTINEL FAILOVER", service))
+        def ask(sentinel: Server) -> dict[str, str]:
+            with sentinel.admin(protocol=2) as admin:
+                return _fields(_call(admin, "SENTINEL MASTER", service))
 
         def is_replaced() -> bool:
-            for sentinel in self._all.sentinels:
-                with sentinel.admin(protocol=2) as admin:
-                    fields = _fields(_call(admin, "SENTINEL MASTER", service))
+            first, *others = self._all.sentinels
+            state = ask(first)
 
-                if fields["port"] == str(old.port):
-                    return False
+            if state["port"] != str(old.port):
+                return all(ask(each)["port"] != str(old.port) for each in others)
 
-            return True
+            # It may have failed: another sentinel may take the new master for one that
+            # came back.
+            if "failover_in_progress" not in state["flags"]:
+                with first.admin(protocol=2) as admin:
+                    admin.execute_command("SENTINEL FAILOVER", service)
 
-        wait_until(is_started, "a failover starts", timeout=PATIENCE)
+            return False
+
         wait_until(is_replaced, "the sentinels name a new master", timeout=PATIENCE)
 
     def _join(self, old: Server) -> None:

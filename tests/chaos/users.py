@@ -77,9 +77,11 @@ class User(threading.Thread):
 
     def __init__(self, users: Users, number: int, seed: int) -> None:
         super().__init__(daemon=True)
-        self.stop = threading.Event()
+        self.stop: threading.Event = threading.Event()
         #: Seconds that a use may take: that of a lock sends most commands.
-        self.longest = 7 * users.limit
+        self.longest: float = 7 * users.limit
+        #: Why the last use failed.
+        self.error: Exception | None = None
         self._users = users
         self._client = users.client
         # The tag puts all keys of a thread into one slot of a cluster.
@@ -112,6 +114,7 @@ class User(threading.Thread):
             use()
         except Exception as error:
             self._users.ends[type(error).__name__] += 1
+            self.error = error
 
             if not _is_failure(error):
                 self._users.blame(f"{use.__name__}: {error!r}")
@@ -119,6 +122,8 @@ class User(threading.Thread):
             return False
 
         self._users.ends["success"] += 1
+        # It refers to a connection.
+        self.error = None
         return True
 
     def check_counters(self) -> None:
@@ -206,8 +211,9 @@ class User(threading.Thread):
         try:
             self._call(lock.release, parts=4)
         except redis.exceptions.LockNotOwnedError:
-            # It expires while the release is retried in an outage.
-            if time.monotonic() < started + _LOCKED:
+            # The first attempt may have released it, so that another thread has it now.
+            # Or it expired while the release waited for a connection.
+            if users.once and time.monotonic() < started + _LOCKED:
                 raise
 
     def _draw(self) -> tuple[str, bytes]:
