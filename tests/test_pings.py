@@ -13,8 +13,11 @@ import pytest
 import redis
 from ephemeral_port_reserve import reserve
 from flask import Flask
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from .conftest import Starter
+from .cutter import Cutter
 from .servers import Certificates
 from .servers import Cluster
 from .servers import Sentinels
@@ -359,6 +362,27 @@ def test_down(app: Flask, own_server: Server) -> None:
 
         wait_until(is_back, "a command succeeds")
         assert list_down() == ["CLUSTER"]
+
+
+@pytest.mark.parametrize("has_pool", [False, True])
+def test_ping_tries_once(app: Flask, has_pool: bool) -> None:
+    """A ping does not try again, even if the prefix's own connections do."""
+    retry = Retry(NoBackoff(), 3)
+
+    # It closes each connection, as it finds no server.
+    with Cutter(reserve()) as cutter:
+        config: dict[str, t.Any] = {"REDIS_URL": cutter.url, "REDIS_RETRY": retry}
+
+        if has_pool:
+            pool = redis.ConnectionPool.from_url(cutter.url, retry=retry)
+            config = {"REDIS_CONNECTION_POOL": pool}
+
+        manager = make_manager(app, **config)
+
+        with app.app_context():
+            assert not manager.ping(timeout=10)["REDIS"].ok
+
+        assert cutter.connections == 1
 
 
 def test_ping_of_an_unknown_pool(app: Flask) -> None:

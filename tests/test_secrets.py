@@ -265,6 +265,33 @@ def test_repr_of_the_client(config: dict[str, str]) -> None:
     assert connection.password == SECRET
 
 
+def test_repr_of_sentinels() -> None:
+    """Nor do the clients that ask sentinels, and their pools, show a password."""
+    app = Flask("secrets")
+    app.config.update(REDIS_URL="redis+sentinel://h/m", REDIS_SENTINEL_PASSWORD=SECRET)
+    manager = RedisManager(app)
+
+    def check(client: t.Any) -> None:
+        manager = client.connection_pool.sentinel_manager
+        (sentinel,) = manager.sentinels
+        pool = sentinel.connection_pool
+
+        for value in (sentinel, pool, pool.connection_kwargs, manager.sentinel_kwargs):
+            assert SECRET not in repr(value)
+            assert SECRET not in f"{value}"
+
+        assert SECRET not in f"{pool.connection_kwargs['password']}"
+        assert pool.make_connection().password == SECRET
+
+    async def check_async() -> None:
+        async with manager.get_async() as client:
+            check(client)
+
+    with app.app_context():
+        check(manager.get())
+        asyncio.run(check_async())
+
+
 #: All settings that may contain a dotted path, according to the documentation.
 PATHS = ("CLASS", "CONNECTION_POOL", "CONNECTION_POOL_CLASS", "CREDENTIAL_PROVIDER")
 
