@@ -153,6 +153,17 @@ def test_default_port(app: Flask, url: str, port: int) -> None:
     assert f"h:{port}" in spec.engine.describe_address(spec)
 
 
+def test_class_of_the_client() -> None:
+    """A client's class is made once for each class of the settings, and has its name.
+    It may be a setting itself.
+    """
+    cls = type(make(REDIS_URL="redis://h"))
+    assert cls is not redis.Redis and issubclass(cls, redis.Redis)
+    assert (cls.__module__, cls.__qualname__) == ("redis.client", "Redis")
+    assert cls is type(make(REDIS_URL="redis://h/1"))
+    assert cls is type(make(REDIS_URL="redis://h", REDIS_CLASS=cls))
+
+
 @pytest.mark.parametrize(
     "name", ["db", "health_check_interval", "max_idle", "retry", "retry_deadline"]
 )
