@@ -153,6 +153,15 @@ def test_default_port(app: Flask, url: str, port: int) -> None:
     assert f"h:{port}" in spec.engine.describe_address(spec)
 
 
+def test_limits_by_default(app: Flask) -> None:
+    """A command is retried for 5 s, and a connection is kept for 300 s."""
+    app.config["REDIS_URL"] = "redis://h"
+    RedisManager(app)
+    spec = app.extensions["redis"].get_spec("REDIS")
+    assert (spec.deadline, spec.retries, spec.max_idle) == (5, None, 300)
+    assert spec.optional is False
+
+
 def test_class_of_the_client() -> None:
     """A client's class is made once for each class of the settings, and has its name.
     It may be a setting itself.
