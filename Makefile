@@ -55,7 +55,7 @@ format: $(VENV)/.check  ## Format the code
 
 constraints: $(VENV)/.check  ## Pin the development tools' newest versions
 	$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.10 --no-header --no-annotate \
-	  $(addprefix --group ,tests integrations load benchmarks mutants hiredis docs typing style package check pre-commit) --all-extras pyproject.toml | grep -vE '^(fakeredis|flask|redis|werkzeug)=' >.ci/constraints.txt
+	  $(addprefix --group ,tests integrations load upstream benchmarks mutants hiredis docs typing style package check pre-commit) --all-extras pyproject.toml | grep -vE '^(fakeredis|flask|redis|werkzeug)=' >.ci/constraints.txt
 
 clean:  ## Remove what the other targets made
 	rm -rf $(VENV) .tox .mutants .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage dist docs/_build
