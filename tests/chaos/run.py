@@ -118,6 +118,9 @@ class Run:
         user.check_counters()
 
     def _close(self) -> None:
+        # Transactions and nodes that failed have left connections to it.
+        gc.collect()
+
         with self._app.app_context():
             lent = {prefix: s.in_use for prefix, s in self._manager.stats().items()}
 
@@ -126,8 +129,6 @@ class Run:
 
             self._manager.close()
 
-        # Those of nodes that were replaced are closed when they are collected.
-        gc.collect()
         wait_until(
             lambda: self._stage.count_clients("chaos") == 0,
             "all connections are closed",

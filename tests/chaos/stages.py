@@ -376,7 +376,7 @@ def fence(master: Server, replicas: list[Server]) -> None:
 
     def have_all() -> bool:
         offset = replication(master)["master_repl_offset"]
-        return all(
+        return are_linked(master, replicas) and all(
             replication(replica)["slave_repl_offset"] >= offset for replica in replicas
         )
 

@@ -18,6 +18,8 @@ FAILURES = (
     redis.exceptions.ClusterDownError,
     redis.exceptions.TryAgainError,
     redis.exceptions.RedisClusterException,
+    # The server that a script was loaded into is replaced before the script runs.
+    redis.exceptions.NoScriptError,
 )
 
 # Seconds until keys expire, which no use takes.
