@@ -873,3 +873,37 @@ def test_fork_while_threads_are_busy(
             future.result()
 
     prefix.check()
+
+
+@pytest.mark.parametrize("retry", [None, 0])
+@pytest.mark.parametrize("library", CLASSES)
+def test_closed_by_another_thread(
+    server: Server, library: str, retry: int | None
+) -> None:
+    """A command whose connection another thread closes is retried, as if the server had
+    closed it. redis-py 6 closes connections of other threads itself, in a cluster.
+    """
+    client = make_client(
+        server.url, CLASS=CLASSES[library], RETRY=retry, SOCKET_TIMEOUT=30
+    )
+
+    with ThreadPoolExecutor(1) as threads, server.admin() as admin:
+
+        def find_waiting() -> list[str]:
+            return [
+                each["id"] for each in admin.client_list() if each["cmd"] == "blpop"
+            ]
+
+        future = threads.submit(client.blpop, ["list"], 20)
+        wait_until(find_waiting, "the command waits")
+        first = find_waiting()
+        client.connection_pool.disconnect()
+
+        if retry == 0:
+            with pytest.raises((redis.ConnectionError, valkey.ConnectionError)):
+                future.result()
+        else:
+            wait_until(lambda: set(find_waiting()) - set(first), "it is retried")
+            wait_until(lambda: first[0] not in find_waiting(), "the first has ended")
+            admin.rpush("list", "value")
+            assert future.result() == (b"list", b"value")

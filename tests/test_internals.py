@@ -321,23 +321,6 @@ def test_refresh_slots(cluster: Cluster) -> None:
     client.close()
 
 
-@pytest.mark.skipif(redis.VERSION[0] >= 7, reason="Only redis-py 6 keeps it.")
-def test_forget_redirection(cluster: Cluster) -> None:
-    """redis-py 6 raises a redirection from all later commands."""
-    host, port = cluster.address.split(",")[0].split(":")
-    client: t.Any = redis.RedisCluster(host=host, port=int(port))
-    client.set("k", "v")
-    error = redis.exceptions.ClusterDownError("CLUSTERDOWN")
-    client.nodes_manager.update_moved_exception(error)
-
-    with pytest.raises((redis.RedisError, AttributeError)):
-        client.get("k")
-
-    internals.forget_redirection(client)
-    assert client.get("k") == b"v"
-    client.close()
-
-
 def test_is_uncovered(start: Starter) -> None:
     """A cluster whose slots nobody serves is recognized by the text of the error."""
     server = start(Server, "--cluster-enabled", "yes")
@@ -498,16 +481,51 @@ def test_add_startup_nodes(cluster: Cluster) -> None:
     client.close()
 
 
-def test_find_nodes_by_port(cluster: Cluster) -> None:
+def test_follow_nodes(cluster: Cluster) -> None:
     """Without it, a redirection without a host finds no node."""
     client: t.Any = redis.RedisCluster(host="127.0.0.1", port=cluster.nodes[0].port)
     port = client.get_default_node().port
     assert client.get_node(node_name=f":{port}") is None
-    internals.find_nodes_by_port(client)
+    internals.follow_nodes(client)
     assert client.get_node(node_name=f":{port}").port == port
     assert client.get_node("", port).port == port
     assert client.get_node("127.0.0.1", port).port == port
     assert client.get_node("", 1) is None
+    client.close()
+
+
+def test_follow_nodes_after_other_errors(cluster: Cluster) -> None:
+    """redis-py 6 takes any error of a transaction for a redirection, and raises an
+    ``AttributeError`` from the commands of all threads. Redirections are followed.
+    """
+    client: t.Any = redis.RedisCluster(host="127.0.0.1", port=cluster.nodes[0].port)
+    internals.follow_nodes(client)
+    client.set("k", "v")
+    client.nodes_manager.update_moved_exception(redis.ConnectionError("lost"))
+    assert client.get("k") == b"v"
+    master = cluster.master_of("k")
+    moved = redis.exceptions.MovedError(f"{client.keyslot('k')} {master.address}")
+    client.nodes_manager.update_moved_exception(moved)
+    assert client.get("k") == b"v"
+    client.close()
+
+
+def test_follow_nodes_that_are_gone(cluster: Cluster) -> None:
+    """The connection of a transaction is closed if its node is gone meanwhile. redis-py
+    6 raises an ``AttributeError``.
+    """
+    client: t.Any = redis.RedisCluster(host="127.0.0.1", port=cluster.nodes[0].port)
+    internals.follow_nodes(client)
+    pool = client.get_redis_connection(client.get_default_node()).connection_pool
+    connection = pool.get_connection()
+    manager = client.nodes_manager
+    assert manager.find_connection_owner(connection) is client.get_default_node()
+    known, manager.nodes_cache = manager.nodes_cache, {}
+    node = manager.find_connection_owner(connection)
+    node.redis_connection.connection_pool.release(connection)
+    assert connection._sock is None
+    manager.nodes_cache = known
+    pool.release(connection)
     client.close()
 
 

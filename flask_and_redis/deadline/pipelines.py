@@ -190,7 +190,6 @@ class PipelineWithDeadline(_Records):
             return _clean(results) if args or kwargs else results
         finally:
             self.reset()
-            engine.after_pipeline(self._pipeline_client)
 
 
 class AsyncPipelineWithDeadline(_Records):
@@ -266,7 +265,6 @@ class AsyncPipelineWithDeadline(_Records):
             return _clean(results) if args or kwargs else results
         finally:
             await self.reset()
-            engine.after_pipeline(self._pipeline_client)
 
 
 class StaysOpenPipeline:

@@ -131,7 +131,7 @@ class Cluster(Engine):
             ]
 
         client = client_class(**arguments)
-        internals.find_nodes_by_port(client)
+        internals.follow_nodes(client)
         # Its nodes_manager forgets them.
         client._start_up_nodes = self.nodes(spec)
         return client
@@ -213,9 +213,6 @@ class Cluster(Engine):
 
     def before_pipeline_retry(self, client: t.Any) -> t.Any:
         return internals.refresh_slots(client)
-
-    def after_pipeline(self, client: t.Any) -> None:
-        internals.forget_redirection(client)
 
     # For operators
 

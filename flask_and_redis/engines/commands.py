@@ -193,9 +193,6 @@ class Commands(Operations):
         :return: None or, if the client is asynchronous, maybe an awaitable.
         """
 
-    def after_pipeline(self, client: Client) -> None:
-        """Clean up after a pipeline that may have failed."""
-
     # Refused commands
 
     def is_refused(self, error: BaseException, spec: Spec) -> bool:

@@ -331,18 +331,6 @@ def refresh_slots(client: t.Any) -> t.Any:
     return client.nodes_manager.initialize()
 
 
-def forget_redirection(client: t.Any) -> None:
-    """Clear the redirection that a cluster's transaction leaves behind.
-
-    Why: redis-py keeps the error of the transaction, and raises it from later commands
-    of the client. Versions: 6.4. Without it: they fail until the client is closed.
-
-    :param client: The cluster's client.
-    """
-    manager = client.nodes_manager
-    getattr(manager, "update_moved_exception", lambda error: None)(None)
-
-
 def is_uncovered(error: BaseException) -> bool:
     """Whether an error says that no node serves a slot of the cluster.
 
@@ -375,36 +363,49 @@ def add_startup_nodes(client: t.Any, nodes: cabc.Iterable[tuple[str, int]]) -> N
     manager.startup_nodes = {node.name: node for node in added} | manager.startup_nodes
 
 
+# Instead of a node and its pool.
+_NOBODY = types.SimpleNamespace(release=lambda connection: connection.disconnect())
+_NOBODY.redis_connection = _NOBODY.connection_pool = _NOBODY
+
+
 @once_per_class
-def _finds_by_port(cls: type[t.Any]) -> type[t.Any]:
+def _follows_nodes(cls: type[t.Any]) -> type[t.Any]:
     def get_node(
         self: t.Any,
         host: str | None = None,
         port: int | None = None,
         node_name: str | None = None,
     ) -> t.Any:
-        name = node_name or f"{host}:{port}"
-
-        if name[0] != ":":
+        if (name := node_name or f"{host}:{port}")[0] != ":":
             return cls.get_node(self, host, port, node_name)
 
         nodes = self.nodes_cache.values()
         return next((node for node in nodes if f":{node.port}" == name), None)
 
+    def update_moved_exception(self: t.Any, error: Exception) -> None:
+        if isinstance(error, redis_exceptions.AskError):
+            self._moved_exception = error
+
+    def find_connection_owner(self: t.Any, connection: t.Any) -> t.Any:
+        return cls.find_connection_owner(self, connection) or _NOBODY
+
     # With slots, and no mixin: the objects' layout must stay the same.
-    return type(cls.__name__, (cls,), {"__slots__": (), "get_node": get_node})
+    methods = (get_node, update_moved_exception, find_connection_owner)
+    names = {method.__name__: method for method in methods}
+    return type(cls.__name__, (cls,), {"__slots__": (), **names})
 
 
-def find_nodes_by_port(client: t.Any) -> None:
-    """Let a cluster's client follow redirections that do not name a host.
+def follow_nodes(client: t.Any) -> None:
+    """Let a cluster's client follow redirections without a host, and survive others.
 
-    Why: a cluster behind a single address leaves it out. Versions: all. Without it: the
-    client connects to localhost, or ends with an ``AttributeError``.
+    Why: a cluster behind a single address leaves it out. A transaction takes any error
+    for a redirection, and expects its node to be still there. Versions: all; the latter
+    6.4. Without it: it connects to localhost, or ends with an ``AttributeError``.
 
     :param client: The cluster's client.
     """
     manager = client.nodes_manager
-    change_class(manager, _finds_by_port(type(manager)))
+    change_class(manager, _follows_nodes(type(manager)))
 
 
 def find_shard(

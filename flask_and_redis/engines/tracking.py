@@ -8,6 +8,7 @@ import collections.abc as cabc
 import contextlib
 import functools
 import socket
+import threading
 import time
 import typing as t
 
@@ -105,6 +106,8 @@ class _Tracked:
     #: Looks for data. Set by :func:`.connections.has_data`.
     poll: cabc.Callable[[int], object] | None = None
     _is_opening: bool = False
+    # The first thread that has closed it since it was opened.
+    _closed_by: int = 0
     # How many replies the next packed command gets, and whether it ends a transaction.
     _packed: int = 1
     _restores: bool = False
@@ -137,6 +140,7 @@ class _Tracked:
     def _start_opening(self) -> None:
         self.is_broken = True
         self._is_opening = True
+        self._closed_by = 0
         self.opened_at = time.monotonic()
         # A connection of the application may have no provider.
         provider = getattr(self, "credential_provider", None)
@@ -263,10 +267,23 @@ class TrackedConnection(_Tracked):
         return self.paced
 
     def disconnect(self, *args: t.Any, **kwargs: t.Any) -> None:
+        self._closed_by = self._closed_by or threading.get_ident()
         self.is_broken = True
         super().disconnect(*args, **kwargs)  # type: ignore[misc]
         self.paced = None
         self._end_closing()
+
+    def _check_closed(self, error: BaseException) -> None:
+        """Raise a library's error if another thread has closed the connection during a
+        command. What the closed buffer and the missing socket raise does not say so.
+        """
+        if isinstance(error, (AttributeError, ValueError)) and (
+            self._closed_by not in (0, threading.get_ident())
+        ):
+            errors = get_library(library_name(type(self))).errors
+            raise errors.ConnectionError(
+                "Another thread closed the connection."
+            ) from error
 
     def check_health(self) -> None:
         try:
@@ -297,7 +314,11 @@ class TrackedConnection(_Tracked):
         if restores:
             self.is_altered = self._is_switched
 
-        super().send_packed_command(command, check_health=False)  # type: ignore[misc]
+        try:
+            super().send_packed_command(command, check_health=False)  # type: ignore[misc]
+        except BaseException as error:
+            self._check_closed(error)
+            raise
 
     def read_response(self, *args: t.Any, **kwargs: t.Any) -> t.Any:
         if (paced := self.paced) is not None:
@@ -312,6 +333,7 @@ class TrackedConnection(_Tracked):
                 # redis-py's connections behind sentinels leave it open.
                 self.disconnect()
 
+            self._check_closed(error)
             raise
 
         # A cache and pub/sub read so what the server sends on its own.
