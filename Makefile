@@ -9,7 +9,7 @@ INSTALL := $(BIN)/python -m pip install --quiet --constraint .ci/constraints.txt
 export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
-.PHONY: help run run-gunicorn free-port test quick bench bench-outages mutants check format constraints clean
+.PHONY: help run run-gunicorn free-port test quick bench bench-outages mutants soak check format constraints clean
 
 help:  ## Show this help
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 22
@@ -41,6 +41,9 @@ bench: $(VENV)/.test  ## Measure how fast it is, beside redis-py alone (9 minute
 bench-outages: $(VENV)/.test  ## Measure how long requests wait in outages (13 minutes)
 	$(INSTALL) --group benchmarks
 	$(BIN)/python -m tests.benchmarks.outages --csv docs/measured/outages.csv
+
+soak: $(VENV)/.test  ## Run the chaos tests for 10 minutes, and watch memory and open files
+	$(BIN)/python -m tests.chaos.soak --csv docs/measured/soak.csv $(ARGS)
 
 mutants: $(VENV)/.test  ## Change the code, and see whether a test fails; PART=spec for a part of it (hours)
 	$(INSTALL) --group mutants
