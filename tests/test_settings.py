@@ -154,12 +154,16 @@ def test_default_port(app: Flask, url: str, port: int) -> None:
 
 
 def test_limits_by_default(app: Flask) -> None:
-    """A command is retried for 5 s, and a connection is kept for 300 s."""
+    """A command is retried for 5 s, and a connection is kept for 300 s. A copy of the
+    settings may have other limits.
+    """
     app.config["REDIS_URL"] = "redis://h"
     RedisManager(app)
     spec = app.extensions["redis"].get_spec("REDIS")
     assert (spec.deadline, spec.retries, spec.max_idle) == (5, None, 300)
-    assert spec.optional is False
+    assert not (spec.optional or spec.address.replica)
+    copy = spec.replace(max_idle=1)
+    assert (spec.max_idle, copy.max_idle, copy.deadline) == (300, 1, 5)
 
 
 def test_class_of_the_client() -> None:
