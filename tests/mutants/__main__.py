@@ -78,8 +78,12 @@ def main() -> None:
         and any(_is_in(name, part) for part in arguments.parts)
     ]
 
+    if arguments.survivors:
+        with_survivors = {mutant.module for mutant in report.read_survivors()}
+        modules = [module for module in modules if module in with_survivors]
+
     if not modules:
-        sys.exit(f"There is no such part: {' '.join(arguments.parts)}")
+        sys.exit(f"There is nothing to do in: {' '.join(arguments.parts)}")
 
     by_files: dict[tuple[str, ...], list[str]] = {}
 
