@@ -18,8 +18,32 @@ from .library import get_library
 from .library import library_name
 from .library import Pool
 from .tracking import AsyncTrackedConnection
-from .tracking import GuardedConnection
 from .tracking import TrackedConnection
+
+
+class GuardedConnection(TrackedConnection):
+    """Mixed into the class of connections of an application's pool, which does not
+    close dirty connections. It asks ``can_read()``, and closes a connection from which
+    something can be read.
+    """
+
+    _is_listening: bool = False
+
+    def register_connect_callback(self, callback: t.Any) -> None:
+        # For pub/sub, which waits for messages with can_read().
+        self._is_listening = True
+        super().register_connect_callback(callback)  # type: ignore[misc]
+
+    def deregister_connect_callback(self, callback: t.Any) -> None:
+        self._is_listening = False
+        super().deregister_connect_callback(callback)  # type: ignore[misc]
+
+    def can_read(self, *args: t.Any, **kwargs: t.Any) -> bool:
+        if self.is_dirty and not self._is_listening:
+            return True
+
+        can_read: bool = super().can_read(*args, **kwargs)  # type: ignore[misc]
+        return can_read
 
 
 def adopt_pool(pool: t.Any, max_idle: float) -> None:
