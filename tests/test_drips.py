@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections.abc as cabc
+import time
 import types
 import typing as t
 
@@ -13,6 +14,8 @@ from flask import Flask
 from flask_and_redis.engines import sockets
 from flask_and_redis.engines.sockets import PacedSocket
 
+from .servers import Server
+from .servers import wait_until
 from .test_health import make_manager
 from .test_pings import Dripping
 
@@ -55,6 +58,43 @@ def test_commands_end_with_a_pool(app: Flask) -> None:
 
         with app.app_context(), pytest.raises(redis.TimeoutError):
             manager.get("X").get("key")
+
+
+@pytest.mark.parametrize("protocol", [2, 3])
+@pytest.mark.parametrize("library", ["redis.Redis", "valkey.Valkey"])
+def test_subscribers_wait(server: Server, library: str, protocol: int) -> None:
+    """A subscriber waits for its messages, however long there was none. It notices that
+    the connection is lost.
+    """
+    app = Flask("subscribers")
+    config = {"X_URL": server.url, "X_CLASS": library, "X_PROTOCOL": protocol}
+    manager = make_manager(app, **config)
+
+    with app.app_context(), manager.get("X").pubsub() as pubsub:
+        pubsub.subscribe("news")
+        assert pubsub.get_message(timeout=5)["type"] == "subscribe"
+        started = time.monotonic()
+
+        for _ in range(5):
+            assert pubsub.get_message(timeout=0.1) is None
+
+        assert time.monotonic() - started >= 0.4
+
+        with server.admin() as admin:
+            admin.publish("news", "hello")
+            assert pubsub.get_message(timeout=5)["data"] == b"hello"
+            admin.client_kill_filter(_type="pubsub")
+
+        wait_until(lambda: is_lost(pubsub), "the loss is noticed")
+
+
+def is_lost(pubsub: t.Any) -> bool:
+    try:
+        pubsub.get_message(timeout=0.1)
+    except Exception as error:
+        return type(error).__name__ == "ConnectionError"
+
+    return False
 
 
 class SlowSocket:

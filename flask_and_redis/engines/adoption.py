@@ -42,8 +42,7 @@ class GuardedConnection(TrackedConnection):
         if self.is_dirty and not self._is_listening:
             return True
 
-        can_read: bool = super().can_read(*args, **kwargs)  # type: ignore[misc]
-        return can_read
+        return super().can_read(*args, **kwargs)
 
 
 def adopt_pool(pool: t.Any, max_idle: float) -> None:

@@ -320,6 +320,14 @@ class TrackedConnection(_Tracked):
             self._check_closed(error)
             raise
 
+    def can_read(self, *args: t.Any, **kwargs: t.Any) -> bool:
+        # A subscriber waits for each message with it.
+        if (paced := self.paced) is not None:
+            paced.is_first = True
+
+        can_read: bool = super().can_read(*args, **kwargs)  # type: ignore[misc]
+        return can_read
+
     def read_response(self, *args: t.Any, **kwargs: t.Any) -> t.Any:
         if (paced := self.paced) is not None:
             paced.is_first = True
