@@ -25,6 +25,7 @@ from flask_and_redis import PoolStats
 from flask_and_redis import Redis
 from flask_and_redis import RedisManager
 from flask_and_redis import UnknownPrefixError
+from flask_and_redis.operate import health
 from flask_and_redis.operate.health import ask
 
 from . import objects
@@ -141,6 +142,23 @@ def test_ping_is_json(app: Flask) -> None:
         "maximum": None,
         "down": False,
     }
+
+
+def test_errors_after_the_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An error that comes because the time is over does not say so. The answer does."""
+    times = iter([0.0, 2.5])
+    main = threading.current_thread()
+
+    def monotonic() -> float:
+        return 0.0 if threading.current_thread() is main else next(times)
+
+    def question() -> None:
+        raise redis.ConnectionError("Connection closed.")
+
+    monkeypatch.setattr(health, "time", types.SimpleNamespace(monotonic=monotonic))
+    answer = ask({"X": [question]}, 2)["X"]
+    assert str(answer.error) == "No answer within 2 s."
+    assert answer.seconds == 2.5
 
 
 def test_ping_never_waits_longer(
