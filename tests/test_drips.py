@@ -70,7 +70,9 @@ def test_subscribers_wait(server: Server, library: str, protocol: int) -> None:
     config = {"X_URL": server.url, "X_CLASS": library, "X_PROTOCOL": protocol}
     manager = make_manager(app, **config)
 
-    with app.app_context(), manager.get("X").pubsub() as pubsub:
+    client: t.Any = manager.get("X")
+
+    with app.app_context(), client.pubsub() as pubsub:
         pubsub.subscribe("news")
         assert pubsub.get_message(timeout=5)["type"] == "subscribe"
         started = time.monotonic()
