@@ -21,6 +21,7 @@ import weakref
 
 from ..spec.spec import MAX_IDLE
 from .credentials import Credentials
+from .sockets import PacedSocket
 
 # Seconds in which a connection that was returned is lent again without a look at its
 # socket. The look takes about 5 % of a whole GET.
@@ -191,11 +192,13 @@ def has_data(connection: t.Any) -> bool:
     :param connection: A connection of :mod:`.tracking`.
     """
     if connection.poll is None:
-        # fakeredis has no sockets.
-        if not _HAS_POLL or connection.paced is None:
+        sock = connection._sock
+
+        # fakeredis has no sockets, and an interrupted connection may have lost its own.
+        if not (_HAS_POLL and isinstance(sock, PacedSocket)):
             return bool(connection.can_read())
 
-        connection.poll = _make_poll(connection.paced.connected)
+        connection.poll = _make_poll(sock.connected)
 
     return bool(connection.poll(0))
 
