@@ -30,6 +30,9 @@ from .servers import Startable
 
 S = t.TypeVar("S", bound=Startable)
 
+# How the reason of a skip begins if the machine lacks something.
+_MISSING = "Missing: "
+
 # Tests with one of these fixtures start servers or a browser, or may ask for a fixture
 # that does.
 _STARTING = {"_start", "start", "browser", "request"}
@@ -59,9 +62,6 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         terminalreporter.line(f"{reason} Skipped {count} tests.")
 
     terminalreporter.line("Without these tests, coverage may be less than 100 %.")
-
-
-_MISSING = "Missing: "
 
 
 def miss(message: str) -> t.NoReturn:

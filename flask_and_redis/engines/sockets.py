@@ -1,4 +1,4 @@
-"""Sockets that give up on replies that arrive in drops.
+"""Sockets that stop reading replies that arrive byte by byte.
 
 Connections get them from ``_connect()``, which is undocumented: :class:`PacedSocket`
 says why.
