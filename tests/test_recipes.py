@@ -61,6 +61,8 @@ def load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> cabc.Iterator[Load]
 
     monkeypatch.syspath_prepend(tmp_path)
     importlib.invalidate_caches()
+    # A module of the same name would be found instead, if a test has imported one.
+    assert names.isdisjoint(sys.modules)
     yield importlib.import_module
 
     for name in names:
@@ -139,7 +141,7 @@ def test_counter(recipes: Load) -> None:
 
 def test_rate_limit(recipes: Load, monkeypatch: pytest.MonkeyPatch) -> None:
     """A user has ten requests in a minute, and others have their own."""
-    limits = recipes("limits")
+    limits = recipes("rate_limit")
     now = 60.0
     monkeypatch.setattr(limits, "time", types.SimpleNamespace(time=lambda: now))
 
