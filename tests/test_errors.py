@@ -280,6 +280,36 @@ def test_wrong_url(url: object, message: str) -> None:
 
 
 @pytest.mark.parametrize(
+    "url",
+    [
+        *("redis://a,b", "redis://${HOST}", "redis://${HOST}:1", "redis://h_:${PORT}"),
+        *("redis://h/1?db=2", "redis://%ff", "redis://h=x"),
+    ],
+)
+def test_advice_about_special_characters(url: str) -> None:
+    """A message about a part that cannot be a password says nothing of passwords."""
+    assert "must be percent-encoded" not in error({"REDIS_URL": url})
+
+
+# A name has at most 253 characters, and each of its labels at most 63.
+LONGEST = ".".join(["a" * 63] * 3 + ["b" * 61])
+
+
+def test_longest_host() -> None:
+    """The longest name that can be resolved is accepted, and no longer one."""
+    app = Flask("errors")
+    app.config.update(A_HOST=LONGEST, REDIS_URL=f"redis://{LONGEST}:65535")
+    RedisManager(app)
+    specs = app.extensions["redis"]
+    assert specs.get_spec("A").arguments["host"] == LONGEST
+    assert specs.get_spec("REDIS").arguments["port"] == 65535
+    assert "must name a host" in error({"REDIS_HOST": f"{LONGEST}b"})
+    placeholder = "${A}" + LONGEST[4:]
+    assert "placeholder" in error({"REDIS_HOST": placeholder})
+    assert "must name a host" in error({"REDIS_HOST": f"{placeholder}b"})
+
+
+@pytest.mark.parametrize(
     ("config", "message"),
     [
         (

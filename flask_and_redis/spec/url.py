@@ -140,7 +140,7 @@ class Url(t.NamedTuple):
         except ValueError:
             host, port = None, 0
 
-        if port is not None and not 0 < port < 65536:
+        if port == 0:
             if has_placeholder(text):
                 raise plain(UNREPLACED)
 
