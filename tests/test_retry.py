@@ -54,6 +54,28 @@ def is_back(client: t.Any) -> bool:
         return False
 
 
+class Unrelated:
+    """A client class that derives from no library's. Its first command fails."""
+
+    def __init__(self, host: str) -> None:
+        self.errors: list[Exception] = [
+            redis.ConnectionError("The connection is lost.")
+        ]
+
+    def execute_command(self, *args: t.Any) -> str:
+        if self.errors:
+            raise self.errors.pop()
+
+        return "done"
+
+
+def test_class_of_no_library() -> None:
+    """A class that derives from no library's raises the errors of redis-py."""
+    client = make(HOST="h", CLASS=Unrelated)
+    assert client.execute_command("PING") == "done"
+    assert client.errors == []
+
+
 def test_restart_is_ridden_out(own_server: Server) -> None:
     """A command that is sent while the server is down succeeds once it is back."""
     client = make(URL=own_server.url)

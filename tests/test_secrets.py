@@ -244,6 +244,8 @@ def test_any_url(url: str) -> None:
             "REDIS_URL": f"redis://{SECRET}:{SECRET}@h",
             "REDIS_CONNECTION_POOL_CLASS": "redis.BlockingConnectionPool",
         },
+        {"REDIS_URL": f"redis://:{SECRET}@h", "REDIS_CLASS": "tests.objects.MyRedis"},
+        {"REDIS_URL": f"valkey://:{SECRET}@h", "REDIS_CLASS": "valkey.Valkey"},
     ],
 )
 def test_repr_of_the_client(config: dict[str, str]) -> None:
