@@ -28,10 +28,10 @@ free-port: $(VENV)/.run
 	{ echo "Port $(PORT) is in use or invalid. Choose another one: make $(firstword $(MAKECMDGOALS)) PORT=8080" >&2; exit 1; }
 
 test: $(VENV)/.test  ## Run the tests
-	$(BIN)/python -m pytest --numprocesses 4 -rs $(if $(CI),--reruns 1) --cov --cov-fail-under=100 $(ARGS)
+	$(BIN)/python -m pytest --numprocesses 4 --dist worksteal -rs $(if $(CI),--reruns 1) --cov --cov-fail-under=100 $(ARGS)
 
 quick: $(VENV)/.test  ## Run the tests that need no server (seconds)
-	$(BIN)/python -m pytest --numprocesses 4 --quiet -m "not server and not long and not chaos" $(ARGS)
+	$(BIN)/python -m pytest --numprocesses 4 --dist worksteal --quiet -m "not server and not long and not chaos" $(ARGS)
 
 bench: $(VENV)/.test  ## Measure how fast it is, beside redis-py alone (9 minutes)
 	$(INSTALL) --group benchmarks

@@ -14,8 +14,11 @@ from .prefixes import KEYS
 from .prefixes import make_prefix
 from .prefixes import NAMES
 
-# The socket of an interrupted connect() is closed when it is collected.
-pytestmark = pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")
+pytestmark = [
+    # The socket of an interrupted connect() is closed when it is collected.
+    pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning"),
+    pytest.mark.no_cover,
+]
 
 
 class CancelAt:

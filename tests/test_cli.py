@@ -123,7 +123,10 @@ def write_script(path: Path, body: str) -> None:
 
 @pytest.fixture(params=["process", "runner"])
 def run(request: pytest.FixtureRequest) -> Run:
-    """Runs a command, once in a separate process and once with Flask's CLI runner."""
+    """Runs a command, once in a separate process and once with Flask's CLI runner.
+
+    A process takes a second, so most tests are content with the runner.
+    """
     if request.param == "process":
         return run_process
 
@@ -132,10 +135,10 @@ def run(request: pytest.FixtureRequest) -> Run:
 
 
 @pytest.mark.parametrize("command", ["list", "ping", "info", "cli"])
-def test_help(run: Run, command: str) -> None:
+def test_help(runner: Run, command: str) -> None:
     """The group lists each command, and the help of each command shows examples."""
-    assert command in run({}).output
-    done = run({}, command, "--help")
+    assert command in runner({}).output
+    done = runner({}, command, "--help")
     assert done.code == 0
     assert f"Examples:\n    flask redis {command}\n" in done.output
 
@@ -179,12 +182,12 @@ def test_list(run: Run) -> None:
     ]
 
 
-def test_list_all(run: Run) -> None:
+def test_list_all(runner: Run) -> None:
     """With --all, the list also shows skipped prefixes and wrong settings, with the
     reason.
     """
     config = {**CONFIG, "X_HOST": "h:1"}
-    done = run({**config, "ZZ_URL": "redis://h/x"}, "list", "--all")
+    done = runner({**config, "ZZ_URL": "redis://h/x"}, "list", "--all")
     assert done.code == 0
     assert (
         "DATABASE | 'DATABASE_URL' does not begin with redis://,"
@@ -240,15 +243,15 @@ def test_list_of_objects(runner: Run) -> None:
     assert "OWN | redis | h:6379 | 0 | tests.MyRedis | no | redis-py's" in lines
 
 
-def test_no_redis(run: Run) -> None:
+def test_no_redis(runner: Run) -> None:
     """Without Redis, the commands say so. To ping nothing is a failure."""
     message = "This app has no Redis: set 'REDIS_URL', for example.\n"
-    assert run({}, "list") == Done(0, message)
+    assert runner({}, "list") == Done(0, message)
 
     for command in ("ping", "info"):
-        assert run({}, command) == Done(1, message)
+        assert runner({}, command) == Done(1, message)
         # The message is on stderr, so that the JSON can be read.
-        assert run({}, command, "--json") == Done(1, "{}\n" + message)
+        assert runner({}, command, "--json") == Done(1, "{}\n" + message)
 
 
 def test_ping(run: Run, server: Server, start: Starter) -> None:
@@ -364,9 +367,11 @@ def test_ping_waits_in_vain(runner: Run) -> None:
 
 
 @pytest.mark.parametrize("command", ["ping", "info", "cli"])
-def test_unknown_prefix(run: Run, command: str) -> None:
+def test_unknown_prefix(runner: Run, command: str) -> None:
     """An unknown prefix is an error that lists the known prefixes."""
-    done = run({"REDIS_URL": "fakeredis://", "A_URL": "fakeredis://"}, command, "NONE")
+    done = runner(
+        {"REDIS_URL": "fakeredis://", "A_URL": "fakeredis://"}, command, "NONE"
+    )
     assert done.code == 2
     assert "Error: This app has no Redis with the prefix 'NONE'; it has:" in done.output
     assert "'REDIS'" in done.output and "'A'" in done.output
@@ -415,7 +420,7 @@ def test_colors_on_a_terminal(server: Server, no_color: str) -> None:
     assert "DOWN" in output
 
 
-def test_info(run: Run, each_server: Server) -> None:
+def test_info(runner: Run, each_server: Server) -> None:
     """The command shows the version, role, memory, clients, keys and hit rate of each
     kind of server, and warns about risky settings.
     """
@@ -437,7 +442,7 @@ def test_info(run: Run, each_server: Server) -> None:
         kind, number = "Valkey", str(version["valkey_version"])
 
     config = {"REDIS_URL": f"{each_server.url}/3", "CACHE_URL": each_server.url}
-    done = run(config, "info", "REDIS")
+    done = runner(config, "info", "REDIS")
     assert done.code == 0
     title, server, role, memory, clients, keys, rate, *warnings = done.lines
     assert title == f"REDIS | redis | {each_server.address}"
@@ -452,7 +457,7 @@ def test_info(run: Run, each_server: Server) -> None:
 
     def info_of_cache() -> str:
         # A long warning is wrapped.
-        done = run(config, "info", "CACHE", "--timeout", "20")
+        done = runner(config, "info", "CACHE", "--timeout", "20")
         return " ".join(done.output.split())
 
     assert "evicts nothing, because its policy is noeviction" in info_of_cache()
@@ -465,10 +470,10 @@ def test_info(run: Run, each_server: Server) -> None:
         client.config_set("maxmemory-policy", "noeviction")
 
 
-def test_info_of_a_cluster(run: Run, fresh_cluster: Cluster) -> None:
+def test_info_of_a_cluster(runner: Run, fresh_cluster: Cluster) -> None:
     """A cluster gets one line for each node, even if a node does not answer."""
     fresh_cluster.nodes[4].kill()
-    done = run({"CARTS_URL": f"redis+cluster://{fresh_cluster.address}"}, "info")
+    done = runner({"CARTS_URL": f"redis+cluster://{fresh_cluster.address}"}, "info")
     assert done.code == 1
 
     for number, node in enumerate(fresh_cluster.nodes):
@@ -478,23 +483,23 @@ def test_info_of_a_cluster(run: Run, fresh_cluster: Cluster) -> None:
         assert any(node.address in line for line in lines), done.output
 
 
-def test_info_behind_sentinels(run: Run, sentinels: Sentinels) -> None:
+def test_info_behind_sentinels(runner: Run, sentinels: Sentinels) -> None:
     """Behind Sentinel, the command shows the server that the sentinels name, or an
     error if they know none.
     """
     url = f"redis+sentinel://{sentinels.address}/mymaster"
     config = {"REDIS_URL": url, "READ_URL": f"{url}?role=replica"}
-    done = run(config, "info")
+    done = runner(config, "info")
     assert done.code == 0
     assert f" | address | {sentinels.servers[0].address}" in done.lines
     assert " | role | master of 2 replicas" in done.lines
     master = sentinels.servers[0].address
     assert f" | role | replica of {master}, link up" in done.lines
     other = {"REDIS_URL": f"redis+sentinel://{sentinels.address}/other"}
-    assert "'other'" in run(other, "info").output
+    assert "'other'" in runner(other, "info").output
 
 
-def test_info_of_other_servers(run: Run, start: Starter) -> None:
+def test_info_of_other_servers(runner: Run, start: Starter) -> None:
     """Servers that have no INFO, refuse the login or do not answer are reported."""
     stopped, locked = start(Server), start(Server, password=SECRET)
     stopped.pause()
@@ -508,7 +513,7 @@ def test_info_of_other_servers(run: Run, start: Starter) -> None:
             "GUESS_HOST": "127.0.0.1",
             "GUESS_PORT": str(reserve()),
         }
-        done = run(config, "info")
+        done = runner(config, "info")
 
     assert done.code == 1
     assert "It has no INFO" in done.output
@@ -521,7 +526,7 @@ def test_info_of_other_servers(run: Run, start: Starter) -> None:
     assert len(silent_errors) == 2
     assert "invalid username-password" in done.output
     assert "refused" in done.output
-    fake = run(config, "info", "FAKE")
+    fake = runner(config, "info", "FAKE")
     assert fake.code == 0
 
 
@@ -826,16 +831,16 @@ def test_cli_keeps_the_password_off_the_command_line(
     assert environment["REDISCLI_AUTH"] == environment["VALKEYCLI_AUTH"] == SECRET
 
 
-def test_cli_on_a_cluster(run: Run, native_client: None, cluster: Cluster) -> None:
+def test_cli_on_a_cluster(runner: Run, native_client: None, cluster: Cluster) -> None:
     """In a cluster, the native client follows redirects to the key's node."""
     config = {"REDIS_URL": f"redis+cluster://127.0.0.1:{reserve()},{cluster.address}"}
 
     for key in ("a", "b", "c"):
-        assert run(config, "cli", "--", "SET", key, "v").output == "OK\n"
+        assert runner(config, "cli", "--", "SET", key, "v").output == "OK\n"
 
 
 def test_cli_behind_sentinels(
-    run: Run, native_client: None, sentinels: Sentinels
+    runner: Run, native_client: None, sentinels: Sentinels
 ) -> None:
     """Behind Sentinel, the native client connects to the server that the sentinels
     name.
@@ -846,9 +851,9 @@ def test_cli_behind_sentinels(
         "READ_URL": f"{url}/mymaster?role=replica",
         "OTHER_URL": f"{url}/other",
     }
-    assert run(config, "cli", "--", "SET", "k", "v").output == "OK\n"
-    assert "role:slave" in run(config, "cli", "READ", "--", "INFO").output
-    done = run(config, "cli", "OTHER", "--", "PING")
+    assert runner(config, "cli", "--", "SET", "k", "v").output == "OK\n"
+    assert "role:slave" in runner(config, "cli", "READ", "--", "INFO").output
+    done = runner(config, "cli", "OTHER", "--", "PING")
     assert done.code == 1
     assert "Error: OTHER, other at 127.0.0.1:" in done.output
 
@@ -926,9 +931,9 @@ def test_cli_is_told_of_tls(
     assert "'REDIS_SSL_CA_DATA' cannot be passed" in done.output
 
 
-def test_cli_of_a_fake(run: Run, native_client: None) -> None:
+def test_cli_of_a_fake(runner: Run, native_client: None) -> None:
     """A fakeredis prefix is an error, because there is no server to connect to."""
-    done = run({"REDIS_URL": "fakeredis://"}, "cli")
+    done = runner({"REDIS_URL": "fakeredis://"}, "cli")
     assert done.code == 1
     assert "Error: REDIS is fakeredis" in done.output
 
@@ -1013,7 +1018,7 @@ def rows_of(done: Done) -> dict[str, tuple[str, str]]:
     return {name: (value, origin) for name, value, origin in rows}
 
 
-def test_list_of_a_prefix(run: Run) -> None:
+def test_list_of_a_prefix(runner: Run) -> None:
     """Every setting that has a value is listed with its origin. What somebody has given
     comes first.
     """
@@ -1025,7 +1030,7 @@ def test_list_of_a_prefix(run: Run) -> None:
         "CACHE_RETRY": "0",
         "CACHE_RETRY_DEADLINE": "1",
     }
-    rows = rows_of(run(config, "list", "CACHE"))
+    rows = rows_of(runner(config, "list", "CACHE"))
     given = {
         "CACHE_URL": ("h:7000", "setting"),
         "CACHE_HOST": ("h", "URL"),

@@ -39,6 +39,8 @@ from .pages import DOCS
 from .servers import Server
 from .servers import wait_until
 
+pytestmark = pytest.mark.no_cover
+
 UNLIMITED = {"RATELIMIT_ENABLED": False}
 
 

@@ -212,6 +212,7 @@ def test_host_of_a_sentinel() -> None:
             "CACHE_URI": "x",
             "CACHE_UR": "x",
         },
+        {"REDIS_URL": "redis://h", "redis_colour": "red"},
     ],
 )
 def test_no_false_alarm(config: dict[str, t.Any]) -> None:

@@ -162,8 +162,9 @@ def register(config: dict[str, t.Any]) -> str:
     return output.getvalue()
 
 
+@pytest.mark.no_cover
 @pytest.mark.timeout(300)
-@settings(max_examples=1500, deadline=None)
+@settings(max_examples=300, deadline=None)
 @given(configs)
 @example({"REDIS_URL": f"redis://:{SECRET}/x@h:6379/0"})
 @example({"REDIS_URL": f"redis://:12?{SECRET}@h"})
@@ -203,6 +204,7 @@ addresses = st.sampled_from(
 )
 
 
+@pytest.mark.no_cover
 @settings(max_examples=300, deadline=None)
 @given(addresses, st.dictionaries(credential_settings, credentials, max_size=4))
 def test_list_of_any_settings(
@@ -227,6 +229,7 @@ def test_list_of_any_settings(
     assert SECRET not in output.getvalue()
 
 
+@pytest.mark.no_cover
 @settings(max_examples=500, deadline=None)
 @given(urls())
 def test_any_url(url: str) -> None:
@@ -298,6 +301,7 @@ def test_repr_of_sentinels() -> None:
 PATHS = ("CLASS", "CONNECTION_POOL", "CONNECTION_POOL_CLASS", "CREDENTIAL_PROVIDER")
 
 
+@pytest.mark.no_cover
 def test_nothing_else_is_imported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -430,6 +434,7 @@ async def set_async(manager: RedisManager) -> None:
         await client.set("k", "v")
 
 
+@pytest.mark.no_cover
 @pytest.mark.parametrize("place", PLACES)
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
 def test_errors_of_outages(

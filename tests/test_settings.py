@@ -106,7 +106,7 @@ HOST = {"REDIS_HOST": "h", "REDIS_PORT": "6380", "REDIS_DB": "2"}
         ),
         (
             "redis://h:6380/2?socket_timeout=1.5&decode_responses=on&protocol=3"
-            "&encoding=latin-1&health_check_interval=30&client_name=me",
+            "&encoding=latin-1&health_check_interval=30&client_name=me&username=",
             HOST
             | {
                 "REDIS_SOCKET_TIMEOUT": "1.5",
