@@ -205,6 +205,7 @@ def test_host_of_a_sentinel() -> None:
         # Other software: its database has a name.
         {"STOCK_HOST": "h", "STOCK_DATABASE": "default", "STOCK_USERS": "me"},
         {"CACHE_URL": "redis://h", "CACHE_POST": "x", "CACHE_COST": "1"},
+        {"CACHE_URL": "redis://h", "CACHE_HOAX": "x"},
         {"CACHE_URL": "redis://h", "CACHE_HOSTS": ["h"], "CACHE_URLS": {"a": "b"}},
         {
             "CACHE_URL": "redis://h",
@@ -212,7 +213,7 @@ def test_host_of_a_sentinel() -> None:
             "CACHE_URI": "x",
             "CACHE_UR": "x",
         },
-        {"REDIS_URL": "redis://h", "redis_colour": "red"},
+        {"REDIS_URL": "redis://h", "REDIS_Colour": "red"},
     ],
 )
 def test_no_false_alarm(config: dict[str, t.Any]) -> None:
