@@ -30,8 +30,8 @@ free-port: $(VENV)/.run
 test: $(VENV)/.test  ## Run the tests
 	$(BIN)/python -m pytest --numprocesses 4 --dist worksteal -rs $(if $(CI),--reruns 1) --cov --cov-fail-under=100 $(ARGS)
 
-quick: $(VENV)/.test  ## Run the tests that need no server (seconds)
-	$(BIN)/python -m pytest --numprocesses 4 --dist worksteal --quiet -m "not server and not long and not chaos" $(ARGS)
+quick: $(VENV)/.test  ## Run the fast tests that need no server
+	$(BIN)/python -m pytest --quiet -m "not server and not slow and not long and not chaos" $(ARGS)
 
 bench: $(VENV)/.test  ## Measure how fast it is, beside redis-py alone (9 minutes)
 	$(INSTALL) --group benchmarks

@@ -41,8 +41,13 @@ _STARTING = {"_start", "start", "browser", "request"}
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark the tests that ``make quick`` leaves out."""
     for item in items:
-        if _STARTING.intersection(getattr(item, "fixturenames", ())):
+        fixtures = getattr(item, "fixturenames", ())
+
+        if _STARTING.intersection(fixtures):
             item.add_marker("server")
+
+        if "scripted" in fixtures:
+            item.add_marker("slow")
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -959,6 +959,7 @@ def test_cli_without_a_client(
     assert runner(config, "cli", "VALKEY") == Done(3, "redis-cli\n")
 
 
+@pytest.mark.slow
 def test_shell_context(app: Flask) -> None:
     """A Flask shell provides the default prefix's client and the manager."""
     app.config["REDIS_URL"] = "fakeredis://"

@@ -19,6 +19,8 @@ from .servers import wait_until
 from .test_health import make_manager
 from .test_pings import Dripping
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize(
     "config",

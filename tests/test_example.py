@@ -20,7 +20,7 @@ from flask.testing import FlaskClient
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-pytestmark = pytest.mark.once
+pytestmark = [pytest.mark.once, pytest.mark.slow]
 
 PATH = Path(__file__).parents[1] / "examples" / "visits" / "app.py"
 

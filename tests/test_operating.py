@@ -19,6 +19,8 @@ from .conftest import Starter
 from .servers import Server
 from .test_cli import run_process
 
+pytestmark = pytest.mark.slow
+
 PAGE = Path(__file__).parent.parent / "docs" / "operating.rst"
 
 

@@ -27,6 +27,8 @@ from .servers import Cluster
 from .servers import Server
 from .servers import wait_until
 
+pytestmark = pytest.mark.slow
+
 FAILURES = (redis.RedisError, redis.exceptions.RedisClusterException)
 
 

@@ -28,6 +28,8 @@ from .test_health import ping_one
 from .test_health import silent_server
 from .test_health import Untold
 
+pytestmark = pytest.mark.slow
+
 
 class Dripping:
     """A server that sends one byte every 20 ms to each connection, without end."""

@@ -248,6 +248,7 @@ def test_opens_no_socket(app: Flask, monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(list(app.extensions["redis"].values())) == 3
 
 
+@pytest.mark.slow
 def test_imports_no_unused_library() -> None:
     """A client library is imported only if a prefix uses it."""
     code = """
@@ -268,6 +269,7 @@ print("fakeredis" in sys.modules)
     assert run(code) == ["[]", "True"]
 
 
+@pytest.mark.slow
 def test_imports_little() -> None:
     """Modules for health checks and the command line are imported only when needed.
     Their names can still be imported from the package.
@@ -300,6 +302,7 @@ tell()
         flask_and_redis.X  # type: ignore[attr-defined] # noqa: B018
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("extension", "url"),
     [

@@ -162,6 +162,7 @@ def register(config: dict[str, t.Any]) -> str:
     return output.getvalue()
 
 
+@pytest.mark.slow
 @pytest.mark.no_cover
 @pytest.mark.timeout(300)
 @settings(max_examples=300, deadline=None)
@@ -204,6 +205,7 @@ addresses = st.sampled_from(
 )
 
 
+@pytest.mark.slow
 @pytest.mark.no_cover
 @settings(max_examples=300, deadline=None)
 @given(addresses, st.dictionaries(credential_settings, credentials, max_size=4))
@@ -229,8 +231,9 @@ def test_list_of_any_settings(
     assert SECRET not in output.getvalue()
 
 
+@pytest.mark.slow
 @pytest.mark.no_cover
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(urls())
 def test_any_url(url: str) -> None:
     """Any URL is accepted or raises ConfigError. No output contains the secret."""
