@@ -97,6 +97,8 @@ class Redis(_Base):
         config_prefix: str | None = None,
         **options: t.Any,
     ) -> None:
+        # Where there is no application context, current_app is no app.
+        app = find_app() if app is current_app else app
         LocalProxy.__init__(t.cast(t.Any, self), self.__find_client)
         # LocalProxy would wrap the function into two more calls, which take time.
         object.__setattr__(self, "_get_current_object", self.__find_client)

@@ -443,5 +443,7 @@ def get_or_create_registry(app: Flask) -> Registry:
     :param app: The app.
     :raises RuntimeError: If another extension uses its key.
     """
+    # No weak reference to a proxy is possible.
+    app = find_app() if app is current_app else app
     app.extensions.setdefault(_KEY, Registry(app))
     return get_registry(app)

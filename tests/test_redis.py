@@ -7,6 +7,7 @@ import typing as t
 
 import pytest
 import redis
+from flask import current_app
 from flask import Flask
 
 from flask_and_redis import ConfigError
@@ -124,6 +125,26 @@ def test_keeps_its_app() -> None:
     client = make()
     gc.collect()
     assert kwargs_of(client)["db"] == 3
+
+
+@pytest.mark.parametrize("extension", [Redis, RedisManager])
+def test_current_app(app: Flask, extension: type[Redis | RedisManager]) -> None:
+    """An app can be passed as current_app, to the constructor or to init_app."""
+    other = Flask("other")
+    app.config["REDIS_URL"] = other.config["REDIS_URL"] = "redis://h/5"
+
+    with app.app_context():
+        client = extension(current_app)
+
+    with other.app_context():
+        extension().init_app(current_app)
+
+    assert kwargs_of(app.extensions["redis"]["REDIS"])["db"] == 5
+    assert "redis" in other.extensions
+
+    if isinstance(client, Redis):
+        # It uses this app, also after the context.
+        assert kwargs_of(client)["db"] == 5
 
 
 def test_twice(app: Flask) -> None:
