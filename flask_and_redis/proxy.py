@@ -36,9 +36,12 @@ def _forward(name: str, doc: str | None) -> property:
         except (RuntimeError, KeyError, AttributeError):
             # There is no context or no registry, another extension uses the key, or the
             # client was not created yet. Testing for each would slow every command.
-            client = self._get_current_object()
+            pass
+        else:
+            return getattr(client, name)
 
-        return getattr(client, name)
+        # Not in the except clause: an error here would be chained to the first one.
+        return getattr(self._get_current_object(), name)
 
     return property(find, doc=doc)
 
