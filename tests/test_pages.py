@@ -7,6 +7,7 @@ import collections.abc as cabc
 import importlib
 import os
 import re
+import shlex
 import subprocess
 import sys
 import time
@@ -379,6 +380,19 @@ def test_migration(server: Server, app: Flask, name: str, row: dict[str, str]) -
         assert prefix == ("CACHE" if '"CACHE"' in row["after"] else "REDIS")
         assert client.get("k") == ("v" if "decode" in row["after"] else b"v")
         assert isinstance(client, MyRedis) == ("MyRedis" in row["after"])
+
+
+def test_lines_to_migrate(tmp_path: Path) -> None:
+    """The command on the page finds the lines of each row of the table."""
+    (command,) = commands_of("migrating/flask-redis")
+    files = {f"row_{n}.py": row for n, row in enumerate(table("from-flask-redis"))}
+
+    for name, row in files.items():
+        (tmp_path / name).write_text("\n".join(literals(row["before"])))
+
+    arguments = shlex.split(command)
+    found = subprocess.check_output(arguments, cwd=tmp_path, text=True).splitlines()
+    assert {line.split(":")[0] for line in found} == {f"./{name}" for name in files}
 
 
 def imported_modules(path: Path, package: Path) -> set[str]:
