@@ -65,6 +65,17 @@ def test_library(app: Flask, each_server: Server, cluster: Cluster) -> None:
             assert {each["lib-name"] for each in shown} == {f"redis-py({OURS})"}
 
 
+def test_no_name(app: Flask) -> None:
+    """Without CLIENT_NAME, connections open as redis-py opens them."""
+    manager = make_manager(app, A_URL="redis://h", B_URL="redis://h?client_name=b")
+
+    with app.app_context():
+        pools = [manager.get(prefix).connection_pool for prefix in ("A", "B")]
+
+    functions = [pool.connection_kwargs.get("redis_connect_func") for pool in pools]
+    assert [function is None for function in functions] == [True, False]
+
+
 @needs_driver_info
 @pytest.mark.parametrize("is_option", [True, False])
 def test_no_library(app: Flask, each_server: Server, is_option: bool) -> None:

@@ -43,8 +43,11 @@ TESTS = {
     "engines/watchers": "engines replicas pings own_exceptions",
     "manager": "proxy redis registry discovery health names",
     "operate": "cli health pings operating",
-    "settings": "settings discovery errors misspellings credentials",
+    "settings": "settings discovery errors misspellings",
+    "settings/hints": "settings misspellings errors credentials",
+    "settings/reader": "settings discovery errors misspellings credentials",
     "spec": "settings discovery errors misspellings",
+    "spec/values": "settings discovery errors misspellings secrets",
 }
 
 _PACKAGE = "flask_and_redis"
