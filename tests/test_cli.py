@@ -478,7 +478,7 @@ def test_info_of_a_cluster(runner: Run, fresh_cluster: Cluster) -> None:
 
     for number, node in enumerate(fresh_cluster.nodes):
         role = "master" if number < 3 else "replica"
-        start = " | error" if number == 4 else f" | {node.address} | {role} | Redis "
+        start = " | error" if number == 4 else f" | {node.address} | {role} | "
         lines = [line for line in done.lines if line.startswith(start)]
         assert any(node.address in line for line in lines), done.output
 
