@@ -70,6 +70,31 @@ def test_links_of_the_readme() -> None:
     assert [target for target in targets if not (ROOT / target).exists()] == []
 
 
+def test_install_commands() -> None:
+    """Each shown command works without a release: it installs from a checkout or a
+    wheel, or adds an extra that exists to an installed package.
+    """
+    project = (ROOT / "pyproject.toml").read_text()
+    commands = set(found(r"(pip install [^`\n]*Flask-And-Redis[^`\n]*)"))
+    assert commands
+
+    for page, command in commands:
+        extras = re.search(r" 'Flask-And-Redis\[([\w,-]+)\]'(?: pytest)?$", command)
+        assert extras, (page, command)
+
+        for extra in extras.group(1).split(","):
+            assert f"\n{extra} = [" in project, (page, command)
+
+    # The quick start and the README begin with the same commands.
+    setup = re.findall(
+        r"^    (?:\$ )?(python3 -m venv|\. \.\./|pip install|cd )(.*)$",
+        TEXTS["docs/quickstart.rst"],
+        re.M,
+    )
+    assert len(setup) == 4
+    assert all(f"\n    {start}{rest}\n" in TEXTS["README.rst"] for start, rest in setup)
+
+
 def test_targets_of_make() -> None:
     """Each target of make that a page names exists."""
     targets = set(found(r"(?:``|^    (?:\$ )?)make ([a-z-]+)"))
