@@ -247,6 +247,16 @@ def test_kubernetes(
     assert app.test_client().get(probe).status_code == 200
     server.stop()
     assert app.test_client().get(probe).status_code == 503
+    liveness = web["livenessProbe"]["httpGet"]["path"]
+    assert app.test_client().get(liveness).status_code == 204
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_health_without_redis(environment: pytest.MonkeyPatch, load: Import) -> None:
+    """Without any Redis, the app is alive and not healthy, as on the operating page."""
+    client = load("app").create_app().test_client()
+    assert client.get("/healthz").status_code == 503
+    assert client.get("/livez").status_code == 204
 
 
 def test_platform(environment: pytest.MonkeyPatch, load: Import) -> None:

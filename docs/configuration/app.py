@@ -24,7 +24,11 @@ def create_app():
     @app.get("/healthz")
     def healthz():
         pings = manager.ping(timeout=0.5)
-        is_healthy = all(ping.ok for ping in pings.values() if ping.required)
-        return jsonify(pings), 200 if is_healthy else 503
+        failed = [ping for ping in pings.values() if ping.required and not ping.ok]
+        return jsonify(pings), 200 if pings and not failed else 503
+
+    @app.get("/livez")
+    def livez():
+        return "", 204
 
     return app
