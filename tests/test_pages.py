@@ -307,7 +307,7 @@ def test_connections(start: Starter, tmp_path: Path) -> None:
 
 def test_rights(server: Server, app: Flask) -> None:
     """The page's ACL user may run the listed commands and no others."""
-    (line,) = re.findall(
+    line, _ = re.findall(
         r"^    (ACL SETUSER .*)$", (DOCS / "security.rst").read_text(), re.M
     )
 
@@ -315,7 +315,7 @@ def test_rights(server: Server, app: Flask) -> None:
         admin.execute_command(*line.split())
 
     try:
-        app.config["REDIS_URL"] = f"redis://shop:s3cret@{server.address}/1"
+        app.config["REDIS_URL"] = f"redis://shop:s3cret@{server.address}"
         manager = RedisManager(app)
 
         with app.app_context():
