@@ -191,19 +191,26 @@ def test_connection_errors(server: Server, start: Starter, cluster: Cluster) -> 
         finally:
             pool.release(connection)
 
+    def run_transaction() -> None:
+        pipe: t.Any = current_redis.pipeline()
+        pipe.get("k").execute()
+
     def read_pickle() -> None:
         current_redis.set("k", b"\xff")
         current_redis.get("k")
 
     with own.admin() as admin:
-        admin.acl_setuser("bob", enabled=True, passwords=["+x"], commands=["+@read"])
+        rules = ["+@read", "+exec"]
+        admin.acl_setuser("bob", enabled=True, passwords=["+x"], commands=rules)
+        bob = f"redis://bob:x@{own.address}"
         errors = [
             down,
             fails(URL="redis://nowhere.invalid"),
             fails(URL=own.url),
             fails(URL=own.url, PROTOCOL=2),
             fails(URL=f"redis://:wrong@{own.address}"),
-            fails(lambda: current_redis.flushdb(), URL=f"redis://bob:x@{own.address}"),
+            fails(lambda: current_redis.flushdb(), URL=bob),
+            fails(run_transaction, URL=bob),
             fails(
                 use_two_connections,
                 URL=server.url,
@@ -218,8 +225,11 @@ def test_connection_errors(server: Server, start: Starter, cluster: Cluster) -> 
                 URL=f"redis+cluster://{cluster.address}",
             ),
         ]
-        admin.replicaof("127.0.0.1", "1")
         url = f"redis://:secret@{own.address}"
+        admin.config_set("maxmemory", 1)
+        errors.append(fails(lambda: current_redis.set("k", "v"), URL=url))
+        admin.config_set("maxmemory", 0)
+        admin.replicaof("127.0.0.1", "1")
         errors.append(fails(lambda: current_redis.set("k", "v"), URL=url))
         admin.config_set("maxclients", 1)
         errors.append(fails(URL=url))
@@ -229,6 +239,29 @@ def test_connection_errors(server: Server, start: Starter, cluster: Cluster) -> 
 
     notes: list[str] = getattr(down, "__notes__", [])
     assert_quoted("Connection errors", [*map(str, errors), *notes])
+
+
+def test_null_password(start: Starter, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Flask reads null in the environment as None, so there is no password. In double
+    quotes, it is the password.
+    """
+    server = start(Server, password="null")
+    monkeypatch.setenv("FLASK_REDIS_URL", server.url)
+    messages = []
+
+    for value in ("null", '"null"'):
+        monkeypatch.setenv("FLASK_REDIS_PASSWORD", value)
+        app = Flask("shop")
+        app.config.from_prefixed_env()
+        manager = RedisManager(app)
+
+        with app.app_context():
+            messages.append(manager.ping(timeout=20)["REDIS"].error)
+
+    assert messages == [
+        "The server asks for a password: set 'REDIS_PASSWORD'.",
+        None,
+    ]
 
 
 #: Timeouts of pings, in seconds.
