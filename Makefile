@@ -9,7 +9,7 @@ INSTALL := $(BIN)/python -m pip install --quiet --constraint .ci/constraints.txt
 export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
-.PHONY: help run run-gunicorn free-port test quick bench bench-outages mutants soak check format constraints clean
+.PHONY: help run run-gunicorn free-port test quick bench bench-outages mutants soak check docs format constraints clean
 
 help:  ## Show this help
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 22
@@ -51,6 +51,10 @@ mutants: $(VENV)/.test  ## Change the code, and see whether a test fails; PART=s
 
 check: $(VENV)/.check  ## Run all checks: style, types, docs, package, every Python
 	$(BIN)/tox run $(ARGS)
+
+docs: $(VENV)/.run  ## Build the documentation: docs/_build/site/index.html
+	$(INSTALL) --group docs
+	$(BIN)/python -m sphinx -q -W -b html docs docs/_build/site
 
 format: $(VENV)/.check  ## Format the code
 	$(BIN)/tox exec -e style -- ruff check --fix .

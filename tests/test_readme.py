@@ -14,6 +14,7 @@ import pytest
 from ephemeral_port_reserve import reserve
 
 from .pages import files_of
+from .pages import table
 from .web import serve_script
 
 pytestmark = pytest.mark.once
@@ -38,7 +39,7 @@ def test_quick_start(tmp_path: Path) -> None:
     checkout = tmp_path / "checkout"
     checkout.mkdir()
     (checkout / "pyproject.toml").write_text(PROJECT)
-    _, install, run = blocks("text")
+    install, run = blocks("text")
     (extra,) = re.findall(r"^pip install '\.\[(\w+)\]'$", install, re.M)
     assert f"\n{extra} = [" in PROJECT
     port = reserve("127.0.0.1")
@@ -55,10 +56,24 @@ END
         assert response.read() == b"Report 1"
 
 
+def test_length() -> None:
+    """The README is one and a half screens long."""
+    assert len(README.splitlines()) <= 77
+
+
+def test_comparison() -> None:
+    """Each row of its table is also in the complete table."""
+    complete = {" ".join(row.values()) for row in table("comparison")}
+    text = README.partition("\nComparison\n")[2]
+    _, *lines = re.findall(r"^(?!=)\S.*  .*$", text, re.M)
+    assert len(lines) > 4
+    assert {" ".join(line.split()) for line in lines} <= complete
+
+
 def test_make() -> None:
-    """make knows the two commands. They install packages, so that they do not run."""
-    commands = re.findall(r"^(make \w+) +#", blocks("text")[0], re.M)
-    assert len(commands) == 2
+    """make knows the commands. They install packages, so that they do not run."""
+    commands = re.findall(r"``(make \w+)``", README)
+    assert commands == ["make run", "make test", "make docs"]
 
     for command in commands:
         subprocess.run(
@@ -73,8 +88,8 @@ def test_links() -> None:
     (home,) = re.findall(r'^Repository = "(.*)"$', PROJECT, re.M)
     links = re.findall(r"<(.*?)>`_", README)
     links += re.findall(r'^(?:Documentation|Changelog) = "(.*)"$', PROJECT, re.M)
-    assert len(links) > 5
-    assert README.count("https://") == README.count(f"{home}/blob/main/") > 5
+    assert len(links) > 4
+    assert README.count("https://") == README.count(f"{home}/blob/main/") > 4
 
     for link in links:
         assert link.startswith(f"{home}/blob/main/")
