@@ -197,6 +197,26 @@ def test_idempotent_job(recipes: Load) -> None:
     assert done == [1, 3]
 
 
+def test_lock_of_job_expires(recipes: Load) -> None:
+    """Another process may do a job whose lock has expired. The first one raises an
+    error at the end. The job counts as done.
+    """
+    run_once = recipes("jobs").run_once
+    done: list[str] = []
+
+    def work() -> None:
+        assert 0 < current_redis.ttl("lock:a") <= 30
+        current_redis.delete("lock:a")  # as if it had expired
+        assert run_once("a", lambda: done.append("by another"))
+        done.append("by the first")
+
+    with pytest.raises(redis.exceptions.LockNotOwnedError):
+        run_once("a", work, timeout=30)
+
+    assert done == ["by another", "by the first"]
+    assert not run_once("a", lambda: done.append("again"))
+
+
 def test_pubsub(recipes: Load, app: Flask) -> None:
     """What is published reaches those who listen."""
     news = recipes("news")
@@ -223,14 +243,16 @@ class Stopped(Exception):
 
 
 def test_stream(recipes: Load) -> None:
-    """Each order is handled. One that failed is handled first after a restart."""
+    """Each order is handled. One that failed is handled first after a restart, or by
+    another consumer after a minute.
+    """
     orders = recipes("orders")
     handled: list[str] = []
 
     def handle(product: str) -> None:
         handled.append(product)
 
-        if len(handled) in (2, 4):
+        if len(handled) in (2, 4, 5):
             raise Stopped
 
     for product in ("tea", "milk", "bread"):
@@ -242,6 +264,20 @@ def test_stream(recipes: Load) -> None:
 
     assert handled == ["tea", "milk", "milk", "bread"]
     assert current_redis.xpending("orders", "shop")["pending"] == 1
+
+    # The first consumer does not come back.
+    orders.take_over(handle, "second")
+    assert handled[4:] == []
+    client: t.Any = current_redis
+    (pending,) = client.xpending_range("orders", "shop", "-", "+", 10)
+    ids = [pending["message_id"]]
+    client.xclaim("orders", "shop", "first", 0, ids, idle=120_000, justid=True)
+
+    with pytest.raises(Stopped):
+        orders.consume(handle, "second")
+
+    assert handled[4:] == ["bread"]
+    assert client.xpending("orders", "shop")["consumers"][0]["name"] == b"second"
 
 
 def test_leaderboard(recipes: Load) -> None:
