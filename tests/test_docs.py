@@ -32,6 +32,7 @@ from flask_and_redis.spec.values import types_of
 
 from .pages import literals
 from .pages import table
+from .servers import Cluster
 
 GROUPS = (
     *("address", "login", "waiting", "pool", "replies", "tls", "cluster"),
@@ -276,6 +277,34 @@ def test_example(
         "STARTUP_NODES": settings.engine.describe_address(settings),
     }
     assert example == "None" or reached.get(name, name.lower() in settings.arguments)
+
+
+def test_several_keys_of_a_cluster(app: Flask, cluster: Cluster) -> None:
+    """What the page about engines says about slots."""
+    app.config["REDIS_URL"] = f"redis+cluster://{cluster.address}"
+    manager = RedisManager(app)
+    together = ("{user:1}:name", "{user:1}:mail")
+
+    with app.app_context():
+        client: t.Any = manager.get()
+        assert client.mset(dict.fromkeys(together, "v"))
+        assert client.mget(together) == [b"v", b"v"]
+
+        with pytest.raises(redis.exceptions.RedisClusterException):
+            client.mget(["a", "b"])
+
+        assert client.pipeline().set("a", 1).set("b", 2).execute() == [True, True]
+
+        for keys in (("a", "b"), together):
+            with client.pipeline(transaction=True) as pipe:
+                for key in keys:
+                    pipe.get(key)
+
+                if keys == together:
+                    assert pipe.execute() == [b"v", b"v"]
+                else:
+                    with pytest.raises(redis.exceptions.CrossSlotTransactionError):
+                        pipe.execute()
 
 
 @pytest.mark.parametrize("row", table("discovery"), ids=lambda row: row["settings"])
