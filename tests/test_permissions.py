@@ -118,7 +118,7 @@ Use = cabc.Callable[[RedisManager], object]
 ON_SERVER: dict[str, tuple[Use, str]] = {
     "``manager.ping()``": (ping, ""),
     "``flask redis info``": (show_info, ""),
-    "another database than 0": (select, "+ping"),
+    "a database other than 0": (select, "+ping"),
     "``pipeline()``": (run_pipeline, "+ping"),
     "``watch()`` and ``transaction()``": (watch, "+ping"),
     "``lock()``": (lock, ""),
