@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import re
 import textwrap
+import typing as t
 from pathlib import Path
 
 import pytest
@@ -148,3 +149,57 @@ def test_password_change(start: Starter, app: Flask, tmp_path: Path, user: str) 
         old.ping()
 
     assert server.admin(username=user, password="new-password").ping()
+
+
+@pytest.mark.timeout(120)
+def test_password_of_replicas(start: Starter, app: Flask, tmp_path: Path) -> None:
+    """If replicas and sentinels have the new password, too, the other replica and the
+    old master follow the new master after a failover.
+    """
+    text = " ".join(runbook("change a password").split())
+    (masterauth,) = re.findall("``(CONFIG SET masterauth .*?)``", text)
+    (auth_pass,) = re.findall("``(SENTINEL SET .*?)``", text)
+    (add,) = re.findall("``(ACL SETUSER default .*?)``", text)
+    (only,) = re.findall("CONFIG SET requirepass [a-z-]+", text)
+    secret = tmp_path / "password"
+    secret.write_text("old-password")
+    sentinels = start(Sentinels, password="old-password")
+
+    for command in (add, masterauth):
+        for server in sentinels.servers:
+            with server.admin() as admin:
+                admin.execute_command(*command.split())
+
+    for sentinel in sentinels.sentinels:
+        with sentinel.admin(protocol=2) as untyped:
+            watcher: t.Any = untyped
+            name, _, rest = auth_pass.partition(" SET ")
+            watcher.execute_command(f"{name} SET", *rest.split())
+
+    service = f"{sentinels.address}/{sentinels.SERVICE}"
+    app.config["REDIS_URL"] = f"redis+sentinel://{service}"
+    app.config["REDIS_PASSWORD_FILE"] = str(secret)
+    manager = RedisManager(app)
+
+    with app.app_context():
+        client = manager.get()
+        client.set("k", "v")
+        secret.write_text("new-password")
+
+        for server in sentinels.servers:
+            with server.admin() as admin:
+                admin.execute_command(*only.split())
+
+            server.password = "new-password"
+
+        old = sentinels.master()
+        old.kill()
+        wait_until(lambda: client.set("k", "v"), "the failover", timeout=30)
+        old.start()
+
+        def is_complete() -> bool:
+            replicas: t.Any = client.info("replication")
+            states = [replicas.get(f"slave{number}") for number in (0, 1)]
+            return all(each and each["state"] == "online" for each in states)
+
+        wait_until(is_complete, "the old master and the other replica", timeout=45)
