@@ -301,4 +301,6 @@ def test_ping(
     own.pause()
     messages.append(ping(own.url, 0.2))
     own.resume()
+    output = Flask("shop").test_cli_runner().invoke(args=["redis", "ping"]).output
+    messages.append(output.partition("Error: ")[2].strip())
     assert_quoted("Messages of flask redis ping", messages)
