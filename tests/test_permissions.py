@@ -11,6 +11,7 @@ import pytest
 import redis
 from flask import current_app
 from flask import Flask
+from redis.sentinel import MasterNotFoundError
 
 from flask_and_redis import RedisManager
 
@@ -252,17 +253,26 @@ def test_sentinels(shared_sentinels: Sentinels, feature: str) -> None:
 
 @pytest.mark.parametrize("rule", ["", "+sentinel|slaves"])
 def test_replicas_of_sentinels(shared_sentinels: Sentinels, rule: str) -> None:
-    """With the rule of the page, a replica is used. Without it, the master is."""
+    """With the rule of the page, a replica is used. Without it, commands fail. They do
+    not use the master instead.
+    """
     assert "``+sentinel|slaves``" in PAGE
     service = f"{shared_sentinels.SERVICE}?role=replica"
     url = f"redis+sentinel://{shared_sentinels.address}/{service}"
 
     def check(manager: RedisManager) -> None:
         role, *_ = t.cast(t.Any, manager.get()).role()
-        assert role == (b"slave" if rule else b"master")
+        assert role == b"slave"
 
     with watcher(shared_sentinels, "+sentinel|masters", *rule.split()):
-        use(check, url, **WATCHER)
+        if rule:
+            use(check, url, **WATCHER)
+            return
+
+        with pytest.raises(MasterNotFoundError, match="no permissions") as caught:
+            use(check, url, **WATCHER)
+
+    assert isinstance(caught.value.__cause__, redis.exceptions.NoPermissionError)
 
 
 def test_examples(each_server: Server) -> None:

@@ -188,14 +188,18 @@ def _check_replicas(replicas: list[t.Any], errors: list[Exception]) -> None:
 
 
 def is_refusal(error: BaseException | None) -> bool:
-    """Whether a sentinel refused the login or the client's certificate, or the client
-    refused the sentinel's certificate.
+    """Whether a sentinel refused the login, the command or the client's certificate,
+    or the client refused the sentinel's certificate.
     """
     if error is None:
         return False
 
     errors = get_library("redis").errors
-    permanent = (errors.AuthenticationError, errors.AuthorizationError)
+    permanent = (
+        errors.AuthenticationError,
+        errors.AuthorizationError,
+        errors.NoPermissionError,
+    )
     return isinstance(error, permanent) or any(map(is_tls_refusal, causes(error, None)))
 
 
