@@ -631,6 +631,16 @@ def test_nothing_is_configured() -> None:
     RedisManager(app)
 
 
+@pytest.mark.parametrize("ending", ["HOST", "UNIX_SOCKET_PATH", "CONNECTION_POOL"])
+def test_variable_besides_an_empty_setting(
+    monkeypatch: pytest.MonkeyPatch, ending: str
+) -> None:
+    """Each setting with an address is found, also if another one is set to nothing."""
+    monkeypatch.setenv(f"REDIS_{ending}", "x")
+    (warning,) = warnings_of({"REDIS_URL": ""})
+    assert f"'REDIS_{ending}' is in the environment, but" in warning
+
+
 def test_variable_without_flask(monkeypatch: pytest.MonkeyPatch) -> None:
     """If the environment has a variable that from_prefixed_env() does not read, or was
     not read at all, the warning names it.

@@ -70,7 +70,7 @@ def find_variable(config: cabc.Mapping[str, t.Any], prefix: str) -> str:
     :param config: The application's settings.
     :param prefix: The prefix.
     """
-    for ending in _ENDINGS[:2]:
+    for ending in _ENDINGS:
         name = f"{prefix}_{ending}"
 
         if name in config:
