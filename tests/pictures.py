@@ -172,9 +172,11 @@ def draw_layout(modules: cabc.Iterable[str]) -> str:
     parts, y = [], 46
 
     for folder, group in itertools.groupby(
-        modules, lambda name: name.rpartition("/")[0]
+        # A package in a part belongs to the part.
+        modules,
+        lambda name: name.rpartition("/")[0].partition("/")[0],
     ):
-        names = [name.rpartition("/")[2] for name in group]
+        names = [name.removeprefix(f"{folder}/") for name in group]
         lines = textwrap.wrap(", ".join(names), 66)
         height = max(46, 18 * len(lines) + 14)
         name = f"{folder}/" if folder else ", ".join(names)

@@ -1,24 +1,30 @@
-"""The undocumented features of redis-py and valkey-py that ``engines/internals.py``,
+"""The undocumented features of redis-py and valkey-py that ``engines/internals/``,
 ``engines/connections.py`` and ``engines/limits.py`` use. A test fails when one of them
 changes, or is not needed any more.
 """
 
 from __future__ import annotations
 
+import asyncio
 import os
 import socket
 import threading
 import time
+import types
 import typing as t
 
 import pytest
 import redis
+import redis.asyncio
 import redis.cache
 import valkey
 
 from flask_and_redis.engines import connections
-from flask_and_redis.engines import internals
 from flask_and_redis.engines import limits
+from flask_and_redis.engines.internals import clients
+from flask_and_redis.engines.internals import clusters
+from flask_and_redis.engines.internals import errors
+from flask_and_redis.engines.internals import pools
 from flask_and_redis.engines.library import packs_with_hiredis
 from flask_and_redis.spec.classes import parameters
 from flask_and_redis.spec.classes import subclass
@@ -77,12 +83,12 @@ def test_renew_locks(cluster: Cluster) -> None:
     host, port = cluster.address.split(",")[0].split(":")
     client: t.Any = redis.RedisCluster(host=host, port=int(port))
     pool = client.get_nodes()[0].redis_connection.connection_pool
-    owners = [client, client.nodes_manager, pool, *internals.list_connections(pool)]
+    owners = [client, client.nodes_manager, pool, *pools.list_connections(pool)]
     before = locks_of(*owners)
     assert {index for index, _ in before} >= {1, 2}
     other = type("Other", (), {})()
     other.lock = next(iter(locks_of(pool).values()))
-    internals.renew_locks([client, pool, other, object()])
+    clients.renew_locks([client, pool, other, object()])
     after = locks_of(*owners)
     assert before.keys() == after.keys()
 
@@ -120,7 +126,7 @@ def test_pool_state(pool: t.Any) -> None:
     """The pools of the libraries have the state that ours uses."""
     of_lists = not hasattr(pool, "_connections")
     kept = take(pool)
-    internals.change_class(pool, subclass(connections.PoolState, type(pool)))
+    clients.change_class(pool, subclass(connections.PoolState, type(pool)))
     connections.prepare_state(pool)
     lent = take(pool)
     assert pool.is_unobserved()
@@ -146,7 +152,7 @@ def test_pool_state(pool: t.Any) -> None:
 
     pool.reset()
     assert pool.is_unobserved()
-    assert internals.count_connections(pool) == (0, 0)
+    assert pools.count_connections(pool) == (0, 0)
     pool.pid = os.getpid() + 1
     assert not pool.is_unobserved()
 
@@ -157,7 +163,7 @@ def test_metrics(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     from redis.observability import recorder
 
     pool: t.Any = redis.ConnectionPool(port=server.port)
-    internals.change_class(pool, subclass(connections.PoolState, redis.ConnectionPool))
+    clients.change_class(pool, subclass(connections.PoolState, redis.ConnectionPool))
     assert pool.is_unobserved()
     monkeypatch.setattr(recorder, "_get_or_create_collector", object)
     monkeypatch.setattr(recorder, "_metrics_collector", None)
@@ -179,49 +185,49 @@ def test_inner_connection(server: Server) -> None:
 
 def test_count_connections(pool: t.Any) -> None:
     """Connections in use and connected idle ones are counted."""
-    assert internals.count_connections(pool) == (0, 0)
+    assert pools.count_connections(pool) == (0, 0)
     first, second = take(pool), take(pool)
-    assert internals.count_connections(pool) == (2, 0)
+    assert pools.count_connections(pool) == (2, 0)
     pool.release(first)
-    assert internals.count_connections(pool) == (1, 1)
+    assert pools.count_connections(pool) == (1, 1)
     first.disconnect()
-    assert internals.count_connections(pool) == (1, 0)
+    assert pools.count_connections(pool) == (1, 0)
     pool.release(second)
     # As in a process that was forked.
     pool.pid = os.getpid() + 1
-    assert internals.count_connections(pool) == (0, 0)
+    assert pools.count_connections(pool) == (0, 0)
     pool.pid = os.getpid()
 
 
 def test_count_connections_of_other_classes() -> None:
     """Another class of pools need not tell."""
-    assert internals.count_connections(object()) is None
+    assert pools.count_connections(object()) is None
 
 
 def test_list_idle(pool: t.Any) -> None:
     """Only connections that are not in use are listed."""
     used, idle = take(pool), take(pool)
     pool.release(idle)
-    assert internals.list_idle(pool) == [idle]
+    assert pools.list_idle(pool) == [idle]
     pool.release(used)
-    assert internals.list_idle(object()) == []
+    assert pools.list_idle(object()) == []
 
 
 def test_find_limit(pool: t.Any) -> None:
     """A pool without a limit has a very large one, which is not shown."""
-    assert internals.find_limit(pool) == 2
-    assert internals.find_limit(valkey.ConnectionPool()) is None
-    assert internals.find_limit(object()) is None
+    assert pools.find_limit(pool) == 2
+    assert pools.find_limit(valkey.ConnectionPool()) is None
+    assert pools.find_limit(object()) is None
 
 
 def test_disconnect_idle(pool: t.Any) -> None:
     """Idle connections are disconnected, and those in use are not."""
     used, idle = take(pool), take(pool)
     pool.release(idle)
-    internals.disconnect_idle(pool)
+    pools.disconnect_idle(pool)
     assert (used._sock is None, idle._sock is None) == (False, True)
     pool.release(used)
-    assert internals.count_connections(pool) == (0, 1)
+    assert pools.count_connections(pool) == (0, 1)
 
 
 def test_disconnect_idle_keeps_the_order(pool: t.Any) -> None:
@@ -229,7 +235,7 @@ def test_disconnect_idle_keeps_the_order(pool: t.Any) -> None:
     first, last = take(pool), take(pool)
     pool.release(first)
     pool.release(last)
-    internals.disconnect_idle(pool)
+    pools.disconnect_idle(pool)
     assert [take(pool), take(pool)] == [last, first]
 
 
@@ -240,18 +246,49 @@ def test_is_full_pool(pool: t.Any) -> None:
     with pytest.raises((redis.ConnectionError, valkey.ConnectionError)) as info:
         take(pool)
 
-    assert internals.is_full_pool(info.value)
-    assert not internals.is_full_pool(redis.ConnectionError("Connection refused."))
+    assert errors.is_full_pool(info.value)
+    assert not errors.is_full_pool(redis.ConnectionError("Connection refused."))
 
     for connection in connections:
         pool.release(connection)
+
+
+def test_is_demoted(start: Starter) -> None:
+    """A replica refuses to write with three errors: of a command, of a script and of a
+    pool behind sentinels.
+    """
+    server = start(Server, "--replicaof", "127.0.0.1", "1")
+    client: t.Any = redis.Redis(port=server.port)
+    # All that the pool needs of redis-py's object that asks the sentinels.
+    manager: t.Any = types.SimpleNamespace(
+        discover_master=lambda service: ("127.0.0.1", server.port)
+    )
+    pool_class: t.Any = redis.SentinelConnectionPool
+    pool = pool_class("mymaster", manager)
+    behind_sentinels: t.Any = redis.Redis(connection_pool=pool)
+
+    for writer, *command in (
+        (client, "SET", "k", "v"),
+        (client, "EVAL", "return redis.call('SET', 'k', 'v')", 0),
+        (behind_sentinels, "SET", "k", "v"),
+    ):
+        with pytest.raises(redis.RedisError) as info:
+            writer.execute_command(*command)
+
+        assert errors.is_demoted(info.value, redis.exceptions)
+
+    assert not isinstance(info.value, redis.ReadOnlyError)
+    other = redis.ResponseError("wrong type")
+    assert not errors.is_demoted(other, redis.exceptions)
+    client.close()
+    pool.disconnect()
 
 
 def test_unnamed_pool_arguments() -> None:
     """A pool takes these arguments, though its signature does not name them."""
     pool = redis.ConnectionPool(protocol=3, cache_config=redis.cache.CacheConfig())
     assert pool.cache is not None
-    names = internals.UNNAMED_POOL_ARGUMENTS
+    names = pools.UNNAMED_POOL_ARGUMENTS
     assert names.isdisjoint(parameters(redis.ConnectionPool))
     assert names.isdisjoint(parameters(redis.Connection))
 
@@ -261,7 +298,7 @@ def test_own_arguments() -> None:
     else is.
     """
     pool = redis.ConnectionPool(host="h", db=3, protocol=3)
-    arguments = internals.own_arguments(pool)
+    arguments = pools.own_arguments(pool)
     assert {"host": "h", "db": 3, "protocol": 3}.items() <= arguments.items()
     added = pool.connection_kwargs.keys() - arguments.keys()
     assert bool(added) == (redis.VERSION[0] >= 7)
@@ -280,7 +317,7 @@ def test_change_class(server: Server) -> None:
     client: t.Any = Client(port=server.port)
     pipeline: t.Any = client.pipeline()
     assert type(pipeline) is redis.client.Pipeline
-    internals.change_class(pipeline, Pipeline)
+    clients.change_class(pipeline, Pipeline)
     assert t.cast(object, type(pipeline)) is Pipeline
     pipeline.set("k", "v")
     assert pipeline.execute() == [True]
@@ -293,20 +330,42 @@ def test_scripts(server: Server) -> None:
     script: t.Any = client.register_script("return 1")
     pipeline: t.Any = client.pipeline()
     script(client=pipeline)
-    scripts = internals.copy_scripts(pipeline)
+    scripts = clients.copy_scripts(pipeline)
     assert scripts == {script}
     pipeline.reset()
-    assert internals.copy_scripts(pipeline) == set()
-    internals.restore_scripts(pipeline, scripts)
-    assert internals.copy_scripts(pipeline) == {script}
+    assert clients.copy_scripts(pipeline) == set()
+    clients.restore_scripts(pipeline, scripts)
+    assert clients.copy_scripts(pipeline) == {script}
     client.close()
 
 
 def test_cluster_arguments() -> None:
     """RedisCluster accepts these arguments, though its signature names few of them."""
     unnamed = {"password", "username", "ssl", "socket_timeout", "decode_responses"}
-    assert unnamed <= internals.CLUSTER_ARGUMENTS
+    assert unnamed <= clusters.CLUSTER_ARGUMENTS
     assert unnamed.isdisjoint(parameters(redis.RedisCluster))
+
+
+def test_set_node_connections(cluster: Cluster) -> None:
+    """The nodes of an asynchronous client create connections of the class, whether they
+    are given or found.
+    """
+
+    class Marked:
+        pass
+
+    async def open_connections() -> list[t.Any]:
+        port = cluster.nodes[0].port
+        client: t.Any = redis.asyncio.RedisCluster(host="127.0.0.1", port=port)
+        clusters.set_node_connections(client, lambda cls: subclass(Marked, cls))
+        await client.ping(target_nodes=client.ALL_NODES)
+        nodes = client.get_nodes()
+        await client.aclose()
+        return [each for node in nodes for each in node._connections]
+
+    connections = asyncio.run(open_connections())
+    assert len(connections) >= len(cluster.nodes)
+    assert {isinstance(each, Marked) for each in connections} == {True}
 
 
 def test_refresh_slots(cluster: Cluster) -> None:
@@ -316,7 +375,7 @@ def test_refresh_slots(cluster: Cluster) -> None:
     nodes = len(client.get_nodes())
     client.nodes_manager.nodes_cache = {}
     assert not client.get_nodes()
-    internals.refresh_slots(client)
+    clusters.refresh_slots(client)
     assert len(client.get_nodes()) == nodes
     client.close()
 
@@ -329,11 +388,11 @@ def test_is_uncovered(start: Starter) -> None:
         redis.RedisCluster(host="127.0.0.1", port=server.port)
 
     assert not isinstance(info.value, redis.exceptions.SlotNotCoveredError)
-    assert internals.is_uncovered(info.value)
+    assert errors.is_uncovered(info.value)
     by_class = redis.exceptions.SlotNotCoveredError("of a command")
-    assert internals.is_uncovered(by_class)
+    assert errors.is_uncovered(by_class)
     other = redis.exceptions.RedisClusterException("keys must map to the same slot")
-    assert not internals.is_uncovered(other)
+    assert not errors.is_uncovered(other)
 
 
 def test_is_refused_by_sentinel(start: Starter) -> None:
@@ -355,9 +414,9 @@ def test_is_refused_by_sentinel(start: Starter) -> None:
         return info.value
 
     refused = error_of(server.port, "wrong")
-    assert internals.is_refused_by_sentinel(refused)
+    assert errors.is_refused_by_sentinel(refused)
     assert refused.__cause__ is None
-    assert not internals.is_refused_by_sentinel(error_of(1, "wrong"))
+    assert not errors.is_refused_by_sentinel(error_of(1, "wrong"))
 
 
 @pytest.mark.parametrize("redis_entraid", [False, True])
@@ -379,11 +438,11 @@ def test_restart_renewal(issuer: Issuer, redis_entraid: bool) -> None:
     provider.get_credentials()
     time.sleep(0.5)
     assert received == []
-    internals.restart_renewal(provider)
+    clients.restart_renewal(provider)
     provider.get_credentials()
     wait_until(lambda: received, "a token is renewed")
     provider._token_mgr.stop()
-    internals.restart_renewal(object())
+    clients.restart_renewal(object())
 
 
 @pytest.mark.parametrize("retry", [False, True])
@@ -391,22 +450,22 @@ def test_retry_renewal(issuer: Issuer, retry: bool) -> None:
     """A provider renews no token any more after an error."""
     provider = Streaming(issuer)
     tokens: list[object] = []
-    errors: list[Exception] = []
+    failures: list[Exception] = []
 
     def fail(error: Exception) -> None:
         issuer.error = ""
 
         if retry:
-            internals.retry_renewal(provider, 0.01)
+            clients.retry_renewal(provider, 0.01)
 
         tokens.clear()
-        errors.append(error)
+        failures.append(error)
 
     provider.on_next(tokens.append)
     provider.on_error(fail)
     provider.get_credentials()
     issuer.error = "unreachable"
-    wait_until(lambda: errors, "the renewal fails")
+    wait_until(lambda: failures, "the renewal fails")
 
     if retry:
         wait_until(lambda: tokens, "a token is renewed")
@@ -415,7 +474,7 @@ def test_retry_renewal(issuer: Issuer, retry: bool) -> None:
         assert tokens == []
 
     provider._token_mgr.stop()
-    internals.retry_renewal(object(), 1)
+    clients.retry_renewal(object(), 1)
 
 
 def test_limited_socket() -> None:
@@ -474,7 +533,7 @@ def test_add_startup_nodes(cluster: Cluster) -> None:
     manager = client.nodes_manager
     known = dict(manager.startup_nodes)
     manager.startup_nodes = {}
-    internals.add_startup_nodes(client, [("localhost", int(port))])
+    clusters.add_startup_nodes(client, [("localhost", int(port))])
     assert list(manager.startup_nodes) == [f"{host}:{port}"]
     manager.initialize()
     assert manager.startup_nodes.keys() == known.keys()
@@ -486,7 +545,7 @@ def test_follow_nodes(cluster: Cluster) -> None:
     client: t.Any = redis.RedisCluster(host="127.0.0.1", port=cluster.nodes[0].port)
     port = client.get_default_node().port
     assert client.get_node(node_name=f":{port}") is None
-    internals.follow_nodes(client)
+    clusters.follow_nodes(client)
     assert client.get_node(node_name=f":{port}").port == port
     assert client.get_node("", port).port == port
     assert client.get_node("127.0.0.1", port).port == port
@@ -499,7 +558,7 @@ def test_follow_nodes_after_other_errors(cluster: Cluster) -> None:
     ``AttributeError`` from the commands of all threads. Redirections are followed.
     """
     client: t.Any = redis.RedisCluster(host="127.0.0.1", port=cluster.nodes[0].port)
-    internals.follow_nodes(client)
+    clusters.follow_nodes(client)
     client.set("k", "v")
     client.nodes_manager.update_moved_exception(redis.ConnectionError("lost"))
     assert client.get("k") == b"v"
@@ -515,7 +574,7 @@ def test_follow_nodes_that_are_gone(cluster: Cluster) -> None:
     6 raises an ``AttributeError``.
     """
     client: t.Any = redis.RedisCluster(host="127.0.0.1", port=cluster.nodes[0].port)
-    internals.follow_nodes(client)
+    clusters.follow_nodes(client)
     pool = client.get_redis_connection(client.get_default_node()).connection_pool
     connection = pool.get_connection()
     manager = client.nodes_manager
@@ -533,15 +592,15 @@ def test_find_shard(cluster: Cluster) -> None:
     """The position of a key is known for most commands."""
     client: t.Any = redis.RedisCluster(host="127.0.0.1", port=cluster.nodes[0].port)
     master = f"127.0.0.1:{cluster.master_of('k').port}"
-    assert internals.find_shard(client, ("GET", "k")) == master
-    assert internals.find_shard(client, ("set", b"k", 1)) == master
+    assert clusters.find_shard(client, ("GET", "k")) == master
+    assert clusters.find_shard(client, ("set", b"k", 1)) == master
 
     for command in (("PING",), ("GET",), ("EVAL", "return 1", 0), ("UNKNOWN", "k")):
-        assert internals.find_shard(client, command) is None
+        assert clusters.find_shard(client, command) is None
 
-    assert internals.find_shard(client, ("EVAL", "return 1", 1, "k"), 3) == master
+    assert clusters.find_shard(client, ("EVAL", "return 1", 1, "k"), 3) == master
     client.nodes_manager.slots_cache = {}
-    assert internals.find_shard(client, ("GET", "k")) is None
+    assert clusters.find_shard(client, ("GET", "k")) is None
     client.close()
 
 
@@ -554,13 +613,13 @@ def test_is_cache_refused(server: Server) -> None:
     try:
         client.ping()
     except redis.ConnectionError as error:
-        assert internals.is_cache_refused(error)
+        assert errors.is_cache_refused(error)
     else:
         # From Redis 7.4 on it does.
         assert client.get_cache() is not None
 
     client.close()
-    assert not internals.is_cache_refused(redis.ConnectionError("refused"))
+    assert not errors.is_cache_refused(redis.ConnectionError("refused"))
 
 
 def test_packs_with_hiredis() -> None:

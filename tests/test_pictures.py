@@ -70,6 +70,6 @@ def test_modules_on_design_page() -> None:
     named = {
         name
         for name in literals((DOCS / "design.rst").read_text())
-        if re.fullmatch(r"\w+/\w+", name)
+        if re.fullmatch(r"\w+(/\w+)+", name)
     }
     assert named == {name for name in list_modules() if "/" in name}

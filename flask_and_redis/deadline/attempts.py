@@ -7,7 +7,7 @@ import random
 import time
 import typing as t
 
-from ..engines import internals
+from ..engines.internals.errors import is_full_pool
 from ..engines.library import Client
 from ..engines.tracking import was_executed
 from .outage import Outage
@@ -182,7 +182,7 @@ class Attempts:
         if self._is_sent_too_often(error) or self._is_too_large(error):
             return False
 
-        if internals.is_full_pool(error):
+        if is_full_pool(error):
             self.pause = self._wait_for_pool(error)
             return True
 

@@ -11,7 +11,7 @@ import typing as t
 import redis
 import redis.asyncio
 
-from ..engines import internals
+from ..engines.internals.clients import change_class
 from ..engines.library import library_name
 from ..engines.operations import FakeServers
 from ..signals import command_finished
@@ -119,7 +119,7 @@ class StaysOpen(WithDeadline):
 
         if library_name(type(pipeline)):
             cls = subclass(StaysOpenPipeline, type(pipeline))
-            internals.change_class(pipeline, cls)
+            change_class(pipeline, cls)
 
         return pipeline
 

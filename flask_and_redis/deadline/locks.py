@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import typing as t
 
-from ..engines import internals
+from ..engines.internals.clients import change_class
 from ..engines.library import get_library
 from ..engines.library import library_name
 from ..spec.classes import subclass
@@ -89,5 +89,5 @@ def recognize_own_token(lock: t.Any, client: t.Any, mixin: type[_Owned]) -> None
     """
     # A class of the application may work otherwise.
     if library_name(type(lock)):
-        internals.change_class(lock, subclass(mixin, type(lock)))
+        change_class(lock, subclass(mixin, type(lock)))
         lock._lock_client = client

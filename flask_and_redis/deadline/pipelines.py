@@ -5,8 +5,10 @@ from __future__ import annotations
 import collections.abc as cabc
 import typing as t
 
-from ..engines import internals
 from ..engines import messages
+from ..engines.internals.clients import change_class
+from ..engines.internals.clients import copy_scripts
+from ..engines.internals.clients import restore_scripts
 from ..engines.tracking import mark_executed
 from ..signals import command_finished
 from ..spec.classes import subclass
@@ -107,7 +109,7 @@ class _Records:
             super().execute_command(*args, **options)  # type: ignore[misc]
 
         if scripts:
-            internals.restore_scripts(self, scripts)
+            restore_scripts(self, scripts)
 
     def _start_watch(self, keys: tuple[t.Any, ...]) -> Attempts | None:
         """The attempts of a WATCH, which changes nothing. None if keys are watched
@@ -162,7 +164,7 @@ class PipelineWithDeadline(_Records):
             return execute(*args, **kwargs)
 
         engine = self._command_deadline.engine
-        scripts = internals.copy_scripts(self)
+        scripts = copy_scripts(self)
         is_explicit = self._is_explicit
         attempts = self._command_deadline.start(self._pipeline_client, commands)
 
@@ -235,7 +237,7 @@ class AsyncPipelineWithDeadline(_Records):
             return await execute(*args, **kwargs)
 
         engine = self._command_deadline.engine
-        scripts = internals.copy_scripts(self)
+        scripts = copy_scripts(self)
         is_explicit = self._is_explicit
         attempts = self._command_deadline.start(self._pipeline_client, commands)
 
@@ -301,7 +303,7 @@ def add_deadline(
     """
     # Its class is changed. Functions set on it would refer to it, so that a dropped
     # pipeline would keep its connection until the next garbage collection.
-    internals.change_class(pipeline, subclass(mixin, type(pipeline)))
+    change_class(pipeline, subclass(mixin, type(pipeline)))
     pipeline._pipeline_client = client
     pipeline._command_deadline = deadline
     pipeline._recorded_commands = []

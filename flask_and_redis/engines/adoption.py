@@ -11,8 +11,11 @@ import weakref
 
 from ..spec.classes import subclass
 from . import connections
-from . import internals
 from .credentials import Credentials
+from .internals.clients import change_class
+from .internals.clients import renew_locks
+from .internals.pools import disconnect_idle
+from .internals.pools import list_connections
 from .library import Client
 from .library import get_library
 from .library import library_name
@@ -58,10 +61,10 @@ def adopt_pool(pool: t.Any, max_idle: float) -> None:
         # The application's client has a pool of another kind.
         guard_pool(pool)
     elif inspect.iscoroutinefunction(cls.release):
-        internals.change_class(pool, subclass(connections.AsyncTrackedPool, cls))
+        change_class(pool, subclass(connections.AsyncTrackedPool, cls))
         _track(pool, AsyncTrackedConnection)
     elif not isinstance(pool, connections.TrackedPool):
-        internals.change_class(pool, subclass(connections.TrackedPool, cls))
+        change_class(pool, subclass(connections.TrackedPool, cls))
         connections.prepare_state(pool)
         _track(pool, TrackedConnection)
         of_library = get_library(name).pool_class
@@ -92,19 +95,8 @@ def _track(pool: Pool, mixin: type[t.Any]) -> None:
     """Add a mixin to the class of a pool's connections, and to those that exist."""
     pool.connection_class = subclass(mixin, pool.connection_class)
 
-    for connection in internals.list_connections(pool):
-        internals.change_class(connection, subclass(mixin, type(connection)))
-
-
-def track_nodes(client: t.Any) -> None:
-    """Track the connections of a new asynchronous cluster's client, which has no pools.
-
-    :param client: The client.
-    """
-    internals.set_node_connections(
-        client,
-        lambda connection_class: subclass(AsyncTrackedConnection, connection_class),
-    )
+    for connection in list_connections(pool):
+        change_class(connection, subclass(mixin, type(connection)))
 
 
 def replace_connections(pool: t.Any) -> None:
@@ -115,7 +107,7 @@ def replace_connections(pool: t.Any) -> None:
     if isinstance(pool, connections.Outdates):
         pool.replace_connections()
     else:
-        internals.disconnect_idle(pool)
+        disconnect_idle(pool)
 
 
 _clients: weakref.WeakKeyDictionary[
@@ -137,7 +129,7 @@ def renew_locks_after_fork(
 
 def _renew_locks() -> None:
     for client, find_pools in list(_clients.items()):
-        internals.renew_locks([client, *find_pools(client)])
+        renew_locks([client, *find_pools(client)])
 
 
 with contextlib.suppress(AttributeError):
@@ -158,5 +150,5 @@ def keep_pools_open(client: t.Any, pools: cabc.Iterable[Pool]) -> None:
     for pool in pools:
         # Connections in use stay open, for example that of pubsub(). They are closed
         # when nothing refers to the pool any more.
-        finalizer = weakref.finalize(client, internals.disconnect_idle, pool)
+        finalizer = weakref.finalize(client, disconnect_idle, pool)
         finalizer.atexit = False

@@ -23,9 +23,9 @@ from ..spec.values import mask_secrets
 from . import adoption
 from . import checks
 from . import credentials
-from . import internals
 from . import names
 from .commands import Commands
+from .internals.pools import disconnect_idle
 from .library import Client
 from .library import library_name
 from .library import library_of
@@ -323,7 +323,7 @@ class Engine(Commands, abc.ABC):
             if in_use:
                 pool.disconnect()
             else:
-                internals.disconnect_idle(pool)
+                disconnect_idle(pool)
 
     async def close_async(self, client: t.Any) -> None:
         """Close an asynchronous client and its connections.

@@ -14,6 +14,7 @@ from redis import exceptions as redis_exceptions
 from ..exceptions import ConfigError
 from ..spec.classes import once_per_class
 from ..spec.classes import parameters
+from ..spec.classes import subclass
 from ..spec.spec import Address
 from ..spec.spec import Arguments
 from ..spec.spec import Spec
@@ -21,12 +22,18 @@ from ..spec.spec import Values
 from ..spec.url import join_address
 from ..spec.url import Url
 from . import adoption
-from . import internals
 from . import names
 from .base import Engine
 from .checks import client_settings
 from .checks import TIMEOUTS
 from .commands import causes
+from .internals.clusters import add_startup_nodes
+from .internals.clusters import CLUSTER_ARGUMENTS
+from .internals.clusters import find_shard
+from .internals.clusters import follow_nodes
+from .internals.clusters import refresh_slots
+from .internals.clusters import set_node_connections
+from .internals.errors import is_uncovered
 from .library import get_library
 from .library import library_of
 from .limits import ask_once
@@ -37,6 +44,7 @@ from .operations import Info
 from .operations import probe_spec
 from .standalone import ENGINE as STANDALONE
 from .standalone import split_arguments
+from .tracking import AsyncTrackedConnection
 from .tracking import HOSTLESS
 
 SLOTS = 16384
@@ -131,14 +139,14 @@ class Cluster(Engine):
             ]
 
         client = client_class(**arguments)
-        internals.follow_nodes(client)
+        follow_nodes(client)
         # Its nodes_manager forgets them.
         client._start_up_nodes = self.nodes(spec)
         return client
 
     def introduce(self, spec: Spec, arguments: Arguments) -> None:
         library = library_of(spec.client_class)
-        accepted = parameters(spec.client_class).keys() | internals.CLUSTER_ARGUMENTS
+        accepted = parameters(spec.client_class).keys() | CLUSTER_ARGUMENTS
         names.name_library(arguments, accepted)
 
         # The asynchronous class calls no function with its connections.
@@ -158,7 +166,9 @@ class Cluster(Engine):
 
     def adopt_async(self, spec: Spec, client: t.Any) -> None:
         # Its nodes have connections, but no pools.
-        adoption.track_nodes(client)
+        set_node_connections(
+            client, functools.partial(subclass, AsyncTrackedConnection)
+        )
 
     async def close_async(self, client: t.Any) -> None:
         # This closes the nodes as well.
@@ -173,7 +183,7 @@ class Cluster(Engine):
             # redis-py raises it in three cases: slots are not covered, no node can be
             # reached, and keys are in different slots, which a retry cannot fix.
             cause = error.__cause__
-            return internals.is_uncovered(error) or (
+            return is_uncovered(error) or (
                 cause is not None and self.is_transient(cause, spec, handled)
             )
 
@@ -190,8 +200,7 @@ class Cluster(Engine):
             return frozenset([None])
 
         shards = (
-            internals.find_shard(client, command, _find_key(command))
-            for command in commands
+            find_shard(client, command, _find_key(command)) for command in commands
         )
         return frozenset(shard for shard in shards if shard is not None)
 
@@ -199,10 +208,10 @@ class Cluster(Engine):
         # It means that no node has answered when the slots were read.
         return isinstance(
             error, redis_exceptions.RedisClusterException
-        ) and not internals.is_uncovered(error)
+        ) and not is_uncovered(error)
 
     def after_all_down(self, client: t.Any) -> None:
-        internals.add_startup_nodes(client, client._start_up_nodes)
+        add_startup_nodes(client, client._start_up_nodes)
 
     def can_probe(self, client: t.Any) -> bool:
         # The next command is the probe, because it also reads the slots again.
@@ -212,7 +221,7 @@ class Cluster(Engine):
         client.replace_default_node()
 
     def before_pipeline_retry(self, client: t.Any) -> t.Any:
-        return internals.refresh_slots(client)
+        return refresh_slots(client)
 
     # For operators
 
@@ -321,9 +330,7 @@ def _accepted(client_class: type[t.Any]) -> dict[str, inspect.Parameter]:
     accepted = dict(client_settings(client_class))
     of_nodes = parameters(redis.Redis).items()
     accepted |= {
-        name: parameter
-        for name, parameter in of_nodes
-        if name in internals.CLUSTER_ARGUMENTS
+        name: parameter for name, parameter in of_nodes if name in CLUSTER_ARGUMENTS
     }
 
     for name in ("url", "connection_pool"):

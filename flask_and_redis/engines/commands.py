@@ -11,10 +11,12 @@ import typing as t
 from ..spec.spec import Spec
 from . import adoption
 from . import checks
-from . import internals
 from . import interruptions
 from . import messages
 from . import tracking
+from .internals.errors import is_cache_refused
+from .internals.errors import is_demoted
+from .internals.errors import is_full_pool
 from .library import Client
 from .library import library_of
 from .library import Pool
@@ -55,7 +57,7 @@ class Commands(Operations):
         return (
             isinstance(error, transient)
             and not isinstance(error, permanent)
-            and not internals.is_cache_refused(error)
+            and not is_cache_refused(error)
             and not any(map(is_tls_refusal, causes(error, handled)))
         )
 
@@ -100,7 +102,7 @@ class Commands(Operations):
 
         :param error: What an attempt raised.
         """
-        return not (tracking.is_unsent(error) or internals.is_full_pool(error))
+        return not (tracking.is_unsent(error) or is_full_pool(error))
 
     def is_hang(
         self, error: BaseException, spec: Spec, handled: BaseException | None = None
@@ -205,7 +207,7 @@ class Commands(Operations):
         errors = library_of(spec.client_class).errors
 
         if not isinstance(error, errors.AuthenticationError):
-            return internals.is_demoted(error, errors)
+            return is_demoted(error, errors)
 
         arguments = self.connection_arguments(spec)
 

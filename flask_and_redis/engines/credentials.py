@@ -24,7 +24,8 @@ from ..spec.spec import Spec
 from ..spec.spec import Value
 from ..spec.spec import Values
 from ..spec.values import Secret
-from . import internals
+from .internals.clients import restart_renewal
+from .internals.clients import retry_renewal
 
 logger: logging.Logger = logging.getLogger("flask_and_redis")
 
@@ -228,7 +229,7 @@ class _Source:
         called again.
         """
         self._forget()
-        internals.restart_renewal(self._provider)
+        restart_renewal(self._provider)
 
     def get_provider(self) -> CredentialProvider:
         """The provider. Threads that need it at the same time share one attempt to
@@ -314,7 +315,7 @@ class _Source:
                 *(self._label, type(error).__name__, RENEWAL_PAUSE),
             )
 
-        internals.retry_renewal(self._provider, RENEWAL_PAUSE)
+        retry_renewal(self._provider, RENEWAL_PAUSE)
 
 
 R = t.TypeVar("R")

@@ -13,7 +13,7 @@ import time
 import typing as t
 
 from ..spec.classes import subclass
-from .internals import change_class
+from .internals.clients import change_class
 from .library import library_name
 from .library import Pool
 from .messages import clean_error

@@ -13,9 +13,9 @@ from ..spec.classes import parameters
 from ..spec.spec import Arguments
 from ..spec.spec import Spec
 from ..spec.url import join_address
-from . import internals
 from .checks import maint_config
 from .checks import TIMEOUTS
+from .internals.pools import own_arguments
 from .library import Client
 from .library import Connection
 from .library import Library
@@ -332,7 +332,7 @@ def copy_pool(pool: Pool, library: Library, changes: Arguments) -> t.Any:
     :param library: Its library.
     :param changes: Other values for some arguments of its connections.
     """
-    arguments = {**internals.own_arguments(pool), **changes}
+    arguments = {**own_arguments(pool), **changes}
 
     if "maint_notifications_config" in parameters(library.pool_class):
         # A short-lived client has no use for notifications.

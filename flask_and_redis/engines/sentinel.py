@@ -22,10 +22,10 @@ from ..spec.url import join_address
 from ..spec.url import Url
 from ..spec.values import convert
 from . import checks
-from . import internals
 from .base import Engine
 from .commands import causes
 from .credentials import SharedProvider
+from .internals.errors import is_refused_by_sentinel
 from .library import Client
 from .library import get_library
 from .library import library_name
@@ -165,7 +165,7 @@ class Sentinel(Engine):
     ) -> bool:
         if is_no_master(error):
             # Of the errors of the application's own sentinels, only the text is left.
-            if is_refusal(error.__cause__) or internals.is_refused_by_sentinel(error):
+            if is_refusal(error.__cause__) or is_refused_by_sentinel(error):
                 return False
 
         return super().is_transient(error, spec, handled)

@@ -13,8 +13,8 @@ from ..spec.spec import Spec
 from ..spec.spec import Values
 from ..spec.url import Url
 from . import checks
-from . import internals
 from .base import Engine
+from .internals.pools import UNNAMED_POOL_ARGUMENTS
 from .library import get_library
 from .library import library_name
 from .library import library_of
@@ -106,7 +106,7 @@ def split_arguments(
     :param arguments: All arguments.
     :param classes: The classes of the pool and its connections.
     """
-    names = internals.UNNAMED_POOL_ARGUMENTS.union(*map(parameters, classes))
+    names = UNNAMED_POOL_ARGUMENTS.union(*map(parameters, classes))
     # The client takes this, too: it registers its pool with a provider that sends new
     # passwords.
     only_pool = names - {"credential_provider"}

@@ -12,7 +12,8 @@ import typing as t
 from dataclasses import dataclass
 
 from ..engines import find_engine
-from ..engines import internals
+from ..engines.internals.pools import count_connections
+from ..engines.internals.pools import find_limit
 from ..engines.library import Client
 from ..exceptions import ConfigError
 from ..registry import Registry
@@ -296,13 +297,13 @@ def count_pool(registry: Registry, prefix: str) -> PoolStats:
         engine = registry.get_spec(prefix).engine
 
     pools = engine.pools(client)
-    counts = [internals.count_connections(pool) for pool in pools]
+    counts = [count_connections(pool) for pool in pools]
     known = [count for count in counts if count is not None]
 
     if not known or len(known) < len(counts):
         return PoolStats(True, None, None, None, None, down)
 
     in_use, idle = (sum(column) for column in zip(*known, strict=True))
-    limits = [internals.find_limit(pool) for pool in pools]
+    limits = [find_limit(pool) for pool in pools]
     maximum = None if None in limits else sum(filter(None, limits))
     return PoolStats(True, in_use + idle, in_use, idle, maximum, down)

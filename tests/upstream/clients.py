@@ -22,9 +22,9 @@ from flask_and_redis.deadline.client import AsyncWithDeadline
 from flask_and_redis.deadline.client import WithDeadline
 from flask_and_redis.deadline.deadline import Deadline
 from flask_and_redis.engines import find_engine
-from flask_and_redis.engines import internals
 from flask_and_redis.engines.adoption import adopt_pool
 from flask_and_redis.engines.checks import maint_config
+from flask_and_redis.engines.internals.clients import change_class
 from flask_and_redis.registry import get_registry
 from flask_and_redis.spec.classes import subclass
 from flask_and_redis.spec.spec import MAX_IDLE
@@ -91,7 +91,7 @@ def convert_client(client: t.Any) -> None:
     convert_pool(pool)
     is_async = inspect.iscoroutinefunction(cls.execute_command)
     mixin = AsyncWithDeadline if is_async else WithDeadline
-    internals.change_class(client, subclass(mixin, cls))
+    change_class(client, subclass(mixin, cls))
     spec = Spec("REDIS", find_engine(None, cls, pool), cls)
     spec.arguments = {"connection_pool": pool}
     spec.deadline = DEADLINE

@@ -1,0 +1,136 @@
+"""Undocumented features of clients of clusters."""
+
+from __future__ import annotations
+
+import collections.abc as cabc
+import types
+import typing as t
+
+import redis.cluster
+from redis import exceptions as redis_exceptions
+
+from ...spec.classes import once_per_class
+from ..library import library_of
+from .clients import change_class
+
+#: The arguments of ``redis.Redis`` that ``redis.RedisCluster`` passes on to its nodes
+#: without naming them in its signature. Without them: a cluster has no password.
+CLUSTER_ARGUMENTS: frozenset[str] = frozenset(redis.cluster.REDIS_ALLOWED_KEYS)
+
+
+def set_node_connections(
+    client: t.Any, convert: cabc.Callable[[type[t.Any]], type[t.Any]]
+) -> None:
+    """Set the class of connections of a new asynchronous cluster's client.
+
+    Why: its nodes create their connections, and no argument sets the class. Versions:
+    all. Without it: a node may get commands without a login.
+
+    :param client: The client.
+    :param convert: Returns the class to use for redis-py's.
+    """
+    # The nodes that it finds later are created with these arguments.
+    arguments = client.nodes_manager.connection_kwargs
+    arguments["connection_class"] = convert(arguments["connection_class"])
+
+    for node in client.nodes_manager.startup_nodes.values():
+        node.connection_class = convert(node.connection_class)
+
+
+def refresh_slots(client: t.Any) -> t.Any:
+    """Read the slots of a cluster again.
+
+    Why: a pipeline does not do it after a failure. Versions: all. Without it: a
+    pipeline is retried on the node that is gone.
+
+    :param client: The cluster's client.
+    :return: An awaitable if the client is asynchronous.
+    """
+    return client.nodes_manager.initialize()
+
+
+def add_startup_nodes(client: t.Any, nodes: cabc.Iterable[tuple[str, int]]) -> None:
+    """Add nodes to those that are asked for the slots of a cluster.
+
+    Why: the client keeps only the nodes that the cluster names, and forgets those that
+    it was created with. Versions: all. Without it: a cluster whose nodes were all
+    replaced is never found again.
+
+    :param client: The cluster's client.
+    :param nodes: Host and port of each node.
+    """
+    manager = client.nodes_manager
+    library = library_of(type(client))
+    arguments = manager.connection_kwargs if library.is_async else {}
+    added = [library.cluster.ClusterNode(*node, **arguments) for node in nodes]
+    # A new dict: the client uses the same one for the nodes that it knows.
+    manager.startup_nodes = {node.name: node for node in added} | manager.startup_nodes
+
+
+# Instead of a node and its pool.
+_NOBODY = types.SimpleNamespace(release=lambda connection: connection.disconnect())
+_NOBODY.redis_connection = _NOBODY.connection_pool = _NOBODY
+
+
+@once_per_class
+def _follows_nodes(cls: type[t.Any]) -> type[t.Any]:
+    def get_node(
+        self: t.Any,
+        host: str | None = None,
+        port: int | None = None,
+        node_name: str | None = None,
+    ) -> t.Any:
+        if (name := node_name or f"{host}:{port}")[0] != ":":
+            return cls.get_node(self, host, port, node_name)
+
+        nodes = self.nodes_cache.values()
+        return next((node for node in nodes if f":{node.port}" == name), None)
+
+    def update_moved_exception(self: t.Any, error: Exception) -> None:
+        if isinstance(error, redis_exceptions.AskError):
+            self._moved_exception = error
+
+    def find_connection_owner(self: t.Any, connection: t.Any) -> t.Any:
+        return cls.find_connection_owner(self, connection) or _NOBODY
+
+    # With slots, and no mixin: the objects' layout must stay the same.
+    methods = (get_node, update_moved_exception, find_connection_owner)
+    names = {method.__name__: method for method in methods}
+    return type(cls.__name__, (cls,), {"__slots__": (), **names})
+
+
+def follow_nodes(client: t.Any) -> None:
+    """Let a cluster's client follow redirections without a host, and survive others.
+
+    Why: a cluster behind a single address leaves it out. A transaction takes any error
+    for a redirection, and expects its node to be still there. Versions: all; the latter
+    6.4. Without it: it connects to localhost, or ends with an ``AttributeError``.
+
+    :param client: The cluster's client.
+    """
+    manager = client.nodes_manager
+    change_class(manager, _follows_nodes(type(manager)))
+
+
+def find_shard(
+    client: t.Any, command: cabc.Sequence[t.Any], position: int | None = None
+) -> str | None:
+    """The shard that serves a command, as the name of its master.
+
+    Why: the public ways raise errors or ask a node, which may be down. Versions: all.
+    Without it: while one shard hangs, each command to it waits for its deadline.
+
+    :param client: The cluster's client.
+    :param command: The arguments of the command.
+    :param position: The position of its first key, if this is known.
+    :return: None if the position is not known.
+    """
+    if position is None:
+        details = client.commands_parser.commands.get(str(command[0]).lower(), {})
+        position = t.cast(int, details.get("first_key_pos", 0))
+
+    if not 0 < position < len(command):
+        return None
+
+    nodes = client.nodes_manager.slots_cache.get(client.keyslot(command[position]))
+    return nodes[0].name if nodes else None
