@@ -11,8 +11,8 @@ import pytest
 import redis
 from flask import Flask
 
-from flask_and_redis.engines import sockets
-from flask_and_redis.engines.sockets import PacedSocket
+from flask_and_redis.engines.internals import connections
+from flask_and_redis.engines.internals.connections import PacedSocket
 
 from .servers import Server
 from .servers import wait_until
@@ -139,7 +139,7 @@ def read(
     def read(*args: t.Any, parts: int, replies: int = 1) -> SlowSocket:
         slow = SlowSocket(*args)
         clock = types.SimpleNamespace(monotonic=lambda: slow.now)
-        monkeypatch.setattr(sockets, "time", clock)
+        monkeypatch.setattr(connections, "time", clock)
         paced = PacedSocket(slow)
         argument = 65536 if request.param == "recv" else bytearray(65536)
 

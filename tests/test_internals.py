@@ -19,13 +19,19 @@ import redis.asyncio
 import redis.cache
 import valkey
 
-from flask_and_redis.engines import connections
 from flask_and_redis.engines import limits
+from flask_and_redis.engines.connections import inner_connection
+from flask_and_redis.engines.connections import is_plain
+from flask_and_redis.engines.connections import LentConnections
+from flask_and_redis.engines.connections import PoolState
+from flask_and_redis.engines.connections import prepare_state
 from flask_and_redis.engines.internals import clients
 from flask_and_redis.engines.internals import clusters
+from flask_and_redis.engines.internals import connections
 from flask_and_redis.engines.internals import errors
 from flask_and_redis.engines.internals import pools
 from flask_and_redis.engines.library import packs_with_hiredis
+from flask_and_redis.engines.tracking import TrackedConnection
 from flask_and_redis.spec.classes import parameters
 from flask_and_redis.spec.classes import subclass
 
@@ -107,7 +113,7 @@ def test_lent_connections() -> None:
         pass
 
     first, second = Connection(), Connection()
-    lent = connections.LentConnections([first])
+    lent = LentConnections([first])
     lent.add(second)
     assert set(lent) == {first, second}
     lent.remove(first)
@@ -126,11 +132,11 @@ def test_pool_state(pool: t.Any) -> None:
     """The pools of the libraries have the state that ours uses."""
     of_lists = not hasattr(pool, "_connections")
     kept = take(pool)
-    clients.change_class(pool, subclass(connections.PoolState, type(pool)))
-    connections.prepare_state(pool)
+    clients.change_class(pool, subclass(PoolState, type(pool)))
+    prepare_state(pool)
     lent = take(pool)
     assert pool.is_unobserved()
-    assert connections.is_plain(pool)
+    assert is_plain(pool)
 
     with pytest.raises((redis.ConnectionError, valkey.ConnectionError)):
         take(pool)
@@ -163,7 +169,7 @@ def test_metrics(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     from redis.observability import recorder
 
     pool: t.Any = redis.ConnectionPool(port=server.port)
-    clients.change_class(pool, subclass(connections.PoolState, redis.ConnectionPool))
+    clients.change_class(pool, subclass(PoolState, redis.ConnectionPool))
     assert pool.is_unobserved()
     monkeypatch.setattr(recorder, "_get_or_create_collector", object)
     monkeypatch.setattr(recorder, "_metrics_collector", None)
@@ -177,10 +183,10 @@ def test_inner_connection(server: Server) -> None:
     pool = redis.ConnectionPool(cache_config=redis.cache.CacheConfig(), **options)
     connection = pool.make_connection()
     assert not isinstance(connection, redis.Connection)
-    inner = connections.inner_connection(connection)
+    inner = inner_connection(connection)
     assert isinstance(inner, redis.Connection)
-    assert connections.inner_connection(inner) is inner
-    assert not connections.is_plain(pool)
+    assert inner_connection(inner) is inner
+    assert not is_plain(pool)
 
 
 def test_count_connections(pool: t.Any) -> None:
@@ -241,7 +247,7 @@ def test_disconnect_idle_keeps_the_order(pool: t.Any) -> None:
 
 def test_is_full_pool(pool: t.Any) -> None:
     """The error of a full pool is recognized, and that of a server is not."""
-    connections = [take(pool), take(pool)]
+    lent = [take(pool), take(pool)]
 
     with pytest.raises((redis.ConnectionError, valkey.ConnectionError)) as info:
         take(pool)
@@ -249,7 +255,7 @@ def test_is_full_pool(pool: t.Any) -> None:
     assert errors.is_full_pool(info.value)
     assert not errors.is_full_pool(redis.ConnectionError("Connection refused."))
 
-    for connection in connections:
+    for connection in lent:
         pool.release(connection)
 
 
@@ -363,9 +369,9 @@ def test_set_node_connections(cluster: Cluster) -> None:
         await client.aclose()
         return [each for node in nodes for each in node._connections]
 
-    connections = asyncio.run(open_connections())
-    assert len(connections) >= len(cluster.nodes)
-    assert {isinstance(each, Marked) for each in connections} == {True}
+    opened = asyncio.run(open_connections())
+    assert len(opened) >= len(cluster.nodes)
+    assert {isinstance(each, Marked) for each in opened} == {True}
 
 
 def test_refresh_slots(cluster: Cluster) -> None:
@@ -524,6 +530,67 @@ def test_connections_have_a_socket(server: Server) -> None:
 
         assert isinstance(limit.failures[-1], (redis.TimeoutError, valkey.TimeoutError))
         connection.disconnect()
+
+
+@pytest.mark.parametrize("library", [redis, valkey])
+def test_paced_connection(server: Server, library: t.Any) -> None:
+    """A connection gets its socket from _connect(), and its parser reads from it."""
+    cls: t.Any = subclass(connections.PacedConnection, library.Connection)
+    connection = cls(port=server.port)
+    connection.connect()
+    assert connection._sock is connection.paced
+    connection.paced.is_first = True
+    connection.send_command("PING")
+    assert connection.read_response() in (b"PONG", "PONG")
+    assert not connection.paced.is_first
+    connection.disconnect()
+
+
+def test_opening(server: Server) -> None:
+    """redis-py does not call connect() if it misses the socket while it sends."""
+    opened: list[object] = []
+
+    class Recorded(connections.Opening):
+        def open_with(self, connect: t.Any, *args: t.Any, **kwargs: t.Any) -> t.Any:
+            opened.append(self)
+            return connect(*args, **kwargs)
+
+        def connect(self) -> t.NoReturn:
+            raise AssertionError
+
+    async def send() -> None:
+        cls: t.Any = subclass(Recorded, redis.asyncio.Connection)
+        connection = cls(port=server.port)
+        await connection.send_command("PING")
+        assert opened == [connection]
+        await connection.disconnect()
+
+    asyncio.run(send())
+    opened.clear()
+    cls: t.Any = subclass(Recorded, redis.Connection)
+    connection = cls(port=server.port)
+    connection.send_command("PING")
+    assert opened == [connection]
+    connection.disconnect()
+
+
+@pytest.mark.parametrize("library", [redis, valkey])
+def test_has_data(server: Server, library: t.Any) -> None:
+    """The socket of a connection shows what has arrived, or that it is closed."""
+    cls: t.Any = subclass(TrackedConnection, library.Connection)
+    connection = cls(port=server.port)
+    connection.connect()
+    assert not connections.has_data(connection)
+    connection.send_command("PING")
+    wait_until(lambda: connections.has_data(connection), "the reply arrives")
+    connection.read_response()
+    assert not connections.has_data(connection)
+
+    with server.admin() as admin:
+        admin.client_kill_filter(_type="normal", skipme=True)
+
+    wait_until(lambda: connections.has_data(connection), "the connection is closed")
+    connection.disconnect()
 
 
 def test_add_startup_nodes(cluster: Cluster) -> None:

@@ -9,9 +9,6 @@ from __future__ import annotations
 
 import collections.abc as cabc
 import os
-import select
-import socket
-import ssl
 import sys
 import threading
 import time
@@ -21,7 +18,7 @@ import weakref
 
 from ..spec.spec import MAX_IDLE
 from .credentials import Credentials
-from .sockets import PacedSocket
+from .internals.connections import has_data
 
 # Seconds in which a connection that was returned is lent again without a look at its
 # socket. The look takes about 5 % of a whole GET.
@@ -181,39 +178,6 @@ def inner_connection(connection: t.Any) -> t.Any:
     :param connection: What a pool lends.
     """
     return getattr(connection, "_conn", connection)
-
-
-def has_data(connection: t.Any) -> bool:
-    """Whether something has arrived on an idle connection, or the server has closed it.
-
-    Why: ``can_read()`` takes longer, and takes a ``TimeoutError`` that a signal handler
-    raises for one of its own. Versions: all. Without it: closed connections are lent.
-
-    :param connection: A connection of :mod:`.tracking`.
-    """
-    if connection.poll is None:
-        sock = connection._sock
-
-        # fakeredis has no sockets, and an interrupted connection may have lost its own.
-        if not (_HAS_POLL and isinstance(sock, PacedSocket)):
-            return bool(connection.can_read())
-
-        connection.poll = _make_poll(sock.connected)
-
-    return bool(connection.poll(0))
-
-
-_HAS_POLL = hasattr(select, "poll")
-
-
-def _make_poll(sock: socket.socket) -> cabc.Callable[[int], object]:
-    poller = select.poll()
-    poller.register(sock, select.POLLIN)
-
-    if isinstance(sock, ssl.SSLSocket):
-        return lambda timeout: sock.pending() or poller.poll(timeout)
-
-    return poller.poll
 
 
 class Outdates:

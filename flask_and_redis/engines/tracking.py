@@ -7,15 +7,15 @@ from __future__ import annotations
 import collections.abc as cabc
 import contextlib
 import functools
-import socket
 import threading
 import time
 import typing as t
 
+from .internals.connections import Opening
+from .internals.connections import PacedConnection
 from .library import get_library
 from .library import library_name
 from .messages import clean_error
-from .sockets import PacedSocket
 
 # Commands that change what later commands on the same connection do. The last ones undo
 # what the second ones do. Nothing undoes the first ones, so their connection is closed.
@@ -78,7 +78,7 @@ def was_executed(error: BaseException) -> bool:
     return getattr(error, _EXECUTED, False)
 
 
-class _Tracked:
+class _Tracked(Opening):
     """What connections know about themselves, synchronous or not."""
 
     #: redis-py's own setting.
@@ -103,7 +103,7 @@ class _Tracked:
     returned_at: float = 0.0
     #: Whether redis-py's metrics have counted that it was lent.
     is_counted: bool = False
-    #: Looks for data. Set by :func:`.connections.has_data`.
+    #: Looks for data. Set by :func:`.internals.connections.has_data`.
     poll: cabc.Callable[[int], object] | None = None
     _is_opening: bool = False
     # The first thread that has closed it since it was opened.
@@ -209,7 +209,7 @@ class _Tracked:
         return True
 
 
-class TrackedConnection(_Tracked):
+class TrackedConnection(_Tracked, PacedConnection):
     """Mixed into the class of connections. It counts the replies to come, and closes
     the connection if anything fails while it is opened.
 
@@ -220,17 +220,11 @@ class TrackedConnection(_Tracked):
 
     unread: int
     is_altered: bool
-    #: The socket. None if it is closed, or if it is not one, as with fakeredis.
-    paced: PacedSocket | None = None
 
     def connect(self, *args: t.Any, **kwargs: t.Any) -> None:
-        self._open(super().connect, *args, **kwargs)  # type: ignore[misc]
+        self.open_with(super().connect, *args, **kwargs)  # type: ignore[misc]
 
-    def connect_check_health(self, *args: t.Any, **kwargs: t.Any) -> None:
-        # redis-py calls this one while it sends.
-        self._open(super().connect_check_health, *args, **kwargs)  # type: ignore[misc]
-
-    def _open(
+    def open_with(
         self, connect: cabc.Callable[..., None], *args: t.Any, **kwargs: t.Any
     ) -> None:
         if self._is_opening:
@@ -256,15 +250,6 @@ class TrackedConnection(_Tracked):
                 _mark_unsent(error)
 
             raise
-
-    def _connect(self) -> t.Any:
-        connected = super()._connect()  # type: ignore[misc]
-
-        if not isinstance(connected, socket.socket):
-            return connected
-
-        self.paced = PacedSocket(connected)
-        return self.paced
 
     def disconnect(self, *args: t.Any, **kwargs: t.Any) -> None:
         self._closed_by = self._closed_by or threading.get_ident()
@@ -358,12 +343,9 @@ class AsyncTrackedConnection(_Tracked):
     is_altered: bool
 
     async def connect(self, *args: t.Any, **kwargs: t.Any) -> None:
-        await self._open(super().connect, *args, **kwargs)  # type: ignore[misc]
+        await self.open_with(super().connect, *args, **kwargs)  # type: ignore[misc]
 
-    async def connect_check_health(self, *args: t.Any, **kwargs: t.Any) -> None:
-        await self._open(super().connect_check_health, *args, **kwargs)  # type: ignore[misc]
-
-    async def _open(
+    async def open_with(
         self,
         connect: cabc.Callable[..., cabc.Awaitable[None]],
         *args: t.Any,

@@ -37,6 +37,7 @@ TESTS = {
     "engines/internals": "internals connections health pings",
     "engines/internals/clients": "internals connections retry credentials",
     "engines/internals/clusters": "internals cluster_nodes engines retry outages",
+    "engines/internals/connections": "internals connections drips states interruptions",
     "engines/internals/errors": "internals retry outages engines",
     "engines/interruptions": "own_exceptions interruptions",
     "engines/limits": "pings health",

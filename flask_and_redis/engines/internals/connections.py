@@ -1,0 +1,161 @@
+"""Undocumented features of connections: how they open, and their sockets."""
+
+from __future__ import annotations
+
+import collections.abc as cabc
+import contextlib
+import select
+import socket
+import ssl
+import time
+import typing as t
+
+# A reply makes progress if so many bytes of it arrive within the socket's timeout.
+_PROGRESS = 1024
+
+
+class PacedSocket:
+    """A socket that stops reading a reply that makes no progress.
+
+    Why: the timeout of a socket starts again with every byte. Versions: all. Without
+    it: a server that sends a byte now and then keeps a command waiting forever.
+
+    :param connected: The socket.
+    """
+
+    def __init__(self, connected: t.Any) -> None:
+        self.connected: t.Any = connected
+        #: Whether the next read is the first one of a reply. The server may need all of
+        #: the timeout until it answers.
+        self.is_first: bool = True
+        # redis-py calls these for each command: they are faster than __getattr__.
+        self.sendall: cabc.Callable[..., None] = connected.sendall
+        self._recv: cabc.Callable[..., bytes] = connected.recv
+        self._recv_into: cabc.Callable[..., int] = connected.recv_into
+        self._received = 0
+        self._ends = 0.0
+
+    def __getattr__(self, name: str) -> t.Any:
+        return getattr(self.connected, name)
+
+    def recv(self, size: int) -> bytes:
+        if self.is_first:
+            self.is_first = False
+            self._received = _PROGRESS
+            return self._recv(size)
+
+        with self._shortened():
+            data = self._recv(size)
+
+        self._received += len(data)
+        return data
+
+    def recv_into(self, buffer: t.Any) -> int:
+        if self.is_first:
+            self.is_first = False
+            self._received = _PROGRESS
+            return self._recv_into(buffer)
+
+        with self._shortened():
+            size = self._recv_into(buffer)
+
+        self._received += size
+        return size
+
+    @contextlib.contextmanager
+    def _shortened(self) -> cabc.Iterator[None]:
+        """Shorten the socket's timeout to the time that is left."""
+        timeout = self.connected.gettimeout()
+
+        # A subscriber waits forever, and a look for data not at all.
+        if not timeout:
+            yield
+            return
+
+        now = time.monotonic()
+
+        if self._received >= _PROGRESS:
+            self._received = 0
+            self._ends = now + timeout
+
+        if now >= self._ends:
+            raise TimeoutError("timed out")
+
+        try:
+            self.connected.settimeout(self._ends - now)
+            yield
+        finally:
+            self.connected.settimeout(timeout)
+
+
+class Opening:
+    """Mixed into the class of connections, synchronous or not. If redis-py opens one
+    without ``connect()``, ``open_with()`` does it.
+
+    Why: redis-py does so while it sends, if the connection has lost its socket, for
+    example because closing it was interrupted. Versions: redis-py, all. Without it:
+    such a connection may be used after its login has failed, without AUTH and SELECT.
+    """
+
+    if t.TYPE_CHECKING:
+
+        def open_with(
+            self, connect: cabc.Callable[..., t.Any], *args: t.Any, **kwargs: t.Any
+        ) -> t.Any: ...
+
+    def connect_check_health(self, *args: t.Any, **kwargs: t.Any) -> t.Any:
+        connect = super().connect_check_health  # type: ignore[misc]
+        return self.open_with(connect, *args, **kwargs)
+
+
+class PacedConnection:
+    """Mixed into the class of synchronous connections. They read from a paced socket.
+
+    Why: redis-py creates the socket in ``_connect()``. Versions: all. Without it: see
+    :class:`PacedSocket`.
+    """
+
+    #: The socket. None if it is closed, or if it is not one, as with fakeredis.
+    paced: PacedSocket | None = None
+
+    def _connect(self) -> t.Any:
+        connected = super()._connect()  # type: ignore[misc]
+
+        if not isinstance(connected, socket.socket):
+            return connected
+
+        self.paced = PacedSocket(connected)
+        return self.paced
+
+
+def has_data(connection: t.Any) -> bool:
+    """Whether something has arrived on an idle connection, or the server has closed it.
+
+    Why: ``can_read()`` takes longer, and takes a ``TimeoutError`` that a signal handler
+    raises for one of its own. Versions: all. Without it: closed connections are lent.
+
+    :param connection: A connection of :mod:`.tracking`.
+    """
+    if connection.poll is None:
+        sock = connection._sock
+
+        # fakeredis has no sockets, and an interrupted connection may have lost its own.
+        if not (_HAS_POLL and isinstance(sock, PacedSocket)):
+            return bool(connection.can_read())
+
+        connection.poll = _make_poll(sock.connected)
+
+    return bool(connection.poll(0))
+
+
+_HAS_POLL = hasattr(select, "poll")
+
+
+def _make_poll(sock: socket.socket) -> cabc.Callable[[int], object]:
+    poller = select.poll()
+    poller.register(sock, select.POLLIN)
+
+    if isinstance(sock, ssl.SSLSocket):
+        return lambda timeout: sock.pending() or poller.poll(timeout)
+
+    return poller.poll
