@@ -1,6 +1,6 @@
-"""The undocumented features of redis-py and valkey-py that ``engines/internals/``,
-``engines/connections.py`` and ``engines/limits.py`` use. A test fails when one of them
-changes, or is not needed any more.
+"""The undocumented features of redis-py and valkey-py that ``engines/internals/`` and
+``engines/limits.py`` use. A test fails when one of them changes, or is not needed any
+more.
 """
 
 from __future__ import annotations
@@ -20,11 +20,6 @@ import redis.cache
 import valkey
 
 from flask_and_redis.engines import limits
-from flask_and_redis.engines.connections import inner_connection
-from flask_and_redis.engines.connections import is_plain
-from flask_and_redis.engines.connections import LentConnections
-from flask_and_redis.engines.connections import PoolState
-from flask_and_redis.engines.connections import prepare_state
 from flask_and_redis.engines.internals import clients
 from flask_and_redis.engines.internals import clusters
 from flask_and_redis.engines.internals import connections
@@ -113,7 +108,7 @@ def test_lent_connections() -> None:
         pass
 
     first, second = Connection(), Connection()
-    lent = LentConnections([first])
+    lent = pools.LentConnections([first])
     lent.add(second)
     assert set(lent) == {first, second}
     lent.remove(first)
@@ -132,11 +127,11 @@ def test_pool_state(pool: t.Any) -> None:
     """The pools of the libraries have the state that ours uses."""
     of_lists = not hasattr(pool, "_connections")
     kept = take(pool)
-    clients.change_class(pool, subclass(PoolState, type(pool)))
-    prepare_state(pool)
+    clients.change_class(pool, subclass(pools.PoolState, type(pool)))
+    pools.prepare_state(pool)
     lent = take(pool)
     assert pool.is_unobserved()
-    assert is_plain(pool)
+    assert pools.is_plain(pool)
 
     with pytest.raises((redis.ConnectionError, valkey.ConnectionError)):
         take(pool)
@@ -162,6 +157,11 @@ def test_pool_state(pool: t.Any) -> None:
     pool.pid = os.getpid() + 1
     assert not pool.is_unobserved()
 
+    if of_lists:
+        # As in a process that was forked: redis-py prepares the pool for it.
+        assert pool.put_back(kept)
+        assert pool.is_unobserved()
+
 
 @pytest.mark.skipif(redis.VERSION < (7, 1), reason="Older ones record no metrics.")
 def test_metrics(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -169,12 +169,14 @@ def test_metrics(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     from redis.observability import recorder
 
     pool: t.Any = redis.ConnectionPool(port=server.port)
-    clients.change_class(pool, subclass(PoolState, redis.ConnectionPool))
+    clients.change_class(pool, subclass(pools.PoolState, redis.ConnectionPool))
     assert pool.is_unobserved()
+    assert not pools.is_recording()
     monkeypatch.setattr(recorder, "_get_or_create_collector", object)
     monkeypatch.setattr(recorder, "_metrics_collector", None)
     recorder.record_error_count(error_type=ValueError())
     assert not pool.is_unobserved()
+    assert pools.is_recording()
 
 
 def test_inner_connection(server: Server) -> None:
@@ -183,10 +185,10 @@ def test_inner_connection(server: Server) -> None:
     pool = redis.ConnectionPool(cache_config=redis.cache.CacheConfig(), **options)
     connection = pool.make_connection()
     assert not isinstance(connection, redis.Connection)
-    inner = inner_connection(connection)
+    inner = pools.inner_connection(connection)
     assert isinstance(inner, redis.Connection)
-    assert inner_connection(inner) is inner
-    assert not is_plain(pool)
+    assert pools.inner_connection(inner) is inner
+    assert not pools.is_plain(pool)
 
 
 def test_count_connections(pool: t.Any) -> None:

@@ -15,7 +15,9 @@ from .credentials import Credentials
 from .internals.clients import change_class
 from .internals.clients import renew_locks
 from .internals.pools import disconnect_idle
+from .internals.pools import is_plain
 from .internals.pools import list_connections
+from .internals.pools import prepare_state
 from .library import Client
 from .library import get_library
 from .library import library_name
@@ -65,10 +67,10 @@ def adopt_pool(pool: t.Any, max_idle: float) -> None:
         _track(pool, AsyncTrackedConnection)
     elif not isinstance(pool, connections.TrackedPool):
         change_class(pool, subclass(connections.TrackedPool, cls))
-        connections.prepare_state(pool)
+        prepare_state(pool)
         _track(pool, TrackedConnection)
         of_library = get_library(name).pool_class
-        pool.is_fast = connections.is_plain(pool) and all(
+        pool.is_fast = is_plain(pool) and all(
             getattr(cls, method) is getattr(of_library, method)
             for method in ("get_connection", "release")
         )
