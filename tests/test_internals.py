@@ -1,17 +1,18 @@
-"""The undocumented features of redis-py and valkey-py that ``engines/internals/`` and
-``engines/limits.py`` use. A test fails when one of them changes, or is not needed any
-more.
+"""The undocumented features of redis-py and valkey-py that ``engines/internals/`` uses.
+A test fails when one of them changes, or is not needed any more.
 """
 
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import socket
 import threading
 import time
 import types
 import typing as t
+from unittest import mock
 
 import pytest
 import redis
@@ -19,12 +20,12 @@ import redis.asyncio
 import redis.cache
 import valkey
 
-from flask_and_redis.engines import limits
 from flask_and_redis.engines.internals import clients
 from flask_and_redis.engines.internals import clusters
 from flask_and_redis.engines.internals import connections
 from flask_and_redis.engines.internals import errors
 from flask_and_redis.engines.internals import pools
+from flask_and_redis.engines.internals import probes
 from flask_and_redis.engines.library import packs_with_hiredis
 from flask_and_redis.engines.tracking import TrackedConnection
 from flask_and_redis.spec.classes import parameters
@@ -495,7 +496,7 @@ def test_limited_socket() -> None:
         one.settimeout(30)
         limited = t.cast(
             t.Any,
-            limits._LimitedSocket(one, limits.Limit(time.monotonic() + 0.1)),
+            probes._LimitedSocket(one, probes.Limit(time.monotonic() + 0.1)),
         )
         buffer = bytearray(10)
         other.sendall(b"x")
@@ -510,19 +511,47 @@ def test_limited_socket() -> None:
             limited.recv_into(buffer)
 
 
+@pytest.mark.skipif(redis.VERSION < (7, 1), reason="Older ones record no metrics.")
+@pytest.mark.parametrize("is_probe", [False, True])
+def test_leave_no_series(
+    server: Server, monkeypatch: pytest.MonkeyPatch, is_probe: bool
+) -> None:
+    """redis-py records what a pool, a connection and a command do, but not what those
+    of a probe do.
+    """
+    from redis.observability import recorder
+
+    # Pools of other tests would be recorded when they are freed.
+    gc.collect()
+    collector = mock.Mock()
+    monkeypatch.setattr(recorder, "_metrics_collector", collector)
+    client: t.Any = redis.Redis(port=server.port)
+    pool = client.connection_pool
+
+    if is_probe:
+        probes.leave_no_series(pool)
+        probes.limit_connections(pool, probes.Limit(time.monotonic() + 20))
+
+    assert probes.ask_once(client, "PING") is True
+    pool.disconnect()
+    recorded = {name for name, _, _ in collector.mock_calls}
+    assert recorded == set() if is_probe else len(recorded) >= 3
+    client.close()
+
+
 def test_connections_have_a_socket(server: Server) -> None:
     """A connection gets its socket from _connect(), with the timeouts that are set on
     it at that time.
     """
     for library in (redis, valkey):
         pool: t.Any = library.ConnectionPool.from_url(server.url)
-        limit = limits.Limit(time.monotonic() + 20)
-        limits.limit_connections(pool, limit)
+        limit = probes.Limit(time.monotonic() + 20)
+        probes.limit_connections(pool, limit)
         connection = pool.make_connection()
         connection.connect()
         connection.send_command("PING")
         assert connection.read_response() in (b"PONG", "PONG")
-        assert isinstance(connection._sock, limits._LimitedSocket)
+        assert isinstance(connection._sock, probes._LimitedSocket)
         assert 0 < connection._sock.gettimeout() <= 20
         limit.ends = time.monotonic()
         connection.send_command("BLPOP", "none", 5)

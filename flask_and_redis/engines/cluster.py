@@ -34,10 +34,10 @@ from .internals.clusters import follow_nodes
 from .internals.clusters import refresh_slots
 from .internals.clusters import set_node_connections
 from .internals.errors import is_uncovered
+from .internals.probes import ask_once
+from .internals.probes import leave_no_series
 from .library import get_library
 from .library import library_of
-from .limits import ask_once
-from .limits import leave_no_series
 from .operations import copy_pool
 from .operations import FakeServers
 from .operations import Info

@@ -16,16 +16,16 @@ from ..spec.url import join_address
 from .checks import maint_config
 from .checks import TIMEOUTS
 from .internals.pools import own_arguments
+from .internals.probes import ask_once
+from .internals.probes import leave_no_series
+from .internals.probes import Limit
+from .internals.probes import limit_connections
 from .library import Client
 from .library import Connection
 from .library import Library
 from .library import library_name
 from .library import library_of
 from .library import Pool
-from .limits import ask_once
-from .limits import leave_no_series
-from .limits import Limit
-from .limits import limit_connections
 from .messages import explain_login
 from .messages import hide_secrets
 

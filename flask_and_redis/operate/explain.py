@@ -6,8 +6,8 @@ import ssl
 
 from ..engines.commands import causes
 from ..engines.credentials import Credentials
+from ..engines.internals.probes import PlainText
 from ..engines.library import library_name
-from ..engines.limits import PlainText
 from ..exceptions import ConfigError
 from ..registry import Registry
 from ..spec.spec import Spec

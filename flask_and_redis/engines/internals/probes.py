@@ -1,7 +1,5 @@
-"""Connections of short-lived clients that end in time, and leave no trace.
-
-:func:`limit_connections` and :func:`leave_no_series` say which undocumented features of
-the libraries they use.
+"""Undocumented features for short-lived clients: their connections end in time, and
+leave no trace.
 """
 
 from __future__ import annotations
@@ -12,11 +10,11 @@ import socket
 import time
 import typing as t
 
-from ..spec.classes import subclass
-from .internals.clients import change_class
-from .library import library_name
-from .library import Pool
-from .messages import clean_error
+from ...spec.classes import subclass
+from ..library import library_name
+from ..library import Pool
+from ..messages import clean_error
+from .clients import change_class
 
 
 class Limit:
