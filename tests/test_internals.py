@@ -26,6 +26,8 @@ from flask_and_redis.engines.internals import connections
 from flask_and_redis.engines.internals import errors
 from flask_and_redis.engines.internals import pools
 from flask_and_redis.engines.internals import probes
+from flask_and_redis.engines.internals import sentinels
+from flask_and_redis.engines.library import get_library
 from flask_and_redis.engines.library import packs_with_hiredis
 from flask_and_redis.engines.tracking import TrackedConnection
 from flask_and_redis.spec.classes import parameters
@@ -426,6 +428,59 @@ def test_is_refused_by_sentinel(start: Starter) -> None:
     assert errors.is_refused_by_sentinel(refused)
     assert refused.__cause__ is None
     assert not errors.is_refused_by_sentinel(error_of(1, "wrong"))
+
+
+def test_sentinels() -> None:
+    """redis-py's object asks the clients that are set."""
+    manager_class: t.Any = redis.sentinel.Sentinel
+    manager = manager_class([])
+    pool: t.Any = manager.master_for("mymaster").connection_pool
+    assert sentinels.list_sentinels(pool) == []
+    client = mock.Mock()
+    client.sentinel_masters.return_value = {
+        "mymaster": {
+            **dict.fromkeys(("is_sdown", "is_odown", "num-other-sentinels"), 0),
+            "is_master": True,
+            "ip": "127.0.0.1",
+            "port": 6379,
+        }
+    }
+    sentinels.set_sentinels(manager, [client])
+    assert sentinels.list_sentinels(pool) == [client]
+    assert manager.discover_master("mymaster") == ("127.0.0.1", 6379)
+    assert sentinels.list_sentinels(redis.ConnectionPool()) == []
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+def test_replica_connection(start: Starter, is_async: bool) -> None:
+    """A connection to a replica asks each server that sentinels name, in their order,
+    for its role. The first one has become the master.
+    """
+    promoted = start(Server)
+    replica = start(Server, "--replicaof", "127.0.0.1", "1")
+    addresses = [("127.0.0.1", each.port) for each in (promoted, replica)]
+    manager = mock.AsyncMock() if is_async else mock.Mock()
+    manager.discover_slaves.return_value = addresses
+    manager.discover_master.return_value = ("127.0.0.1", 1)
+    library = get_library("redis", is_async)
+    pool = library.sentinel.SentinelConnectionPool("mymaster", manager, is_master=False)
+    mixins = (sentinels.ReplicaConnection, sentinels.AsyncReplicaConnection)
+    pool.connection_class = subclass(mixins[is_async], pool.connection_class)
+
+    async def connect() -> int:
+        connection = pool.get_connection()
+
+        if not is_async:
+            connection.disconnect()
+            return int(connection.port)
+
+        connection = await connection
+        await connection.disconnect()
+        return int(connection.port)
+
+    # redis-py begins with any of them, and continues with the next one.
+    for _ in range(2):
+        assert asyncio.run(connect()) == replica.port
 
 
 @pytest.mark.parametrize("redis_entraid", [False, True])

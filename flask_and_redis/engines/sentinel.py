@@ -26,6 +26,9 @@ from .base import Engine
 from .commands import causes
 from .credentials import SharedProvider
 from .internals.errors import is_refused_by_sentinel
+from .internals.sentinels import AsyncReplicaConnection
+from .internals.sentinels import list_sentinels
+from .internals.sentinels import ReplicaConnection
 from .library import Client
 from .library import get_library
 from .library import library_name
@@ -35,11 +38,9 @@ from .operations import FakeServers
 from .operations import Info
 from .operations import probe_spec
 from .standalone import split_arguments
-from .watchers import AsyncReplicaConnection
 from .watchers import is_no_master
 from .watchers import is_refusal
 from .watchers import make_sentinels
-from .watchers import ReplicaConnection
 
 # Seconds that connecting to a sentinel, and each of its replies, may take. One attempt
 # may visit several sentinels.
@@ -153,10 +154,7 @@ class Sentinel(Engine):
 
     def all_pools(self, client: Client) -> list[Pool]:
         pool = client.connection_pool
-        # A copy of the application's pool has no sentinels of its own.
-        manager = getattr(pool, "sentinel_manager", None)
-        sentinels = [] if manager is None else manager.sentinels
-        return [pool, *(each.connection_pool for each in sentinels)]
+        return [pool, *(each.connection_pool for each in list_sentinels(pool))]
 
     # Around commands
 
@@ -225,7 +223,7 @@ class Sentinel(Engine):
 
         if pool is not None:
             # The repr of the application's own sentinels may show their password.
-            for sentinel in pool.sentinel_manager.sentinels:
+            for sentinel in list_sentinels(pool):
                 text = text.replace(repr(sentinel), "a sentinel")
 
         return text

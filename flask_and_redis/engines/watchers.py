@@ -1,4 +1,4 @@
-"""The clients that ask sentinels, and the connections to the replicas they name."""
+"""The clients that ask sentinels."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from . import checks
 from . import interruptions
 from .commands import causes
 from .commands import is_tls_refusal
+from .internals.sentinels import set_sentinels
 from .library import get_library
-from .library import library_name
 from .library import library_of
 
 
@@ -100,59 +100,6 @@ class _AsyncSentinels:
         return replicas
 
 
-class ReplicaConnection:
-    """Mixed into the class of connections to replicas. For a moment, sentinels still
-    name a replica that they have just made the master. redis-py would stay there.
-    """
-
-    def connect_to(self, address: tuple[str, int]) -> None:
-        super().connect_to(address)  # type: ignore[misc]
-        connection: t.Any = self
-        errors = get_library(library_name(type(self))).errors
-
-        try:
-            connection.send_command("ROLE")
-            role, *_ = connection.read_response()
-        except errors.ResponseError:
-            # The user has no permission to ask.
-            return
-
-        # The master is right if the sentinels know no replica that can be reached.
-        pool = connection.connection_pool
-
-        if role in _MASTER and address != pool.get_master_address():
-            connection.disconnect()
-            raise errors.ConnectionError(_PROMOTED)
-
-
-class AsyncReplicaConnection:
-    """The same for asynchronous connections."""
-
-    async def connect_to(self, address: tuple[str, int]) -> None:
-        await super().connect_to(address)  # type: ignore[misc]
-        connection: t.Any = self
-        errors = get_library(library_name(type(self))).errors
-
-        try:
-            await connection.send_command("ROLE")
-            role, *_ = await connection.read_response()
-        except errors.ResponseError:
-            return
-
-        pool = connection.connection_pool
-
-        if role in _MASTER and address != await pool.get_master_address():
-            await connection.disconnect()
-            raise errors.ConnectionError(_PROMOTED)
-
-
-# How ROLE names the master.
-_MASTER = (b"master", "master")
-
-# redis-py tries the next replica.
-_PROMOTED = "The replica has become the master."
-
-
 # The errors of the sentinels that are asked now.
 _collected: contextvars.ContextVar[list[Exception]] = contextvars.ContextVar("errors")
 
@@ -225,10 +172,13 @@ def make_sentinels(spec: Spec, client_class: type[t.Any]) -> t.Any:
     manager = manager_class([], sentinel_kwargs=arguments)
     mixin = _AsyncSentinelClient if library.is_async else _SentinelClient
     sentinel_class = subclass(mixin, library.client_class)
-    manager.sentinels = [
-        sentinel_class(host=host, port=port, **arguments)
-        for host, port in spec.address.nodes
-    ]
+    set_sentinels(
+        manager,
+        [
+            sentinel_class(host=host, port=port, **arguments)
+            for host, port in spec.address.nodes
+        ],
+    )
     return manager
 
 

@@ -40,6 +40,7 @@ TESTS = {
     "engines/internals/connections": "internals connections drips states interruptions",
     "engines/internals/errors": "internals retry outages engines",
     "engines/internals/probes": "internals pings health",
+    "engines/internals/sentinels": "internals replicas pings errors health",
     "engines/interruptions": "own_exceptions interruptions",
     "engines/messages": "messages secrets retry",
     "engines/names": "names",
