@@ -28,7 +28,6 @@ from flask_and_redis.engines.internals import pools
 from flask_and_redis.engines.internals import probes
 from flask_and_redis.engines.internals import sentinels
 from flask_and_redis.engines.library import get_library
-from flask_and_redis.engines.library import packs_with_hiredis
 from flask_and_redis.engines.tracking import TrackedConnection
 from flask_and_redis.spec.classes import parameters
 from flask_and_redis.spec.classes import subclass
@@ -333,6 +332,115 @@ def test_change_class(server: Server) -> None:
     pipeline.set("k", "v")
     assert pipeline.execute() == [True]
     client.close()
+
+
+@pytest.mark.parametrize("library", [redis, valkey])
+def test_keep_pool_open(server: Server, library: t.Any) -> None:
+    """A client that is closed closes its pool."""
+    cls = get_library(library.__name__).client_class
+
+    for keeps in (False, True):
+        client = cls(port=server.port)
+
+        if keeps:
+            clients.keep_pool_open(client)
+
+        assert client.ping()
+        client.close()
+        counts = pools.count_connections(client.connection_pool)
+        assert counts == (0, 1 if keeps else 0)
+        client.connection_pool.disconnect()
+
+
+class Noted(clients.PipelineErrors):
+    """Mixed into the class of pipelines. It notes errors before they are raised."""
+
+    noted: list[tuple[str, list[object]]]
+
+    def note_first_error(self, error: Exception, replies: t.Sequence[object]) -> None:
+        self.noted.append((str(error), [*replies]))
+
+
+@pytest.mark.parametrize("library", [redis, valkey])
+def test_pipeline_errors(server: Server, library: t.Any) -> None:
+    """redis-py quotes a command in its error, and raises the first error."""
+    client = get_library(library.__name__).client_class(port=server.port)
+    pipeline = client.pipeline(transaction=False)
+    clients.change_class(pipeline, subclass(Noted, type(pipeline)))
+    pipeline.noted = []
+    pipeline.set("k", "v").execute_command("CONFIG SET", "requirepass")
+
+    with pytest.raises((redis.ResponseError, valkey.ResponseError)) as info:
+        pipeline.execute()
+
+    ((text, replies),) = pipeline.noted
+    assert text == str(info.value)
+    assert "(CONFIG SET ***) of pipeline" in text
+    assert replies == [True, info.value]
+    client.close()
+
+
+def test_pipeline_errors_in_asyncio(server: Server) -> None:
+    """The same in asyncio."""
+
+    async def execute() -> None:
+        client: t.Any = redis.asyncio.Redis(port=server.port)
+        pipeline = client.pipeline(transaction=False)
+        clients.change_class(pipeline, subclass(Noted, type(pipeline)))
+        pipeline.noted = []
+        pipeline.set("k", "v").execute_command("CONFIG SET", "requirepass")
+
+        with pytest.raises(redis.ResponseError) as info:
+            await pipeline.execute()
+
+        ((text, replies),) = pipeline.noted
+        assert text == str(info.value)
+        assert "(CONFIG SET ***) of pipeline" in text
+        assert replies == [True, info.value]
+        await client.aclose()
+
+    asyncio.run(execute())
+
+
+@pytest.mark.parametrize("library", [redis, valkey])
+def test_lock_steps(server: Server, library: t.Any) -> None:
+    """A lock makes each attempt with the same method, with or without asyncio."""
+    steps: list[str] = []
+
+    class Noted(clients.LockSteps):
+        def acquire_once(self, acquire: t.Any, token: bytes) -> t.Any:
+            steps.append("acquire")
+            return acquire(token)
+
+        def release_once(self, release: t.Any, token: bytes) -> t.Any:
+            steps.append("release")
+            return release(token)
+
+    client = get_library(library.__name__).client_class(port=server.port)
+    lock = client.lock("lock")
+    clients.change_class(lock, subclass(Noted, type(lock)))
+
+    with lock:
+        assert lock.locked()
+
+    assert not lock.locked()
+    client.close()
+
+    async def use() -> None:
+        client = get_library(library.__name__, is_async=True).client_class(
+            port=server.port
+        )
+        lock = client.lock("lock")
+        clients.change_class(lock, subclass(Noted, type(lock)))
+
+        async with lock:
+            assert await lock.locked()
+
+        assert not await lock.locked()
+        await client.aclose()
+
+    asyncio.run(use())
+    assert steps == ["acquire", "release"] * 2
 
 
 def test_scripts(server: Server) -> None:
@@ -779,4 +887,4 @@ def test_packs_with_hiredis() -> None:
     """redis-py's own attribute says whether hiredis is used."""
     connection_class: t.Any = redis.Connection
     packer = connection_class()._construct_command_packer(None)
-    assert packs_with_hiredis() == ("Hiredis" in type(packer).__name__)
+    assert clients.packs_with_hiredis() == ("Hiredis" in type(packer).__name__)

@@ -6,16 +6,18 @@ what its first attempt did, and redis-py takes that for the work of another owne
 
 from __future__ import annotations
 
+import collections.abc as cabc
 import typing as t
 
 from ..engines.internals.clients import change_class
+from ..engines.internals.clients import LockSteps
 from ..engines.library import get_library
 from ..engines.library import library_name
 from ..spec.classes import subclass
 from .report import watch_retries
 
 
-class _Owned:
+class _Owned(LockSteps):
     """Mixed into the class of a lock."""
 
     _lock_client: t.Any
@@ -38,9 +40,9 @@ class _Owned:
 class LockWithDeadline(_Owned):
     """Mixed into the class of a synchronous client's lock."""
 
-    def do_acquire(self, token: bytes) -> bool:
+    def acquire_once(self, acquire: cabc.Callable[[bytes], bool], token: bytes) -> bool:
         with watch_retries() as retries:
-            if super().do_acquire(token):  # type: ignore[misc]
+            if acquire(token):
                 return True
 
         if not retries:
@@ -48,10 +50,10 @@ class LockWithDeadline(_Owned):
 
         return self._is_token(self._lock_client.get(self.name), token)
 
-    def do_release(self, expected_token: bytes) -> None:
+    def release_once(self, release: cabc.Callable[[bytes], None], token: bytes) -> None:
         with watch_retries() as retries:
             try:
-                super().do_release(expected_token)  # type: ignore[misc]
+                release(token)
             except self._not_owned:
                 # If nobody owns it, the first attempt has released it.
                 if not retries or self._lock_client.get(self.name) is not None:
@@ -61,9 +63,11 @@ class LockWithDeadline(_Owned):
 class AsyncLockWithDeadline(_Owned):
     """The same for an asynchronous client's lock."""
 
-    async def do_acquire(self, token: bytes) -> bool:
+    async def acquire_once(
+        self, acquire: cabc.Callable[[bytes], cabc.Awaitable[bool]], token: bytes
+    ) -> bool:
         with watch_retries() as retries:
-            if await super().do_acquire(token):  # type: ignore[misc]
+            if await acquire(token):
                 return True
 
         if not retries:
@@ -71,10 +75,12 @@ class AsyncLockWithDeadline(_Owned):
 
         return self._is_token(await self._lock_client.get(self.name), token)
 
-    async def do_release(self, expected_token: bytes) -> None:
+    async def release_once(
+        self, release: cabc.Callable[[bytes], cabc.Awaitable[None]], token: bytes
+    ) -> None:
         with watch_retries() as retries:
             try:
-                await super().do_release(expected_token)  # type: ignore[misc]
+                await release(token)
             except self._not_owned:
                 if not retries or await self._lock_client.get(self.name) is not None:
                     raise

@@ -8,6 +8,7 @@ import typing as t
 from ..engines import messages
 from ..engines.internals.clients import change_class
 from ..engines.internals.clients import copy_scripts
+from ..engines.internals.clients import PipelineErrors
 from ..engines.internals.clients import restore_scripts
 from ..engines.tracking import mark_executed
 from ..signals import command_finished
@@ -18,7 +19,7 @@ from .deadline import Deadline
 from .report import Observation
 
 
-class _Records:
+class _Records(PipelineErrors):
     """Mixed into the class of a client's pipelines. Records their commands, because a
     pipeline forgets them when its execution fails. It would then return nothing, and no
     error.
@@ -61,20 +62,11 @@ class _Records:
         self._is_explicit = False
         return super().reset()  # type: ignore[misc]
 
-    def annotate_exception(self, exception: Exception, *args: t.Any) -> None:
-        super().annotate_exception(exception, *args)  # type: ignore[misc]
-        # The message quotes the command now. It is cleaned here, because tracing
-        # records the error next.
-        messages.clean_error(exception)
-
-    def raise_first_error(self, commands: t.Any, response: t.Any) -> None:
-        try:
-            super().raise_first_error(commands, response)  # type: ignore[misc]
-        except Exception as error:
-            if not _all_failed(response):
-                mark_executed(error)
-
-            raise
+    def note_first_error(
+        self, error: Exception, replies: cabc.Sequence[object]
+    ) -> None:
+        if not _all_failed(replies):
+            mark_executed(error)
 
     def _observe(self, names: cabc.Iterable[object]) -> Observation:
         return Observation(self._command_deadline.reporter, names)

@@ -13,6 +13,7 @@ from ..spec.classes import subclass
 from . import connections
 from .credentials import Credentials
 from .internals.clients import change_class
+from .internals.clients import keep_pool_open
 from .internals.clients import renew_locks
 from .internals.pools import disconnect_idle
 from .internals.pools import is_plain
@@ -147,7 +148,7 @@ def keep_pools_open(client: t.Any, pools: cabc.Iterable[Pool]) -> None:
     """
     # All threads share the client: when one of them leaves "with current_redis as r:",
     # the connections of the others must stay open.
-    client.auto_close_connection_pool = False
+    keep_pool_open(client)
 
     for pool in pools:
         # Connections in use stay open, for example that of pubsub(). They are closed

@@ -21,9 +21,9 @@ from ..spec.classes import required_parameters
 from ..spec.spec import Spec
 from ..spec.spec import Value
 from ..spec.spec import Values
+from .internals.clients import packs_with_hiredis
 from .library import get_library
 from .library import library_name
-from .library import packs_with_hiredis
 
 _KEYWORD = inspect.Parameter.KEYWORD_ONLY
 

@@ -8,8 +8,6 @@ import types
 import typing as t
 from importlib import import_module
 
-import redis.utils
-
 from ..spec.spec import Arguments
 
 
@@ -135,12 +133,3 @@ def library_of(client_class: type[t.Any]) -> Library:
     """
     is_async = inspect.iscoroutinefunction(client_class.execute_command)
     return get_library(library_name(client_class) or "redis", is_async)
-
-
-def packs_with_hiredis() -> bool:
-    """Whether redis-py lets hiredis write commands.
-
-    Why: hiredis writes text as UTF-8, whatever ``ENCODING`` is. Versions: all. Without
-    it: keys and values are written in one encoding and read in another.
-    """
-    return bool(redis.utils.HIREDIS_AVAILABLE)

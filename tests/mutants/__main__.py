@@ -35,7 +35,7 @@ TESTS = {
     "engines/connections": "connections states internals interruptions health",
     "engines/credentials": "credentials connections",
     "engines/internals": "internals connections states health interruptions",
-    "engines/internals/clients": "internals connections retry credentials",
+    "engines/internals/clients": "internals connections retry locks credentials",
     "engines/internals/clusters": "internals cluster_nodes engines retry outages",
     "engines/internals/connections": "internals connections drips states interruptions",
     "engines/internals/errors": "internals retry outages engines",

@@ -1,4 +1,4 @@
-"""Undocumented features of clients, pipelines and credential providers."""
+"""Undocumented features of clients, pipelines, locks and credential providers."""
 
 from __future__ import annotations
 
@@ -7,7 +7,10 @@ import collections.abc as cabc
 import threading
 import typing as t
 
+import redis.utils
+
 from ..library import library_name
+from ..messages import clean_error
 
 _LOCKS = {type(create()): create for create in (threading.Lock, threading.RLock)}
 
@@ -49,6 +52,45 @@ def change_class(instance: object, cls: type) -> None:
     instance.__class__ = cls
 
 
+def keep_pool_open(client: t.Any) -> None:
+    """Let the pool of a client stay open when the client is closed.
+
+    Why: a client closes a pool that it has created, and no argument changes this.
+    Versions: all. Without it: a thread that leaves "with current_redis as r:" closes
+    the connections of all threads.
+
+    :param client: The client.
+    """
+    client.auto_close_connection_pool = False
+
+
+class PipelineErrors:
+    """Mixed into the class of pipelines, synchronous or not. It sees errors before
+    tracing does.
+
+    Why: tracing records the error of a command when redis-py raises it, which has
+    quoted the command in it. The other replies are lost then. Versions: all. Without
+    it: traces show passwords, and commands that were executed are sent again.
+    """
+
+    if t.TYPE_CHECKING:
+
+        def note_first_error(
+            self, error: Exception, replies: cabc.Sequence[object]
+        ) -> None: ...
+
+    def annotate_exception(self, exception: Exception, *args: t.Any) -> None:
+        super().annotate_exception(exception, *args)  # type: ignore[misc]
+        clean_error(exception)
+
+    def raise_first_error(self, commands: t.Any, response: t.Any) -> None:
+        try:
+            super().raise_first_error(commands, response)  # type: ignore[misc]
+        except Exception as error:
+            self.note_first_error(error, response)
+            raise
+
+
 def copy_scripts(pipeline: t.Any) -> set[t.Any]:
     """The scripts that a pipeline loads before it runs its commands.
 
@@ -68,6 +110,31 @@ def restore_scripts(pipeline: t.Any, scripts: set[t.Any]) -> None:
     :param scripts: Its scripts before the reset.
     """
     pipeline.scripts |= scripts
+
+
+class LockSteps:
+    """Mixed into the class of locks, synchronous or not. Each attempt to acquire or to
+    release a lock is made by ``acquire_once()`` or ``release_once()``.
+
+    Why: ``acquire()`` makes many attempts, and does not tell which one was retried.
+    Versions: all. Without it: a lock is lost if the reply to one of them is lost.
+    """
+
+    if t.TYPE_CHECKING:
+
+        def acquire_once(
+            self, acquire: cabc.Callable[[bytes], t.Any], token: bytes
+        ) -> t.Any: ...
+
+        def release_once(
+            self, release: cabc.Callable[[bytes], t.Any], token: bytes
+        ) -> t.Any: ...
+
+    def do_acquire(self, token: bytes) -> t.Any:
+        return self.acquire_once(super().do_acquire, token)  # type: ignore[misc]
+
+    def do_release(self, expected_token: bytes) -> t.Any:
+        return self.release_once(super().do_release, expected_token)  # type: ignore[misc]
 
 
 def restart_renewal(provider: t.Any) -> None:
@@ -97,3 +164,12 @@ def retry_renewal(provider: t.Any, seconds: float) -> None:
 
     if (renew := getattr(manager, "_renew_token", None)) is not None:
         asyncio.get_running_loop().call_later(seconds, renew)
+
+
+def packs_with_hiredis() -> bool:
+    """Whether redis-py lets hiredis write commands.
+
+    Why: hiredis writes text as UTF-8, whatever ``ENCODING`` is. Versions: all. Without
+    it: keys and values are written in one encoding and read in another.
+    """
+    return bool(redis.utils.HIREDIS_AVAILABLE)
