@@ -465,6 +465,27 @@ def test_cluster_arguments() -> None:
     assert unnamed.isdisjoint(parameters(redis.RedisCluster))
 
 
+def test_create_pools_with(cluster: Cluster) -> None:
+    """The function creates the pool of each node. A client of asyncio has no pools."""
+    made: list[redis.ConnectionPool] = []
+
+    def make_pool(**arguments: t.Any) -> redis.ConnectionPool:
+        made.append(redis.ConnectionPool(**arguments))
+        return made[-1]
+
+    arguments: dict[str, t.Any] = {}
+    address = ("127.0.0.1", cluster.nodes[0].port)
+    clusters.create_pools_with(make_pool, address, arguments)
+    client: t.Any = redis.RedisCluster(**arguments)
+    client.ping(target_nodes=client.ALL_NODES)
+    in_use = clusters.list_node_pools(client)
+    assert len(in_use) == len(cluster.nodes)
+    assert {*map(id, in_use)} <= {*map(id, made)}
+    client.close()
+    other: t.Any = redis.asyncio.RedisCluster(host="127.0.0.1", port=address[1])
+    assert clusters.list_node_pools(other) == []
+
+
 def test_set_node_connections(cluster: Cluster) -> None:
     """The nodes of an asynchronous client create connections of the class, whether they
     are given or found.
@@ -766,6 +787,40 @@ def test_opening(server: Server) -> None:
     connection.send_command("PING")
     assert opened == [connection]
     connection.disconnect()
+
+
+class Dirty(connections.ReadsAsDirty):
+    """Mixed into the class of connections."""
+
+    is_dirty = False
+
+    def disconnect(self, *args: t.Any) -> None:
+        self.is_dirty = False
+        super().disconnect(*args)  # type: ignore[misc]
+
+
+def test_reads_as_dirty(pool: t.Any) -> None:
+    """A pool closes an idle connection from which something can be read. Pub/sub does
+    not take it for a message.
+    """
+    pool.connection_class = subclass(Dirty, pool.connection_class)
+    connection = take(pool)
+    socket = connection._sock
+    pool.release(connection)
+    assert take(pool) is connection
+    assert connection._sock is socket
+    connection.is_dirty = True
+    pool.release(connection)
+    assert take(pool) is connection
+    assert connection._sock is not socket
+    pool.release(connection)
+    client_class = get_library(type(pool).__module__.partition(".")[0]).client_class
+
+    with client_class(connection_pool=pool).pubsub() as pubsub:
+        pubsub.subscribe("news")
+        assert pubsub.get_message(timeout=5)["type"] == "subscribe"
+        pubsub.connection.is_dirty = True
+        assert pubsub.get_message(timeout=0.1) is None
 
 
 @pytest.mark.parametrize("library", [redis, valkey])

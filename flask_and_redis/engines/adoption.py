@@ -15,6 +15,7 @@ from .credentials import Credentials
 from .internals.clients import change_class
 from .internals.clients import keep_pool_open
 from .internals.clients import renew_locks
+from .internals.connections import ReadsAsDirty
 from .internals.pools import disconnect_idle
 from .internals.pools import is_plain
 from .internals.pools import list_connections
@@ -27,28 +28,10 @@ from .tracking import AsyncTrackedConnection
 from .tracking import TrackedConnection
 
 
-class GuardedConnection(TrackedConnection):
+class GuardedConnection(ReadsAsDirty, TrackedConnection):
     """Mixed into the class of connections of an application's pool, which does not
-    close dirty connections. It asks ``can_read()``, and closes a connection from which
-    something can be read.
+    close dirty connections by itself.
     """
-
-    _is_listening: bool = False
-
-    def register_connect_callback(self, callback: t.Any) -> None:
-        # For pub/sub, which waits for messages with can_read().
-        self._is_listening = True
-        super().register_connect_callback(callback)  # type: ignore[misc]
-
-    def deregister_connect_callback(self, callback: t.Any) -> None:
-        self._is_listening = False
-        super().deregister_connect_callback(callback)  # type: ignore[misc]
-
-    def can_read(self, *args: t.Any, **kwargs: t.Any) -> bool:
-        if self.is_dirty and not self._is_listening:
-            return True
-
-        return super().can_read(*args, **kwargs)
 
 
 def adopt_pool(pool: t.Any, max_idle: float) -> None:

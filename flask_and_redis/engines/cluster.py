@@ -29,8 +29,10 @@ from .checks import TIMEOUTS
 from .commands import causes
 from .internals.clusters import add_startup_nodes
 from .internals.clusters import CLUSTER_ARGUMENTS
+from .internals.clusters import create_pools_with
 from .internals.clusters import find_shard
 from .internals.clusters import follow_nodes
+from .internals.clusters import list_node_pools
 from .internals.clusters import refresh_slots
 from .internals.clusters import set_node_connections
 from .internals.errors import is_uncovered
@@ -125,11 +127,8 @@ class Cluster(Engine):
         library = library_of(client_class)
 
         if not library.is_async and "url" in parameters(client_class):
-            # redis-py accepts a class for the nodes' pools only together with a URL.
-            arguments["url"] = f"redis://{join_address(*self.nodes(spec)[0])}"
-            arguments["connection_pool_class"] = functools.partial(
-                _make_pool, spec.max_idle
-            )
+            make_pool = functools.partial(_make_pool, spec.max_idle)
+            create_pools_with(make_pool, self.nodes(spec)[0], arguments)
 
         if spec.address.nodes:
             # New objects each time, because the client changes them.
@@ -158,11 +157,7 @@ class Cluster(Engine):
         return library_of(spec.client_class).no_retry()
 
     def pools(self, client: t.Any) -> list[t.Any]:
-        # A node has no client before its first use, and never one in asyncio.
-        clients = [
-            getattr(node, "redis_connection", None) for node in client.get_nodes()
-        ]
-        return [each.connection_pool for each in clients if each is not None]
+        return list_node_pools(client)
 
     def adopt_async(self, spec: Spec, client: t.Any) -> None:
         # Its nodes have connections, but no pools.

@@ -10,12 +10,45 @@ import redis.cluster
 from redis import exceptions as redis_exceptions
 
 from ...spec.classes import once_per_class
+from ...spec.spec import Arguments
+from ...spec.url import join_address
 from ..library import library_of
 from .clients import change_class
 
 #: The arguments of ``redis.Redis`` that ``redis.RedisCluster`` passes on to its nodes
 #: without naming them in its signature. Without them: a cluster has no password.
 CLUSTER_ARGUMENTS: frozenset[str] = frozenset(redis.cluster.REDIS_ALLOWED_KEYS)
+
+
+def create_pools_with(
+    make_pool: cabc.Callable[..., t.Any], address: tuple[str, int], arguments: Arguments
+) -> None:
+    """Let a new synchronous client of a cluster create the pools of its nodes with a
+    function.
+
+    Why: it takes a class of pools only together with a URL, and does nothing but call
+    it. Versions: all. Without it: the pools of nodes lend connections in the wrong
+    state.
+
+    :param make_pool: The function. It gets the arguments of a pool.
+    :param address: Host and port of a start-up node, for the URL.
+    :param arguments: The arguments of the client. They are changed in place.
+    """
+    arguments["url"] = f"redis://{join_address(*address)}"
+    arguments["connection_pool_class"] = make_pool
+
+
+def list_node_pools(client: t.Any) -> list[t.Any]:
+    """The pools of a cluster's nodes.
+
+    Why: the public way creates the clients of all nodes. Versions: all. Without it:
+    there is none to close, to replace or to count.
+
+    :param client: The cluster's client. A node of an asynchronous one has no pool, and
+        a node of a synchronous one none before its first use.
+    """
+    clients = [getattr(node, "redis_connection", None) for node in client.get_nodes()]
+    return [each.connection_pool for each in clients if each is not None]
 
 
 def set_node_connections(

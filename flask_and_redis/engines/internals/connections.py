@@ -128,6 +128,34 @@ class PacedConnection:
         return self.paced
 
 
+class ReadsAsDirty:
+    """Mixed into the class of synchronous connections. A pool finds that a dirty one
+    has something to read, and closes it.
+
+    Why: redis-py's pools ask ``can_read()`` before they lend a connection, and have no
+    other question. Pub/sub, which waits for messages with it, registers itself first.
+    Versions: all. Without it: the application's own pool lends dirty connections.
+    """
+
+    is_dirty: bool
+    _is_listening: bool = False
+
+    def register_connect_callback(self, callback: t.Any) -> None:
+        self._is_listening = True
+        super().register_connect_callback(callback)  # type: ignore[misc]
+
+    def deregister_connect_callback(self, callback: t.Any) -> None:
+        self._is_listening = False
+        super().deregister_connect_callback(callback)  # type: ignore[misc]
+
+    def can_read(self, *args: t.Any, **kwargs: t.Any) -> bool:
+        if self.is_dirty and not self._is_listening:
+            return True
+
+        can_read: bool = super().can_read(*args, **kwargs)  # type: ignore[misc]
+        return can_read
+
+
 def has_data(connection: t.Any) -> bool:
     """Whether something has arrived on an idle connection, or the server has closed it.
 
