@@ -4,6 +4,7 @@ A test fails when one of them changes, or is not needed any more.
 
 from __future__ import annotations
 
+import ast
 import asyncio
 import gc
 import os
@@ -12,6 +13,7 @@ import threading
 import time
 import types
 import typing as t
+from pathlib import Path
 from unittest import mock
 
 import pytest
@@ -20,6 +22,8 @@ import redis.asyncio
 import redis.cache
 import valkey
 
+import flask_and_redis
+from flask_and_redis.engines.adoption import adopt_pool
 from flask_and_redis.engines.internals import clients
 from flask_and_redis.engines.internals import clusters
 from flask_and_redis.engines.internals import connections
@@ -31,6 +35,7 @@ from flask_and_redis.engines.library import get_library
 from flask_and_redis.engines.tracking import TrackedConnection
 from flask_and_redis.spec.classes import parameters
 from flask_and_redis.spec.classes import subclass
+from flask_and_redis.spec.spec import MAX_IDLE
 
 from .conftest import Starter
 from .identity import CONFIG
@@ -60,6 +65,57 @@ def pool(request: pytest.FixtureRequest, server: Server) -> t.Iterator[t.Any]:
     )
     yield pool
     pool.disconnect()
+
+
+PACKAGE = Path(flask_and_redis.__file__).parent
+OTHER_MODULES = sorted(
+    path
+    for path in PACKAGE.rglob("*.py")
+    if PACKAGE / "engines" / "internals" not in path.parents
+)
+#: The classes whose methods this package overrides.
+CLASSES: list[t.Any] = [
+    *(redis.Connection, redis.ConnectionPool, redis.Redis, redis.client.Pipeline),
+    *(redis.RedisCluster, redis.cluster.ClusterPipeline),
+    *(redis.lock.Lock, redis.sentinel.Sentinel),
+    *(redis.asyncio.Connection, redis.asyncio.ConnectionPool),
+]
+#: Documented attributes of a named tuple and of a proxy.
+DOCUMENTED = {"_replace", "_get_current_object"}
+
+
+def is_private(name: str) -> bool:
+    return name.startswith("_") and not name.startswith("__")
+
+
+@pytest.mark.parametrize("path", OTHER_MODULES, ids=lambda path: path.stem)
+def test_other_modules(path: Path) -> None:
+    """No other module uses an attribute with an underscore that it does not set itself,
+    or overrides a method that is not documented.
+    """
+    nodes = [*ast.walk(ast.parse(path.read_text()))]
+    functions = [
+        node
+        for node in nodes
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))
+    ]
+    own = {function.name for function in functions} | {
+        node.attr if isinstance(node, ast.Attribute) else node.id
+        for node in nodes
+        if isinstance(node, (ast.Attribute, ast.Name))
+        and isinstance(node.ctx, ast.Store)
+    }
+    used = {node.attr for node in nodes if isinstance(node, ast.Attribute)}
+    assert {*filter(is_private, used)} <= own | DOCUMENTED
+
+    for function in functions:
+        methods = [getattr(cls, function.name, None) for cls in CLASSES]
+        is_override = f"super().{function.name}" in ast.unparse(function)
+
+        if is_override and any(methods):
+            documented = [method for method in methods if method and method.__doc__]
+            assert documented, function.name
+            assert not is_private(function.name)
 
 
 def take(pool: t.Any) -> t.Any:
@@ -787,6 +843,23 @@ def test_opening(server: Server) -> None:
     connection.send_command("PING")
     assert opened == [connection]
     connection.disconnect()
+
+
+@pytest.mark.skipif(redis.VERSION < (7,), reason="Older ones mark no connections.")
+def test_reconnect_mark(server: Server) -> None:
+    """redis-py marks connections in use whose server moves, also in our pools. It does
+    not close them before they are returned.
+    """
+    pool: t.Any = redis.ConnectionPool(port=server.port, protocol=2)
+    adopt_pool(pool, MAX_IDLE)
+    assert pool.is_fast
+    connection = pool.get_connection()
+    pool.update_active_connections_for_reconnect()
+    assert connection.is_broken
+    assert connection._sock is not None
+    pool.release(connection)
+    assert connection._sock is None
+    pool.disconnect()
 
 
 class Dirty(connections.ReadsAsDirty):

@@ -13,6 +13,7 @@ import typing as t
 
 from .internals.connections import Opening
 from .internals.connections import PacedConnection
+from .internals.connections import ReconnectMark
 from .library import get_library
 from .library import library_name
 from .messages import clean_error
@@ -78,7 +79,7 @@ def was_executed(error: BaseException) -> bool:
     return getattr(error, _EXECUTED, False)
 
 
-class _Tracked(Opening):
+class _Tracked(Opening, ReconnectMark):
     """What connections know about themselves, synchronous or not."""
 
     #: redis-py's own setting.
@@ -116,10 +117,6 @@ class _Tracked(Opening):
     def is_dirty(self) -> bool:
         """Whether it must be closed before anybody uses it again."""
         return self.is_broken or self.is_altered or self.unread != 0
-
-    def mark_for_reconnect(self) -> None:
-        self.is_broken = True
-        super().mark_for_reconnect()  # type: ignore[misc]
 
     def pack_commands(self, commands: cabc.Iterable[t.Any]) -> t.Any:
         commands = list(commands)

@@ -108,6 +108,22 @@ class Opening:
         return self.open_with(connect, *args, **kwargs)
 
 
+class ReconnectMark:
+    """Mixed into the class of connections, synchronous or not. One that redis-py wants
+    closed, because the server moves, is broken.
+
+    Why: only redis-py's ``release()`` closes it, which ours does not always call: a
+    cluster enables notifications when its pools exist already. Versions: 7.0 and newer.
+    Without it: commands are sent to the old server.
+    """
+
+    is_broken: bool
+
+    def mark_for_reconnect(self) -> None:
+        self.is_broken = True
+        super().mark_for_reconnect()  # type: ignore[misc]
+
+
 class PacedConnection:
     """Mixed into the class of synchronous connections. They read from a paced socket.
 
