@@ -8,6 +8,7 @@ import re
 from ..spec.spec import Spec
 from ..spec.values import Secret
 from ..spec.values import SECRETS
+from .internals.errors import QUOTED_COMMAND
 from .library import library_name
 
 # A server repeats the arguments of a command that it does not know, and of an option
@@ -18,13 +19,7 @@ _ECHOES = (
         re.compile(r"(modifier|HELLO option|Invalid argument) '.*'", re.DOTALL),
         r"\1 ***",
     ),
-    (
-        re.compile(
-            r"\((AUTH|HELLO|MIGRATE|CONFIG SET|ACL SETUSER|SENTINEL SET)\b.*\) of pipe",
-            re.DOTALL | re.IGNORECASE,
-        ),
-        r"(\1 ***) of pipe",
-    ),
+    (QUOTED_COMMAND, r"(\1 ***) of pipe"),
 )
 
 

@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+import re
 import types
 
 from redis import exceptions as redis_exceptions
+
+#: A command with a secret, as redis-py quotes it in the error of a pipeline. Versions:
+#: all. Without it: passwords are in messages and logs.
+QUOTED_COMMAND: re.Pattern[str] = re.compile(
+    r"\((AUTH|HELLO|MIGRATE|CONFIG SET|ACL SETUSER|SENTINEL SET)\b.*\) of pipe",
+    re.DOTALL | re.IGNORECASE,
+)
 
 
 def is_full_pool(error: BaseException) -> bool:
