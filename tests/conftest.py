@@ -5,6 +5,8 @@ import collections.abc as cabc
 import contextlib
 import os
 import shutil
+import sys
+import threading
 import typing as t
 from pathlib import Path
 
@@ -48,6 +50,25 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
         if "scripted" in fixtures:
             item.add_marker("slow")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> cabc.Generator[None, object, object]:
+    """Stop coverage while a test runs that is marked ``untraced``."""
+    if item.get_closest_marker("untraced") is None:
+        return (yield)
+
+    # pytest-cov's mark has no effect in pytest-xdist's processes: two measurements run
+    # there, and when the one stops, the other one goes on.
+    trace, trace_of_threads = sys.gettrace(), threading.gettrace()
+    sys.settrace(None)
+    threading.settrace(t.cast(t.Any, None))
+
+    try:
+        return (yield)
+    finally:
+        threading.settrace(t.cast(t.Any, trace_of_threads))
+        sys.settrace(trace)
 
 
 def count_missing(config: pytest.Config) -> collections.Counter[str]:

@@ -17,7 +17,7 @@ from .prefixes import NAMES
 pytestmark = [
     # The socket of an interrupted connect() is closed when it is collected.
     pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning"),
-    pytest.mark.no_cover,
+    pytest.mark.untraced,
 ]
 
 

@@ -39,7 +39,7 @@ from .pages import DOCS
 from .servers import Server
 from .servers import wait_until
 
-pytestmark = pytest.mark.no_cover
+pytestmark = pytest.mark.untraced
 
 UNLIMITED = {"RATELIMIT_ENABLED": False}
 

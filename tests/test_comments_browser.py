@@ -32,7 +32,7 @@ from .servers import wait_until
 from .test_comments import answers
 
 # Each wait for the browser has its own limit.
-pytestmark = [pytest.mark.no_cover, pytest.mark.once, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.untraced, pytest.mark.once, pytest.mark.timeout(240)]
 
 PHONE: t.Any = {"width": 360, "height": 740}
 

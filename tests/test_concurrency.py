@@ -43,7 +43,7 @@ def count_connections(server: Server) -> int:
         return [connection["name"] for connection in admin.client_list()].count(NAME)
 
 
-@pytest.mark.no_cover
+@pytest.mark.untraced
 def test_64_threads_on_8_connections(small_pool: Flask, server: Server) -> None:
     """64 threads start together and create the client with their first command. Each
     gets its own replies, over no more than the 8 connections of the pool.
@@ -77,7 +77,7 @@ def test_64_threads_on_8_connections(small_pool: Flask, server: Server) -> None:
     assert 1 <= count_connections(server) <= 8
 
 
-@pytest.mark.no_cover
+@pytest.mark.untraced
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="This system cannot fork.")
 @pytest.mark.filterwarnings("ignore:This process.*multi-threaded:DeprecationWarning")
 def test_fork_while_threads_are_busy(small_pool: Flask) -> None:
@@ -202,7 +202,7 @@ def test_fork_while_locks_are_held(
         assert client.get("k") == b"v"
 
 
-@pytest.mark.no_cover
+@pytest.mark.untraced
 def test_1000_apps(server: Server) -> None:
     """Apps that are created, used and dropped leave no connection, thread or object
     behind.

@@ -810,7 +810,7 @@ def test_metrics_are_enabled_late(
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="This system cannot fork.")
 @pytest.mark.filterwarnings("ignore:This process.*multi-threaded:DeprecationWarning")
 # coverage has a lock that a child cannot use if another thread had it.
-@pytest.mark.no_cover
+@pytest.mark.untraced
 # OpenSSL may hang in a child if another thread creates a context while it is forked.
 @pytest.mark.parametrize("engine", [each for each in ENGINES if each != "tls"])
 def test_fork_while_threads_are_busy(

@@ -85,7 +85,7 @@ def app_of_url(url: str, monkeypatch: pytest.MonkeyPatch) -> Flask:
     return create_app()
 
 
-@pytest.mark.no_cover
+@pytest.mark.untraced
 def test_views(app_of_url: Flask) -> None:
     """The same views work on each engine."""
     client = app_of_url.test_client()

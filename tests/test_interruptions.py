@@ -103,7 +103,7 @@ def test_every_moment(
     interrupt(make_prefix(request, "server", PROTOCOL=protocol), use, error, step)
 
 
-@pytest.mark.no_cover
+@pytest.mark.untraced
 @pytest.mark.parametrize(("protocol", "error"), PROTOCOLS)
 @pytest.mark.parametrize("use", [get, pipeline, transaction, log_in])
 @pytest.mark.parametrize(
@@ -123,7 +123,7 @@ def test_each_engine(
     interrupt(make_prefix(request, engine, PROTOCOL=protocol), use, error, step)
 
 
-@pytest.mark.no_cover
+@pytest.mark.untraced
 @pytest.mark.parametrize(("protocol", "error"), PROTOCOLS)
 @pytest.mark.parametrize("engine", ["server", "sentinel", "valkey", "fake"])
 def test_watch(
@@ -265,7 +265,7 @@ def raise_interrupted(*args: object, **options: object) -> None:
     raise Interrupted
 
 
-@pytest.mark.no_cover
+@pytest.mark.untraced
 @pytest.mark.parametrize("transaction", [False, True])
 @pytest.mark.parametrize("protocol", [2, 3])
 @pytest.mark.parametrize(

@@ -163,7 +163,7 @@ def register(config: dict[str, t.Any]) -> str:
 
 
 @pytest.mark.slow
-@pytest.mark.no_cover
+@pytest.mark.untraced
 @pytest.mark.timeout(300)
 @settings(max_examples=300, deadline=None)
 @given(configs)
@@ -206,7 +206,7 @@ addresses = st.sampled_from(
 
 
 @pytest.mark.slow
-@pytest.mark.no_cover
+@pytest.mark.untraced
 @settings(max_examples=300, deadline=None)
 @given(addresses, st.dictionaries(credential_settings, credentials, max_size=4))
 def test_list_of_any_settings(
@@ -232,7 +232,7 @@ def test_list_of_any_settings(
 
 
 @pytest.mark.slow
-@pytest.mark.no_cover
+@pytest.mark.untraced
 @settings(max_examples=200, deadline=None)
 @given(urls())
 def test_any_url(url: str) -> None:
@@ -304,7 +304,7 @@ def test_repr_of_sentinels() -> None:
 PATHS = ("CLASS", "CONNECTION_POOL", "CONNECTION_POOL_CLASS", "CREDENTIAL_PROVIDER")
 
 
-@pytest.mark.no_cover
+@pytest.mark.untraced
 def test_nothing_else_is_imported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -437,7 +437,7 @@ async def set_async(manager: RedisManager) -> None:
         await client.set("k", "v")
 
 
-@pytest.mark.no_cover
+@pytest.mark.untraced
 @pytest.mark.parametrize("place", PLACES)
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
 def test_errors_of_outages(
