@@ -223,6 +223,39 @@ def test_no_false_alarm(config: dict[str, t.Any]) -> None:
     assert warnings_of(config) == []
 
 
+def test_empty_settings_end_nothing() -> None:
+    """Settings after an empty one are used, or reported, as those before it."""
+    config = {
+        "REDIS_URL": "redis://h",
+        "REDIS_PASSWORD": "",
+        "REDIS_PASWORD": "",
+        "REDIS_DB": "3",
+        "REDIS_HOTS": "h",
+    }
+    assert warnings_of(config) == [
+        "'REDIS_HOTS' is not used. Did you mean 'REDIS_HOST'?"
+    ]
+    app = Flask("misspelt")
+    app.config.update({name: config[name] for name in list(config)[:4]})
+    RedisManager(app)
+    assert app.extensions["redis"].get_spec("REDIS").arguments["db"] == 3
+
+
+def test_one_warning_for_each_setting() -> None:
+    """A setting that may belong to two prefixes is reported for the longer one."""
+    urls = {"REDIS_URL": "redis://h", "REDIS_UNIX_URL": "redis://h"}
+    assert warnings_of({**urls, "REDIS_UNIX_SOCKET": "/redis.sock"}) == [
+        "'REDIS_UNIX_SOCKET' is not used. Did you mean 'REDIS_UNIX_UNIX_SOCKET_PATH'?"
+    ]
+
+
+def test_sentinels_of_a_cluster() -> None:
+    """A URL of a cluster says nothing of sentinels."""
+    config = {"REDIS_URL": "redis+cluster://h", "REDIS_SENTINELS": "h:26379"}
+    (warning,) = warnings_of(config)
+    assert "'REDIS_URL' = 'redis+sentinel://" in warning
+
+
 #: The settings of libraries that share an app with this extension.
 LIBRARIES: dict[str, dict[str, t.Any]] = {
     "Flask-Caching": {

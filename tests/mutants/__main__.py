@@ -50,6 +50,7 @@ TESTS = {
     "manager": "proxy redis registry discovery health names",
     "operate": "cli health pings operating",
     "settings": "settings discovery errors misspellings",
+    "settings/discovery": "settings discovery errors misspellings names",
     "settings/hints": "settings misspellings errors credentials",
     "settings/reader": "settings discovery errors misspellings credentials",
     "spec": "settings discovery errors misspellings",
