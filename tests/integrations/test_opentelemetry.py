@@ -354,7 +354,6 @@ def test_metrics(
             results = manager.ping(timeout=20)
             assert all(each.ok for each in results.values()), results
 
-        # This one asks all sentinels.
         ping()
         before = read(reader)
         assert len(before) > 10
@@ -364,6 +363,6 @@ def test_metrics(
 
         after = read(reader)
 
-    assert after.keys() == before.keys()
-    changed = [name for name in before if before[name] != after[name]]
+    # Each sentinel has a series of its own, once a ping has waited for its answer.
+    changed = [name for name in after if before.get(name) != after[name]]
     assert [name for name in changed if "SENTINEL MASTERS" not in name] == []

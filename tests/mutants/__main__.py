@@ -54,7 +54,7 @@ TESTS = {
     "settings/hints": "settings misspellings errors credentials",
     "settings/reader": "settings discovery errors misspellings credentials",
     "spec": "settings discovery errors misspellings",
-    "spec/values": "settings discovery errors misspellings secrets",
+    "spec/values": "settings discovery errors misspellings secrets cli",
 }
 
 _PACKAGE = "flask_and_redis"
