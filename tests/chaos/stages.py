@@ -38,6 +38,9 @@ PATIENCE = 60.0
 # They do not in these tests: a loaded machine may pause a server for seconds.
 _NEVER = 600_000
 
+# Nothing listens there.
+_UNUSED_PORT = 1
+
 
 class Stage(abc.ABC):
     """Servers, started in a ``with`` block, and the proxies in front of them."""
@@ -303,12 +306,16 @@ class WithCluster(Stage):
             admin.execute_command("CLUSTER", "FAILOVER", "TAKEOVER")
 
         wait_until(lambda: self._is_master(new, key), "it took over", timeout=PATIENCE)
+        # It has lost its data, and until it meets the others, it may still be a master.
+        proxy = self.proxies[self.servers.index(old)]
+        proxy.upstream = _UNUSED_PORT
         old.start()
 
         with old.admin() as admin:
             admin.config_set("cluster-node-timeout", _NEVER)
 
         wait_until(lambda: are_linked(new, [old]), "it follows", timeout=PATIENCE)
+        proxy.upstream = old.port
         self._wait_until_agreed()
 
     def _is_master(self, node: Server, key: str) -> bool:
