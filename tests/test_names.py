@@ -77,6 +77,17 @@ def test_no_name(app: Flask) -> None:
 
 
 @needs_driver_info
+def test_empty_library(app: Flask) -> None:
+    """DRIVER_INFO is not set if it is empty text, as other settings."""
+    manager = make_manager(app, A_URL="redis://h", A_DRIVER_INFO="")
+
+    with app.app_context():
+        arguments = manager.get("A").connection_pool.connection_kwargs
+
+    assert OURS in arguments["driver_info"].formatted_name
+
+
+@needs_driver_info
 @pytest.mark.parametrize("is_option", [True, False])
 def test_no_library(app: Flask, each_server: Server, is_option: bool) -> None:
     """DRIVER_INFO = None turns that off. An object of the application is used."""
