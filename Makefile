@@ -42,7 +42,7 @@ bench-outages: $(VENV)/.test  ## Measure how long requests wait in outages (13 m
 	$(INSTALL) --group benchmarks
 	$(BIN)/python -m tests.benchmarks.outages --csv docs/measured/outages.csv
 
-soak: $(VENV)/.test  ## Run the chaos tests for 10 minutes, and watch memory and open files
+soak: $(VENV)/.test  ## Run the chaos tests for 13 minutes, and watch memory and open files
 	$(BIN)/python -m tests.chaos.soak --csv docs/measured/soak.csv $(ARGS)
 
 mutants: $(VENV)/.test  ## Change the code, and see whether a test fails; PART=spec for a part of it (hours)
