@@ -43,7 +43,8 @@ def blocks(text: str, language: str) -> list[str]:
 
 
 def normalize(text: str) -> str:
-    """A text with other addresses and numbers."""
+    """A text with other addresses, numbers and servers."""
+    text = text.replace("Valkey", "Redis")
     text = re.sub(r"[\w.]+:\d+", "host:0", text)
     return re.sub(r"\d+(\.\d+)?", "0", text)
 
