@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import collections.abc as cabc
 import contextlib
 import re
@@ -264,15 +265,24 @@ def test_replicas_of_sentinels(shared_sentinels: Sentinels, rule: str) -> None:
         role, *_ = t.cast(t.Any, manager.get()).role()
         assert role == b"slave"
 
+    def check_async(manager: RedisManager) -> None:
+        async def ask() -> None:
+            async with manager.get_async() as client:
+                await t.cast(t.Any, client).role()
+
+        asyncio.run(ask())
+
     with watcher(shared_sentinels, "+sentinel|masters", *rule.split()):
         if rule:
             use(check, url, **WATCHER)
             return
 
-        with pytest.raises(MasterNotFoundError, match="no permissions") as caught:
-            use(check, url, **WATCHER)
+        for function in (check, check_async):
+            with pytest.raises(MasterNotFoundError, match="no permissions") as caught:
+                use(function, url, **WATCHER)
 
-    assert isinstance(caught.value.__cause__, redis.exceptions.NoPermissionError)
+            cause = caught.value.__cause__
+            assert isinstance(cause, redis.exceptions.NoPermissionError)
 
 
 def test_examples(each_server: Server) -> None:
