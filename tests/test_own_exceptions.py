@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import collections.abc as cabc
 import contextlib
+import errno
 import os
 import signal
 import socket
+import ssl
 import sys
 import threading
 import time
@@ -69,6 +71,8 @@ ERRORS = [
     TimeoutError("mine"),
     Limit(),
     ConnectionResetError(),
+    # The handler's own I/O fails.
+    ConnectionRefusedError(errno.ECONNREFUSED, "Connection refused"),
     ValueError(),
     Expired(),
 ]
@@ -188,12 +192,20 @@ class Limited(socket.socket):
     """A socket that raises as gevent does when its time limit ends a read."""
 
     ends: t.ClassVar[bool] = False
+    #: What sending raises.
+    error: t.ClassVar[OSError | None] = None
 
     def recv(self, *args: t.Any) -> bytes:
         if self.ends:
             raise TimeoutError("mine")
 
         return super().recv(*args)
+
+    def sendall(self, *args: t.Any) -> None:
+        if self.error is not None:
+            raise self.error
+
+        super().sendall(*args)
 
 
 class LimitedConnection(redis.Connection):
@@ -205,31 +217,85 @@ class LimitedConnection(redis.Connection):
         return limited
 
 
-def test_early_timeout(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A builtin TimeoutError before SOCKET_TIMEOUT has passed is the application's."""
+@pytest.fixture
+def limited(server: Server, request: pytest.FixtureRequest) -> cabc.Iterator[t.Any]:
+    """A client whose connections have limited sockets, with this timeout."""
+    timeout = getattr(request, "param", 5)
     pool = redis.ConnectionPool.from_url(
-        server.url, connection_class=LimitedConnection, socket_timeout=5
+        server.url, connection_class=LimitedConnection, socket_timeout=timeout
     )
-    client = make(CONNECTION_POOL=pool)
-    client.set("k", 0)
+    yield make(CONNECTION_POOL=pool, RETRY_DEADLINE=0.2)
+    pool.disconnect()
+
+
+def test_early_timeout(limited: t.Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A builtin TimeoutError before SOCKET_TIMEOUT has passed is the application's."""
+    limited.set("k", 0)
     monkeypatch.setattr(Limited, "ends", True)
 
     with pytest.raises(TimeoutError, match="^mine$"):
-        client.incr("k")
+        limited.incr("k")
 
     monkeypatch.setattr(Limited, "ends", False)
-    assert client.get("k") == b"1"
-    # Without a timeout the library's own error is left as it is.
-    pool.disconnect()
-    pool.connection_kwargs["socket_timeout"] = None
-    client = make(CONNECTION_POOL=pool, RETRY_DEADLINE=0)
-    client.ping()
+    assert limited.get("k") == b"1"
+
+
+@pytest.mark.parametrize("limited", [None], indirect=True)
+def test_no_timeout(limited: t.Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a timeout, the library's own error is left as it is."""
+    limited.ping()
     monkeypatch.setattr(Limited, "ends", True)
 
     with pytest.raises(redis.TimeoutError):
-        client.incr("k")
+        limited.incr("k")
 
-    pool.disconnect()
+
+@pytest.mark.parametrize("error", [TimeoutError("mine"), Limit()], ids=repr)
+def test_while_sending(
+    limited: t.Any, monkeypatch: pytest.MonkeyPatch, error: OSError
+) -> None:
+    """An exception of the application also ends a command that is being sent."""
+    limited.ping()
+    monkeypatch.setattr(Limited, "error", error)
+
+    with pytest.raises(type(error)) as info:
+        limited.get("k")
+
+    assert info.value is error
+
+
+@pytest.mark.parametrize(
+    "error",
+    [BrokenPipeError(errno.EPIPE, "Broken pipe"), ssl.SSLError("lost")],
+    ids=repr,
+)
+def test_lost_while_sending(
+    limited: t.Any, monkeypatch: pytest.MonkeyPatch, error: OSError
+) -> None:
+    """An error of the system, or of TLS, is the connection's."""
+    limited.ping()
+    monkeypatch.setattr(Limited, "error", error)
+
+    with pytest.raises(redis.ConnectionError):
+        limited.get("k")
+
+
+class ProxiedConnection(redis.Connection):
+    """Connections through a proxy, whose library's errors have no number."""
+
+    def _connect(self) -> t.Any:
+        raise Limit
+
+
+def test_error_of_a_connection_class(server: Server) -> None:
+    """An error of the application's own connection class is the connection's."""
+    pool = redis.ConnectionPool.from_url(
+        server.url, connection_class=ProxiedConnection, socket_timeout=5
+    )
+    client = make(CONNECTION_POOL=pool, RETRY_DEADLINE=0.2)
+
+    with pytest.raises(redis.ConnectionError):
+        client.get("k")
 
 
 def run_async(config: dict[str, t.Any], function: t.Any) -> None:
@@ -299,3 +365,25 @@ def test_async_early_timeout(
         await client.get("k")
 
     run_async({"REDIS_URL": url}, use)
+
+
+def test_async_lost_connection(
+    own_server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An error without a number is asyncio's own. The command is sent again."""
+    drain = asyncio.StreamWriter.drain
+    errors = [ConnectionResetError("Connection lost")]
+
+    async def fail(self: asyncio.StreamWriter) -> None:
+        if errors:
+            raise errors.pop()
+
+        await drain(self)
+
+    async def use(client: t.Any) -> None:
+        await client.ping()
+        monkeypatch.setattr(asyncio.StreamWriter, "drain", fail)
+        assert await client.echo("sent twice") == b"sent twice"
+        assert not errors
+
+    run_async({"REDIS_URL": own_server.url}, use)

@@ -135,7 +135,8 @@ class Commands(Operations):
         ]
         interruptions.raise_interruption(
             causes(error, handled),
-            library_of(spec.client_class).errors.TimeoutError,
+            # The class of the spec is the synchronous one.
+            library_of(spec.client_class if client is None else type(client)),
             seconds,
             min(timeouts, default=0),
         )

@@ -8,15 +8,16 @@ socket and raises its own error instead.
 from __future__ import annotations
 
 import collections.abc as cabc
-import types
+import ssl
 
-# A timeout after this part of SOCKET_TIMEOUT, or later, may be the socket's own.
-_EARLY = 0.9
+from .internals.connections import EARLY
+from .internals.connections import is_foreign
+from .library import Library
 
 
 def raise_interruption(
     errors: cabc.Iterable[BaseException],
-    timeout_error: type[Exception],
+    library: Library,
     seconds: float,
     shortest_timeout: float,
 ) -> None:
@@ -24,69 +25,48 @@ def raise_interruption(
     there is one.
 
     :param errors: The error and its causes.
-    :param timeout_error: The library's class for a socket's timeout.
+    :param library: The client library.
     :param seconds: How long the attempt took.
     :param shortest_timeout: The shortest timeout of any socket that it used.
     """
-    own = _find_interruption(errors, timeout_error, seconds, shortest_timeout)
-
-    if own is not None:
-        context = own.__context__
-
-        try:
-            raise own
-        finally:
-            # Without the library's error.
-            own.__context__ = context
-
-
-def _find_interruption(
-    errors: cabc.Iterable[BaseException],
-    timeout_error: type[Exception],
-    seconds: float,
-    shortest_timeout: float,
-) -> OSError | None:
-    is_early = seconds < _EARLY * shortest_timeout
+    is_early = seconds < EARLY * shortest_timeout
+    # redis-py raises the last one for an error without arguments.
+    raised = (library.errors.ConnectionError, library.errors.TimeoutError, IndexError)
 
     for error in errors:
-        if isinstance(error, OSError) and _is_from_signal_handler(error):
-            return error
-
         cause = error.__cause__ or error.__context__
 
         if (
-            is_early
-            and isinstance(error, timeout_error)
-            # With a number, it is the system's: ETIMEDOUT.
-            and isinstance(cause, TimeoutError)
-            and cause.errno is None
+            isinstance(error, raised)
+            and isinstance(cause, OSError)
+            and _is_interruption(error, cause, library, is_early)
         ):
-            return cause
-
-    return None
+            _raise_alone(cause)
 
 
-def _is_from_signal_handler(error: BaseException) -> bool:
-    """Whether a signal handler raised an error. Only a handler gets the frame that
-    called it, the interrupted one, as an argument.
-    """
-    traceback = error.__traceback__
+def _is_interruption(
+    error: BaseException, cause: OSError, library: Library, is_early: bool
+) -> bool:
+    foreign = is_foreign(cause)
+    has_number = cause.errno is not None
 
-    while traceback is not None and traceback.tb_next is not None:
-        if _has_argument(traceback.tb_next.tb_frame, traceback.tb_frame):
-            return True
+    # With a number, it is the system's: ETIMEDOUT.
+    if isinstance(cause, TimeoutError) and not has_number:
+        is_timeout = isinstance(error, library.errors.TimeoutError)
+        return bool(foreign) or (is_early and is_timeout)
 
-        traceback = traceback.tb_next
+    if foreign is not None:
+        return foreign
 
-    return False
+    # The system's errors have a number. Those of asyncio and of TLS may have none.
+    return not (has_number or library.is_async or isinstance(cause, ssl.SSLError))
 
 
-def _has_argument(frame: types.FrameType, argument: object) -> bool:
-    for value in frame.f_locals.values():
-        # A tuple is that of "*args".
-        values = value if type(value) is tuple else (value,)
+def _raise_alone(error: OSError) -> None:
+    """Raise an error again, without the one that replaced it as its context."""
+    context = error.__context__
 
-        if any(each is argument for each in values):
-            return True
-
-    return False
+    try:
+        raise error
+    finally:
+        error.__context__ = context

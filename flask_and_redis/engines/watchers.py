@@ -155,7 +155,7 @@ def _raise_interruption(client: t.Any, error: Exception, started: float) -> None
     timeouts = map(client.connection_pool.connection_kwargs.get, checks.TIMEOUTS)
     interruptions.raise_interruption(
         causes(error, None),
-        library_of(type(client)).errors.TimeoutError,
+        library_of(type(client)),
         time.monotonic() - started,
         min(filter(None, timeouts), default=0),
     )

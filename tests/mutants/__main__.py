@@ -37,7 +37,7 @@ TESTS = {
     "engines/internals": "internals connections states health interruptions",
     "engines/internals/clients": "internals connections retry locks credentials",
     "engines/internals/clusters": "internals cluster_nodes engines retry outages",
-    "engines/internals/connections": "internals connections drips states interruptions",
+    "engines/internals/connections": "internals connections drips own_exceptions",
     "engines/internals/errors": "internals retry outages engines",
     "engines/internals/probes": "internals pings health",
     "engines/internals/sentinels": "internals replicas pings errors health",

@@ -13,6 +13,25 @@ import typing as t
 # A reply makes progress if so many bytes of it arrive within the socket's timeout.
 _PROGRESS = 1024
 
+# A timeout after this part of the socket's timeout, or later, may be the socket's own.
+# gevent's may come early.
+EARLY = 0.9
+
+# What the standard library's timeouts say, and gevent's.
+_TIMED_OUT = "timed out"
+
+# The attribute of an error of a socket: whether something else raised it.
+_FOREIGN = "_flask_and_redis_foreign"
+
+
+def is_foreign(error: OSError) -> bool | None:
+    """Whether something else than a socket raised an error that came out of it, such as
+    a signal handler. None if it did not come out of a socket.
+
+    :param error: An error.
+    """
+    return getattr(error, _FOREIGN, None)
+
 
 class PacedSocket:
     """A socket that stops reading a reply that makes no progress.
@@ -33,34 +52,47 @@ class PacedSocket:
         self._recv: cabc.Callable[..., bytes] = connected.recv
         self._recv_into: cabc.Callable[..., int] = connected.recv_into
         self._received = 0
-        self._ends = 0.0
+        # The reply has the socket's timeout from here to end, or to make progress. By
+        # time.monotonic().
+        self._started = 0.0
 
     def __getattr__(self, name: str) -> t.Any:
         return getattr(self.connected, name)
 
     def recv(self, size: int) -> bytes:
-        if self.is_first:
-            self.is_first = False
-            self._received = _PROGRESS
-            return self._recv(size)
+        try:
+            if self.is_first:
+                self._start()
+                return self._recv(size)
 
-        with self._shortened():
-            data = self._recv(size)
+            with self._shortened():
+                data = self._recv(size)
+        except OSError as error:
+            self._judge(error)
+            raise
 
         self._received += len(data)
         return data
 
     def recv_into(self, buffer: t.Any) -> int:
-        if self.is_first:
-            self.is_first = False
-            self._received = _PROGRESS
-            return self._recv_into(buffer)
+        try:
+            if self.is_first:
+                self._start()
+                return self._recv_into(buffer)
 
-        with self._shortened():
-            size = self._recv_into(buffer)
+            with self._shortened():
+                size = self._recv_into(buffer)
+        except OSError as error:
+            self._judge(error)
+            raise
 
         self._received += size
         return size
+
+    def _start(self) -> None:
+        self.is_first = False
+        self._received = _PROGRESS
+        self._started = time.monotonic()
 
     @contextlib.contextmanager
     def _shortened(self) -> cabc.Iterator[None]:
@@ -76,16 +108,31 @@ class PacedSocket:
 
         if self._received >= _PROGRESS:
             self._received = 0
-            self._ends = now + timeout
+            self._started = now
 
-        if now >= self._ends:
-            raise TimeoutError("timed out")
+        left = self._started + timeout - now
+
+        if left <= 0:
+            raise TimeoutError(_TIMED_OUT)
 
         try:
-            self.connected.settimeout(self._ends - now)
+            self.connected.settimeout(left)
             yield
         finally:
             self.connected.settimeout(timeout)
+
+    def _judge(self, error: OSError) -> None:
+        """Mark an error that is not the socket's own: the socket has not timed out, or
+        it is still open. An exception of a signal handler comes out of a read, too.
+        """
+        if isinstance(error, TimeoutError) and error.errno is None:
+            timeout = self.connected.gettimeout() or 0
+            part = EARLY if _TIMED_OUT in str(error) else 1
+            is_foreign = time.monotonic() - self._started < part * timeout
+        else:
+            is_foreign = not isinstance(error, _OWN) and _is_waiting(self.connected)
+
+        setattr(error, _FOREIGN, is_foreign)
 
 
 class Opening:
@@ -135,7 +182,12 @@ class PacedConnection:
     paced: PacedSocket | None = None
 
     def _connect(self) -> t.Any:
-        connected = super()._connect()  # type: ignore[misc]
+        try:
+            connected = super()._connect()  # type: ignore[misc]
+        except OSError as error:
+            # The application's own connection class may raise any error.
+            setattr(error, _FOREIGN, False)
+            raise
 
         if not isinstance(connected, socket.socket):
             return connected
@@ -193,6 +245,14 @@ def has_data(connection: t.Any) -> bool:
 
 
 _HAS_POLL = hasattr(select, "poll")
+
+# An open socket may raise these.
+_OWN = (BlockingIOError, ssl.SSLError)
+
+
+def _is_waiting(sock: socket.socket) -> bool:
+    """Whether a socket is open, and nothing has arrived."""
+    return _HAS_POLL and sock.fileno() >= 0 and not _make_poll(sock)(0)
 
 
 def _make_poll(sock: socket.socket) -> cabc.Callable[[int], object]:
