@@ -1,7 +1,11 @@
-"""The pictures of the docs show what the commands print and which modules there are."""
+"""The pictures of the docs show what the commands print, which modules there are, and
+what the dashboard shows.
+"""
 
 from __future__ import annotations
 
+import collections
+import json
 import re
 from xml.etree import ElementTree
 
@@ -10,6 +14,7 @@ import pytest
 from .conftest import Starter
 from .pages import DOCS
 from .pages import literals
+from .panels import name_series
 from .pictures import draw_layout
 from .pictures import IMAGES
 from .pictures import list_modules
@@ -73,3 +78,33 @@ def test_modules_on_design_page() -> None:
         if re.fullmatch(r"\w+(/\w+)+", name)
     }
     assert named == {name for name in list_modules() if "/" in name}
+
+
+def test_dashboard() -> None:
+    """The picture of the dashboard shows its name, its variables, and all panels with
+    their queries. If this fails, run ``python -m tests.dashboard``.
+    """
+    source = (DOCS / "observability" / "dashboard.json").read_text()
+    dashboard = json.loads(source)
+    panels = dashboard["panels"]
+    assert texts("dashboard", "name") == [dashboard["title"]]
+    assert texts("dashboard", "title") == [panel["title"] for panel in panels]
+    (variables,) = texts("dashboard", "variables")
+    labels = [variable["label"] for variable in dashboard["templating"]["list"]]
+    assert re.findall(r"(\w[\w ]*):", variables) == labels
+    # Any value of a label.
+    values: dict[str, str] = collections.defaultdict(lambda: r"\w+")
+    patterns = [
+        name_series(target["legendFormat"], values)
+        for panel in panels
+        for target in panel["targets"]
+    ]
+    legends = texts("dashboard", "legend")
+    assert all(any(re.fullmatch(p, legend) for legend in legends) for p in patterns)
+    assert all(any(re.fullmatch(p, legend) for p in patterns) for legend in legends)
+
+
+def test_dashboard_on_page() -> None:
+    """The page that offers the dashboard shows it."""
+    page = (DOCS / "observability.rst").read_text()
+    assert ".. image:: images/dashboard.svg\n    :alt: " in page
