@@ -27,6 +27,7 @@ from .objects import Provider
 from .objects import take_down
 from .servers import Cluster
 from .servers import Server
+from .servers import wait_until
 
 SECRET = "s3cr3t-n0-l34k"
 
@@ -262,6 +263,33 @@ def test_note_after_the_deadline(own_server: Server) -> None:
         assert notes(info.value)[0].startswith(where)
 
     run_async(make_app(CACHE_URL=own_server.url, CACHE_RETRY_DEADLINE=0), use)
+
+
+@needs_notes
+def test_note_if_a_server_hangs(own_server: Server) -> None:
+    """A command that was sent has no note that it was not sent. The server may run it
+    later.
+    """
+    client = make(URL=own_server.url, RETRY_DEADLINE=0.8, SOCKET_TIMEOUT=1)
+    client.set("k", 1)
+    own_server.pause()
+
+    with pytest.raises(redis.TimeoutError) as info:
+        client.incr("k")
+
+    with pytest.raises(redis.TimeoutError) as later_info:
+        client.incr("k")
+
+    own_server.resume()
+
+    with own_server.admin() as admin:
+        wait_until(lambda: admin.get("k") == b"2", "the late command")
+
+    where = f"Redis 'CACHE', {own_server.address}: "
+    (note,) = notes(info.value)
+    assert note.startswith(f"{where}failed after ")
+    assert note.endswith(" s, 1 attempt.")
+    assert notes(later_info.value)[0].endswith(" s. The command was not sent.")
 
 
 @needs_notes

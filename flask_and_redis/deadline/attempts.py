@@ -126,7 +126,10 @@ class Attempts:
         """The error of a command that is not sent, because the prefix is down."""
         error = outage.error()
         seconds = time.monotonic() - outage.started
-        self._complete(error, f"down for {seconds:.1f} s. The command was not sent.")
+        outcome = f"down for {seconds:.1f} s. The command was not sent."
+
+        # The server may have received an earlier attempt.
+        self._complete(error, self._describe() if self.has_failed else outcome)
         return error
 
     def may_continue(self, error: BaseException) -> bool:
@@ -146,11 +149,15 @@ class Attempts:
 
             return True
 
+        advice = _TOO_LARGE if self._resets > 1 else ""
+        self._complete(error, f"{self._describe()}{advice}")
+        return False
+
+    def _describe(self) -> str:
+        """How long the command was tried, and how often."""
         seconds = time.monotonic() - self._started
         count = f"{self._count} attempt{'s' if self._count > 1 else ''}"
-        advice = _TOO_LARGE if self._resets > 1 else ""
-        self._complete(error, f"failed after {seconds:.1f} s, {count}.{advice}")
-        return False
+        return f"failed after {seconds:.1f} s, {count}."
 
     def _complete(self, error: BaseException, outcome: str) -> None:
         self._engine.complete_error(error, self._spec, self._handled, outcome)
