@@ -177,7 +177,9 @@ def fails(
 
 
 @pytest.mark.skipif(sys.version_info < (3, 11), reason="Python 3.10 has no notes.")
-def test_connection_errors(server: Server, start: Starter, cluster: Cluster) -> None:
+def test_connection_errors(
+    server: Server, tls_server: Server, start: Starter, cluster: Cluster
+) -> None:
     """Errors of commands."""
     own = start(Server, password="secret")
     down = fails(URL="redis://127.0.0.1:1", times=2)
@@ -195,6 +197,10 @@ def test_connection_errors(server: Server, start: Starter, cluster: Cluster) -> 
         pipe: t.Any = current_redis.pipeline()
         pipe.get("k").execute()
 
+    def shut_down() -> None:
+        client: t.Any = current_redis
+        client.execute_command("SHUTDOWN", "NOSAVE")
+
     def read_pickle() -> None:
         current_redis.set("k", b"\xff")
         current_redis.get("k")
@@ -206,6 +212,9 @@ def test_connection_errors(server: Server, start: Starter, cluster: Cluster) -> 
         errors = [
             down,
             fails(URL="redis://nowhere.invalid"),
+            fails(URL=f"rediss://{server.address}", SOCKET_CONNECT_TIMEOUT=0.2),
+            fails(URL=f"redis://{tls_server.address}"),
+            fails(URL=f"rediss://{tls_server.address}"),
             fails(URL=own.url),
             fails(URL=own.url, PROTOCOL=2),
             fails(URL=f"redis://:wrong@{own.address}"),
@@ -237,6 +246,7 @@ def test_connection_errors(server: Server, start: Starter, cluster: Cluster) -> 
         errors.append(fails(URL=own.url, SOCKET_TIMEOUT=0.2))
         own.resume()
 
+    errors.append(fails(shut_down, URL=start(Server).url))
     notes: list[str] = getattr(down, "__notes__", [])
     assert_quoted("Connection errors", [*map(str, errors), *notes])
 
