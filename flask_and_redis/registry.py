@@ -296,16 +296,16 @@ class Registry(cabc.Mapping[str, redis.Redis]):
 
     def _explain_unknown(self, prefix: str) -> str:
         known = ", ".join(map(repr, self)) or "none"
-        message = (
-            f"This app has no Redis with the prefix {prefix!r}; it has: {known}. Set"
-            f" '{prefix}_URL' or '{prefix}_HOST' before init_app."
-        )
+        message = f"This app has no Redis with the prefix {prefix!r}; it has: {known}."
+
+        # Code for Flask-Redis may look up anything.
+        if not str(prefix).isupper():
+            return f"{message} Write it in upper case."
+
+        message += f" Set '{prefix}_URL' or '{prefix}_HOST' before init_app."
         near = difflib.get_close_matches(prefix, self._skipped, n=1, cutoff=0.8)
-
-        if near:
-            message += f" {near[0]!r} was skipped: {self._skipped[near[0]]}."
-
-        return message
+        reason = f" {near[0]!r} was skipped: {self._skipped[near[0]]}." if near else ""
+        return message + reason
 
     def claim(
         self,

@@ -239,6 +239,7 @@ def test_unknown_prefix(app: Flask) -> None:
             "X": "'X' was skipped: 'X_HOST' is not text.",
             "SESSIONS_STORE": "'SESSION_STORE_URL' does not begin with redis://",
             "DB": "'DB_HOST' usually belongs to something else",
+            "redis": "'redis'; it has: 'REDIS'. Write it in upper case.",
         }.items():
             with pytest.raises(UnknownPrefixError) as near:
                 manager.get(prefix)
