@@ -183,6 +183,8 @@ def test_connection_errors(
     """Errors of commands."""
     own = start(Server, password="secret")
     down = fails(URL="redis://127.0.0.1:1", times=2)
+    node = f"redis://{cluster.address.partition(',')[0]}"
+    moved = fails(lambda: [current_redis.get(key) for key in "abcd"], URL=node)
 
     def use_two_connections() -> None:
         pool = current_redis.connection_pool
@@ -228,7 +230,10 @@ def test_connection_errors(
             ),
             fails(read_pickle, URL=server.url, DECODE_RESPONSES=True),
             fails(URL="redis+sentinel://127.0.0.1:1/mymaster"),
+            fails(URL=f"redis+sentinel://{server.address}/mymaster"),
+            fails(URL=f"{server.url}/99"),
             fails(URL="redis+cluster://127.0.0.1:1"),
+            fails(URL=f"{node}/1"),
             fails(
                 lambda: current_redis.mget(["a", "b"]),
                 URL=f"redis+cluster://{cluster.address}",
@@ -247,7 +252,9 @@ def test_connection_errors(
         own.resume()
 
     errors.append(fails(shut_down, URL=start(Server).url))
-    notes: list[str] = getattr(down, "__notes__", [])
+    notes = [
+        note for error in (down, moved) for note in getattr(error, "__notes__", [])
+    ]
     assert_quoted("Connection errors", [*map(str, errors), *notes])
 
 
