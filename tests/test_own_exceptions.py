@@ -298,6 +298,76 @@ def test_error_of_a_connection_class(server: Server) -> None:
         client.get("k")
 
 
+class Handled(OSError):
+    """An error without a number that a view handles, such as those of requests."""
+
+
+def test_full_pool_while_handling_an_error(server: Server) -> None:
+    """The error that the caller is handling is not raised instead of the command's."""
+    client = make(URL=server.url, MAX_CONNECTIONS=1, RETRY_DEADLINE=0.1)
+    connection = client.connection_pool.get_connection()
+
+    try:
+        raise Handled
+    except Handled:
+        with pytest.raises(redis.ConnectionError, match="were in use"):
+            client.get("k")
+
+    client.connection_pool.release(connection)
+
+
+def test_lost_while_handling_an_error(own_server: Server) -> None:
+    """A command is retried if the server closes the connection, even if the caller is
+    handling an error.
+    """
+    client = make(URL=own_server.url)
+    client.ping()
+
+    with own_server.admin() as admin:
+        kill = ("CLIENT", "KILL", "TYPE", "normal")
+        timer = threading.Timer(0.3, admin.execute_command, kill)
+        timer.start()
+
+        try:
+            raise Handled
+        except Handled:
+            assert client.blpop("k", timeout=1) is None
+
+        timer.join()
+
+
+@pytest.mark.parametrize(
+    "handled", [Handled(), ssl.SSLCertVerificationError("expired")], ids=repr
+)
+def test_lost_sentinels_while_handling_an_error(
+    sentinels: Sentinels, handled: OSError
+) -> None:
+    """What sentinels raise is not taken for the error that the caller is handling."""
+    client = make(
+        URL=f"redis+sentinel://{sentinels.address}/mymaster",
+        SENTINEL_KWARGS={"socket_timeout": 5},
+    )
+
+    for sentinel in sentinels.sentinels:
+        sentinel.pause()
+
+    def kill() -> None:
+        for sentinel in sentinels.sentinels:
+            sentinel.kill()
+
+        sentinels.sentinels[0].start()
+
+    timer = threading.Timer(0.3, kill)
+    timer.start()
+
+    try:
+        raise handled
+    except OSError:
+        assert client.get("k") is None
+
+    timer.join()
+
+
 def run_async(config: dict[str, t.Any], function: t.Any) -> None:
     """Run a coroutine function with the asynchronous client of prefix REDIS."""
     app = Flask("interruptions")

@@ -29,6 +29,7 @@ def raise_interruption(
     :param seconds: How long the attempt took.
     :param shortest_timeout: The shortest timeout of any socket that it used.
     """
+    errors = list(errors)
     is_early = seconds < EARLY * shortest_timeout
     # redis-py raises the last one for an error without arguments.
     raised = (library.errors.ConnectionError, library.errors.TimeoutError, IndexError)
@@ -36,9 +37,11 @@ def raise_interruption(
     for error in errors:
         cause = error.__cause__ or error.__context__
 
+        # What the caller was handling when the command started is a context, too.
         if (
             isinstance(error, raised)
             and isinstance(cause, OSError)
+            and any(cause is each for each in errors)
             and _is_interruption(error, cause, library, is_early)
         ):
             _raise_alone(cause)

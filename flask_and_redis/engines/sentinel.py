@@ -163,7 +163,7 @@ class Sentinel(Engine):
     ) -> bool:
         if is_no_master(error):
             # Of the errors of the application's own sentinels, only the text is left.
-            if is_refusal(error.__cause__) or is_refused_by_sentinel(error):
+            if is_refusal(error.__cause__, handled) or is_refused_by_sentinel(error):
                 return False
 
         return super().is_transient(error, spec, handled)

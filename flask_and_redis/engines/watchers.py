@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections.abc as cabc
 import contextlib
 import contextvars
+import sys
 import time
 import typing as t
 
@@ -39,11 +40,12 @@ class _SentinelClient(_SafeRepr):
 
     def execute_command(self, *args: t.Any, **options: t.Any) -> t.Any:
         started = time.monotonic()
+        handled = sys.exc_info()[1]
 
         try:
             return super().execute_command(*args, **options)  # type: ignore[misc]
         except Exception as error:
-            _raise_interruption(self, error, started)
+            _raise_interruption(self, error, handled, started)
             _collected.get([]).append(error)
             raise
 
@@ -53,11 +55,12 @@ class _AsyncSentinelClient(_SafeRepr):
 
     async def execute_command(self, *args: t.Any, **options: t.Any) -> t.Any:
         started = time.monotonic()
+        handled = sys.exc_info()[1]
 
         try:
             return await super().execute_command(*args, **options)  # type: ignore[misc]
         except Exception as error:
-            _raise_interruption(self, error, started)
+            _raise_interruption(self, error, handled, started)
             _collected.get([]).append(error)
             raise
 
@@ -68,16 +71,20 @@ class _Sentinels:
     """
 
     def discover_master(self, service_name: str) -> t.Any:
+        handled = sys.exc_info()[1]
+
         with _collect_errors() as errors:
             try:
                 return super().discover_master(service_name)  # type: ignore[misc]
             except redis.ConnectionError as error:
-                raise error from _find_cause(errors)
+                raise error from _find_cause(errors, handled)
 
     def discover_slaves(self, service_name: str) -> t.Any:
+        handled = sys.exc_info()[1]
+
         with _collect_errors() as errors:
             replicas = super().discover_slaves(service_name)  # type: ignore[misc]
-            _check_replicas(replicas, errors)
+            _check_replicas(replicas, errors, handled)
 
         return replicas
 
@@ -86,16 +93,20 @@ class _AsyncSentinels:
     """The same for asynchronous clients."""
 
     async def discover_master(self, service_name: str) -> t.Any:
+        handled = sys.exc_info()[1]
+
         with _collect_errors() as errors:
             try:
                 return await super().discover_master(service_name)  # type: ignore[misc]
             except redis.ConnectionError as error:
-                raise error from _find_cause(errors)
+                raise error from _find_cause(errors, handled)
 
     async def discover_slaves(self, service_name: str) -> t.Any:
+        handled = sys.exc_info()[1]
+
         with _collect_errors() as errors:
             replicas = await super().discover_slaves(service_name)  # type: ignore[misc]
-            _check_replicas(replicas, errors)
+            _check_replicas(replicas, errors, handled)
 
         return replicas
 
@@ -118,25 +129,33 @@ def _collect_errors() -> cabc.Iterator[list[Exception]]:
         errors.clear()
 
 
-def _find_cause(errors: list[Exception]) -> Exception | None:
+def _find_cause(
+    errors: list[Exception], handled: BaseException | None
+) -> Exception | None:
     """The most useful error: one that a retry cannot fix, or else the first."""
-    return next(filter(is_refusal, errors), errors[0] if errors else None)
+    refusals = (each for each in errors if is_refusal(each, handled))
+    return next(refusals, errors[0] if errors else None)
 
 
-def _check_replicas(replicas: list[t.Any], errors: list[Exception]) -> None:
+def _check_replicas(
+    replicas: list[t.Any], errors: list[Exception], handled: BaseException | None
+) -> None:
     """Raise if there are no replicas because the sentinels refused to answer. redis-py
     would look for the master, and hide the error.
     """
-    cause = _find_cause(errors)
+    cause = _find_cause(errors, handled)
 
-    if not replicas and is_refusal(cause):
+    if not replicas and is_refusal(cause, handled):
         sentinel = get_library("redis").sentinel
         raise sentinel.MasterNotFoundError(f"No replica found: {cause}") from cause
 
 
-def is_refusal(error: BaseException | None) -> bool:
+def is_refusal(error: BaseException | None, handled: BaseException | None) -> bool:
     """Whether a sentinel refused the login, the command or the client's certificate,
     or the client refused the sentinel's certificate.
+
+    :param error: The error of a sentinel's client.
+    :param handled: The error that the caller was handling when the command started.
     """
     if error is None:
         return False
@@ -147,14 +166,18 @@ def is_refusal(error: BaseException | None) -> bool:
         errors.AuthorizationError,
         errors.NoPermissionError,
     )
-    return isinstance(error, permanent) or any(map(is_tls_refusal, causes(error, None)))
+    return isinstance(error, permanent) or any(
+        map(is_tls_refusal, causes(error, handled))
+    )
 
 
-def _raise_interruption(client: t.Any, error: Exception, started: float) -> None:
+def _raise_interruption(
+    client: t.Any, error: Exception, handled: BaseException | None, started: float
+) -> None:
     """Raise the application's own exception, if a sentinel's client hid one."""
     timeouts = map(client.connection_pool.connection_kwargs.get, checks.TIMEOUTS)
     interruptions.raise_interruption(
-        causes(error, None),
+        causes(error, handled),
         library_of(type(client)),
         time.monotonic() - started,
         min(filter(None, timeouts), default=0),
