@@ -119,6 +119,46 @@ def test_signal_handler(
         client.connection_pool.disconnect()
 
 
+@pytest.mark.parametrize("kind", ["redis", "unix", "tls"])
+def test_slow_signal_handler(own_server: Server, tls_server: Server, kind: str) -> None:
+    """A command is not retried if its reply arrives before the signal handler ends."""
+    server = tls_server if kind == "tls" else own_server
+    configs: dict[str, dict[str, t.Any]] = {
+        "redis": {"URL": server.url},
+        "unix": {"URL": f"unix://{server.socket}"},
+        "tls": {"URL": server.url, "SSL_CERT_REQS": "none", "SSL_CHECK_HOSTNAME": "no"},
+    }
+    client = make(**configs[kind])
+    client.set("k", 0)
+    server.pause()
+
+    class Slow(ConnectionRefusedError):
+        """The handler's own I/O fails, some time later."""
+
+    def handle(*_: object) -> None:
+        server.resume()
+
+        with server.admin() as admin:
+            wait_until(lambda: admin.get("k") == b"1", "the command was run")
+
+        raise Slow(errno.ECONNREFUSED, "Connection refused")
+
+    before = signal.signal(signal.SIGUSR1, handle)
+    timer = threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGUSR1))
+    timer.start()
+
+    try:
+        with pytest.raises(Slow):
+            client.incr("k")
+    finally:
+        timer.join()
+        signal.signal(signal.SIGUSR1, before)
+        server.resume()
+
+    assert client.get("k") == b"1"
+    client.connection_pool.disconnect()
+
+
 @pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
 def test_signal_handler_while_connecting(own_server: Server, error: Exception) -> None:
     """An exception of a signal handler also ends a command that still connects."""
@@ -228,8 +268,11 @@ def limited(server: Server, request: pytest.FixtureRequest) -> cabc.Iterator[t.A
     pool.disconnect()
 
 
+@pytest.mark.parametrize("limited", [5, None], indirect=True)
 def test_early_timeout(limited: t.Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A builtin TimeoutError before SOCKET_TIMEOUT has passed is the application's."""
+    """A builtin TimeoutError before SOCKET_TIMEOUT has passed is the application's, and
+    so is any if there is no timeout.
+    """
     limited.set("k", 0)
     monkeypatch.setattr(Limited, "ends", True)
 
@@ -241,10 +284,14 @@ def test_early_timeout(limited: t.Any, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("limited", [None], indirect=True)
-def test_no_timeout(limited: t.Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without a timeout, the library's own error is left as it is."""
+def test_no_timeout_while_sending(
+    limited: t.Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While it sends, a connection of the application may have a timeout that its
+    arguments do not tell. The library's own error is left as it is.
+    """
     limited.ping()
-    monkeypatch.setattr(Limited, "ends", True)
+    monkeypatch.setattr(Limited, "error", TimeoutError("mine"))
 
     with pytest.raises(redis.TimeoutError):
         limited.incr("k")

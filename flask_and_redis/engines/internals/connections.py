@@ -126,11 +126,12 @@ class PacedSocket:
         it is still open. An exception of a signal handler comes out of a read, too.
         """
         if isinstance(error, TimeoutError) and error.errno is None:
-            timeout = self.connected.gettimeout() or 0
+            timeout = self.connected.gettimeout()
+            seconds = time.monotonic() - self._started
             part = EARLY if _TIMED_OUT in str(error) else 1
-            is_foreign = time.monotonic() - self._started < part * timeout
+            is_foreign = not timeout or seconds < part * timeout
         else:
-            is_foreign = not isinstance(error, _OWN) and _is_waiting(self.connected)
+            is_foreign = not isinstance(error, _OWN) and _is_open(self.connected)
 
         setattr(error, _FOREIGN, is_foreign)
 
@@ -250,9 +251,19 @@ _HAS_POLL = hasattr(select, "poll")
 _OWN = (BlockingIOError, ssl.SSLError)
 
 
-def _is_waiting(sock: socket.socket) -> bool:
-    """Whether a socket is open, and nothing has arrived."""
-    return _HAS_POLL and sock.fileno() >= 0 and not _make_poll(sock)(0)
+def _is_open(sock: socket.socket) -> bool:
+    """Whether neither side has closed a socket, as far as its next bytes tell."""
+    if not _HAS_POLL or (descriptor := sock.fileno()) < 0:
+        return False
+
+    poller = select.poll()
+    poller.register(descriptor, select.POLLIN)
+
+    try:
+        # The first byte of a reply, or of TLS, or nothing if the server has closed it.
+        return not poller.poll(0) or bool(socket.socket.recv(sock, 1, socket.MSG_PEEK))
+    except OSError:
+        return False
 
 
 def _make_poll(sock: socket.socket) -> cabc.Callable[[int], object]:
