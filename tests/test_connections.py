@@ -906,3 +906,28 @@ def test_closed_by_another_thread(
             wait_until(lambda: first[0] not in find_waiting(), "the first has ended")
             admin.rpush("list", "value")
             assert future.result() == (b"list", b"value")
+
+
+@pytest.mark.parametrize("library", CLASSES)
+def test_closed_by_another_task(server: Server, library: str) -> None:
+    """A task whose connection another one closes gets an error that can be retried.
+    redis-py 8 closes connections of other tasks itself, in a cluster.
+    """
+    prefix = Prefix(URL=server.url, CLASS=CLASSES[library])
+    # Only valkey-py needs the name of a command.
+    arguments = ["PING"] if library == "valkey" else []
+
+    async def use(client: t.Any) -> None:
+        connection = await client.connection_pool.get_connection(*arguments)
+        closing = asyncio.create_task(connection.disconnect(nowait=True))
+
+        with pytest.raises((redis.ConnectionError, valkey.ConnectionError)):
+            # Until Python 3.11, it starts to send in a task that runs after the other.
+            await connection.send_command("PING")
+            await connection.read_response()
+
+        await closing
+        await client.connection_pool.release(connection)
+        assert await client.ping()
+
+    run_async(prefix, use)

@@ -4,6 +4,7 @@ client library's own classes.
 
 from __future__ import annotations
 
+import asyncio
 import collections.abc as cabc
 import contextlib
 import functools
@@ -108,7 +109,7 @@ class _Tracked:
     #: Looks for data. Set by :func:`.internals.connections.has_data`.
     poll: cabc.Callable[[int], object] | None = None
     _is_opening: bool = False
-    # The first thread that has closed it since it was opened.
+    # The first thread or task that has closed it since it was opened.
     _closed_by: int = 0
     # How many replies the next packed command gets, and whether it ends a transaction.
     _packed: int = 1
@@ -206,6 +207,19 @@ class _Tracked:
 
         return True
 
+    def _check_closed(self, error: BaseException, current: int) -> None:
+        """Raise a library's error if another thread or task has closed the connection
+        during a command. What the closed buffer and the missing socket raise does not
+        say so.
+        """
+        if isinstance(error, (AttributeError, ValueError)) and (
+            self._closed_by not in (0, current)
+        ):
+            errors = get_library(library_name(type(self))).errors
+            raise errors.ConnectionError(
+                "Another thread or task closed the connection."
+            ) from error
+
 
 class _SyncTracked(_Tracked):
     unread: int
@@ -249,18 +263,6 @@ class _SyncTracked(_Tracked):
         self.paced = None
         self._end_closing()
 
-    def _check_closed(self, error: BaseException) -> None:
-        """Raise a library's error if another thread has closed the connection during a
-        command. What the closed buffer and the missing socket raise does not say so.
-        """
-        if isinstance(error, (AttributeError, ValueError)) and (
-            self._closed_by not in (0, threading.get_ident())
-        ):
-            errors = get_library(library_name(type(self))).errors
-            raise errors.ConnectionError(
-                "Another thread closed the connection."
-            ) from error
-
     def check_health(self) -> None:
         try:
             super().check_health()  # type: ignore[misc]
@@ -293,7 +295,7 @@ class _SyncTracked(_Tracked):
         try:
             super().send_packed_command(command, check_health=False)  # type: ignore[misc]
         except BaseException as error:
-            self._check_closed(error)
+            self._check_closed(error, threading.get_ident())
             raise
 
     def can_read(self, *args: t.Any, **kwargs: t.Any) -> bool:
@@ -317,7 +319,7 @@ class _SyncTracked(_Tracked):
                 # redis-py's connections behind sentinels leave it open.
                 self.disconnect()
 
-            self._check_closed(error)
+            self._check_closed(error, threading.get_ident())
             raise
 
         # A cache and pub/sub read so what the server sends on its own.
@@ -325,6 +327,10 @@ class _SyncTracked(_Tracked):
             self.unread -= 1
 
         return self._name_nodes(response) if self._names_nodes else response
+
+
+def _current_task() -> int:
+    return id(asyncio.current_task())
 
 
 class _AsyncTracked(_Tracked):
@@ -366,6 +372,7 @@ class _AsyncTracked(_Tracked):
             raise
 
     async def disconnect(self, *args: t.Any, **kwargs: t.Any) -> None:
+        self._closed_by = self._closed_by or _current_task()
         self.is_broken = True
         await super().disconnect(*args, **kwargs)  # type: ignore[misc]
         self._end_closing()
@@ -401,7 +408,11 @@ class _AsyncTracked(_Tracked):
         if restores:
             self.is_altered = self._is_switched
 
-        await super().send_packed_command(command, check_health=False)  # type: ignore[misc]
+        try:
+            await super().send_packed_command(command, check_health=False)  # type: ignore[misc]
+        except BaseException as error:
+            self._check_closed(error, _current_task())
+            raise
 
     async def read_response(self, *args: t.Any, **kwargs: t.Any) -> t.Any:
         try:
@@ -412,6 +423,7 @@ class _AsyncTracked(_Tracked):
             if not is_reply and kwargs.get("disconnect_on_error", True):
                 await self.disconnect(nowait=True)
 
+            self._check_closed(error, _current_task())
             raise
 
         self.unread -= 1
