@@ -16,6 +16,7 @@ import weakref
 import redis
 import redis.asyncio
 from flask import Flask
+from redis.backoff import NoBackoff
 
 import flask_and_redis
 from flask_and_redis.deadline.client import AsyncWithDeadline
@@ -32,7 +33,12 @@ from flask_and_redis.spec.spec import Spec
 from flask_and_redis.spec.values import mask_secrets
 
 #: Seconds. Many tests let commands fail, and would each wait for the default of 5.
+#: Clusters have that default, because an attempt may take longer.
 DEADLINE = 1.0
+
+#: Seconds that connecting to a cluster, and each reply, may take: redis-py's default.
+#: Some tests let commands block for a second, which is ours.
+CLUSTER_TIMEOUT = 5.0
 
 Options = dict[str, t.Any]
 
@@ -60,11 +66,20 @@ def make_client(cls: type[t.Any], options: Options, url: str | None = None) -> t
     """
     app = Flask("upstream")
     is_async = inspect.iscoroutinefunction(cls.execute_command)
-    app.config["REDIS_CLASS"] = redis.Redis if is_async else cls
-    app.config["REDIS_URL"] = url
+    is_cluster = issubclass(cls, (redis.RedisCluster, redis.asyncio.RedisCluster))
+    app.config["REDIS_CLASS"] = _sync_class(is_cluster) if is_async else cls
+    # Only a cluster's class takes it as an argument, too.
+    app.config["REDIS_URL"] = options.pop("url", url)
+    retry = options.get("retry")
 
-    if not hasattr(options.get("retry"), "get_retries"):
+    if isinstance(retry, redis.asyncio.retry.Retry):
+        options["retry"] = redis.retry.Retry(NoBackoff(), 0)
+    elif retry is None and not is_cluster:
         app.config["REDIS_RETRY_DEADLINE"] = DEADLINE
+
+    if is_cluster:
+        for name in ("socket_timeout", "socket_connect_timeout"):
+            options.setdefault(name, CLUSTER_TIMEOUT)
 
     flask_and_redis.Redis(app, **options)
     registry = get_registry(app)
@@ -76,10 +91,18 @@ def make_client(cls: type[t.Any], options: Options, url: str | None = None) -> t
     spec = registry.get_spec("REDIS")
     engine = spec.engine
     async_spec = engine.for_asyncio(spec)
+
+    if retry is not None:
+        async_spec.arguments["retry"] = retry
+
     client = engine.make(async_spec, subclass(AsyncWithDeadline, cls), {})
     engine.adopt_async(async_spec, client)
     _set_deadline(client, spec, app)
     return client
+
+
+def _sync_class(is_cluster: bool) -> type[t.Any]:
+    return redis.RedisCluster if is_cluster else redis.Redis
 
 
 def convert_client(client: t.Any) -> None:
@@ -234,6 +257,7 @@ def pytest_configure() -> None:
 
         replace_pools(sentinel.SentinelConnectionPool)
         replace_clients(library.Redis)
+        replace_clients(library.RedisCluster)
 
         for name in ("master_for", "slave_for", "replica_for"):
             replace_sentinels(sentinel.Sentinel, name)
