@@ -31,10 +31,11 @@ HERE = Path(__file__).parent
 
 #: The names of redis-py's files whose tests run.
 NAMES = [
-    *("cluster", "cluster_transaction", "command_parser", "command_policies"),
-    *("connection_pool", "cwe_404", "lock", "max_connections_error"),
+    *("client", "cluster", "cluster_transaction", "command_parser"),
+    *("command_policies", "connect", "connection", "connection_pool", "cwe_404"),
+    *("encoding", "keyspace_notifications", "lock", "max_connections_error", "monitor"),
     *("multiprocessing", "pipeline", "pubsub", "retry", "scripting", "sentinel"),
-    *("sentinel_managed_connection",),
+    *("sentinel_managed_connection", "usage_counter"),
 ]
 
 # The others need modules of the server, TLS or other services.
