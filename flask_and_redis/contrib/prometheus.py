@@ -231,8 +231,8 @@ class _Metrics:
         )
         self._is_shared = is_shared
         self._gauges: dict[_Figure, Gauge] = {}
-        # By process, because a fork starts with files of its own: which one has written
-        # the figures of a prefix, and until when they count as new.
+        # For each prefix: the process that wrote its figures last, and until when they
+        # count as new. A fork must write them again, because it has files of its own.
         self._written: dict[tuple[str, str], tuple[int, float]] = {}
         # By process, because a fork may inherit a lock that another thread holds.
         self._locks: dict[int, threading.RLock] = {}

@@ -139,7 +139,7 @@ class Attempts:
         :param error: What the last attempt raised.
         :raises OSError: If that was an exception of the application.
         """
-        # An exception of the application may be no Exception.
+        # KeyboardInterrupt, for example, or a time limit of gevent.
         if not isinstance(error, Exception):
             return False
 

@@ -33,7 +33,7 @@ from .report import Observation
 class _HasDeadline:
     #: None before the constructor has ended, and if redis-py's own Retry is used.
     _command_deadline: Deadline | None = None
-    #: The client's own.
+    #: The pool that redis-py gives the client.
     connection_pool: t.Any
 
 

@@ -60,7 +60,8 @@ class Outage:
         self._error = copy_error(error)
         self._next = 0.0
         self._last = self.started
-        # The keys are processes: a fork inherits the entry, but not the thread.
+        # When the turn of a thread began, by process. A fork inherits the entry of its
+        # parent, but not the thread that would end the turn.
         self._turns: dict[int, float] = {}
         # asyncio keeps only weak references to its tasks.
         self._task: asyncio.Task[None] | None = None
@@ -152,7 +153,9 @@ class Outage:
 
 @contextlib.contextmanager
 def _limit_wait() -> cabc.Iterator[float]:
-    """Tell how many seconds this thread may wait for a probe. The block waits."""
+    """Return the seconds that this thread may wait for a probe, and measure how long
+    the ``with`` block really waits.
+    """
     started = time.monotonic()
     may_be_long = started >= _waiting.next
     yield operations.ANSWER_TIMEOUT if may_be_long else _waiting.left / 2

@@ -96,7 +96,8 @@ class _Records(PipelineErrors):
             self.multi()
 
         for args, options in commands:
-            # redis-py has chosen the node for a command with several keys: choose anew.
+            # The node that redis-py has chosen for a command with several keys may be
+            # gone. Without this option, redis-py chooses again.
             options = {k: v for k, v in options.items() if k != "target_nodes"}
             super().execute_command(*args, **options)  # type: ignore[misc]
 
@@ -176,7 +177,7 @@ class PipelineWithDeadline(_Records):
 
                 return replies
             finally:
-                # redis-py forgets this if it gets no connection.
+                # redis-py does not reset it if the pool lends no connection.
                 self.reset()
 
         try:

@@ -109,7 +109,8 @@ class Reporter:
         self._down: dict[str, float] = {}
         self._last_retry = float("-inf")
         self._retrying = threading.Lock()
-        # The receivers of command_finished, and the value of _changes at that time.
+        # The receivers of command_finished, and the value of _changes when they were
+        # listed. If it is another one now, they are listed again.
         self._receivers: list[cabc.Callable[[], Receiver | None]] = []
         self._changes = -1
 

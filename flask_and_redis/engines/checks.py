@@ -46,8 +46,8 @@ OWN_SETTINGS = {
     ),
 }
 
-#: Set by :func:`set_library_defaults`. redis-py added it to its asynchronous classes
-#: later.
+#: What :func:`set_library_defaults` sets. The asynchronous class of some versions of
+#: redis-py does not take it. It is left out then.
 LIBRARY_DEFAULTS = {"maint_notifications_config"}
 
 #: Settings of the connections to sentinels.

@@ -148,7 +148,7 @@ class Cluster(Engine):
         accepted = parameters(spec.client_class).keys() | CLUSTER_ARGUMENTS
         names.name_library(arguments, accepted)
 
-        # The asynchronous class calls no function with its connections.
+        # The asynchronous class calls no function for a new connection.
         if not library.is_async:
             names.name_after_connecting(spec, arguments)
 

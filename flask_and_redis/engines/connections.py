@@ -113,7 +113,7 @@ class TrackedPool(Outdates, PoolState):
         try:
             is_dirty = tracked.unread or tracked.is_broken or tracked.is_altered
         except AttributeError:
-            # It is not the pool's.
+            # The pool has not created this connection.
             return
 
         if is_dirty:

@@ -31,7 +31,7 @@ def raise_interruption(
     """
     errors = list(errors)
     is_early = seconds < EARLY * shortest_timeout
-    # redis-py raises the last one for an error without arguments.
+    # While it reports an OSError without arguments, redis-py raises an IndexError.
     raised = (library.errors.ConnectionError, library.errors.TimeoutError, IndexError)
 
     for error in errors:

@@ -20,8 +20,9 @@ from .library import get_library
 from .library import library_name
 from .messages import clean_error
 
-# Commands that change what later commands on the same connection do. The last ones undo
-# what the second ones do. Nothing undoes the first ones, so their connection is closed.
+# Commands that change what later commands on the same connection do. An ending command
+# undoes what a beginning one did. Nothing undoes a switching one, so its connection is
+# closed.
 _SWITCHING = ("AUTH", "HELLO", "RESET", "SELECT")
 _BEGINNING = ("MULTI", "WATCH")
 _ENDING = ("DISCARD", "EXEC", "UNWATCH")
@@ -34,8 +35,10 @@ HOSTLESS: tuple[str | None, ...] = (None, "", "?")
 # The cache has a limit, because a name may contain arguments.
 @functools.lru_cache(maxsize=1000)
 def _find_kind(name: t.Any) -> tuple[str, ...] | None:
-    """To which of these a command belongs, by its name as it was given: in lower case,
-    for example, as bytes, or together with an argument.
+    """The group above that a command belongs to, or None.
+
+    :param name: The name, as it was given: in lower case, for example, as bytes, or
+        together with an argument.
     """
     text = name.decode("latin-1") if isinstance(name, bytes) else str(name)
     words = {text.upper(), text.partition(" ")[0].upper()}
@@ -129,7 +132,7 @@ class _Tracked:
             if kind := _find_kind(command[0]):
                 self._note_command(kind)
 
-        # It is not the next reply.
+        # The next reply is that of the first command, and not that of CLUSTER SLOTS.
         self._names_nodes = False
         return packed
 
@@ -173,7 +176,7 @@ class _Tracked:
 
     def _name_nodes(self, slots: t.Any) -> t.Any:
         """The reply to CLUSTER SLOTS, with the hosts that it leaves out."""
-        # A command may be packed before the connection is opened.
+        # CLUSTER SLOTS is packed before the connection opens. This is another reply.
         if self._is_opening:
             return slots
 
@@ -208,9 +211,12 @@ class _Tracked:
         return True
 
     def _check_closed(self, error: BaseException, current: int) -> None:
-        """Raise a library's error if another thread or task has closed the connection
-        during a command. What the closed buffer and the missing socket raise does not
-        say so.
+        """Raise an error of the client library if another thread or task has closed the
+        connection during a command. redis-py then uses a closed buffer or no socket,
+        which raises a ``ValueError`` or an ``AttributeError``.
+
+        :param error: The command's error.
+        :param current: The thread or task that runs the command.
         """
         if isinstance(error, (AttributeError, ValueError)) and (
             self._closed_by not in (0, current)
@@ -280,7 +286,7 @@ class _SyncTracked(_Tracked):
         replies, restores = self._packed, self._restores
         self._packed, self._restores = 1, False
 
-        # redis-py would do both after the replies were counted.
+        # redis-py's method does both, too, but only after the replies are counted here.
         if not (self.is_open or self._is_opening):
             self.connect()
 
@@ -322,7 +328,7 @@ class _SyncTracked(_Tracked):
             self._check_closed(error, threading.get_ident())
             raise
 
-        # A cache and pub/sub read so what the server sends on its own.
+        # With this, a cache and pub/sub read messages that are no replies.
         if not kwargs.get("push_request"):
             self.unread -= 1
 

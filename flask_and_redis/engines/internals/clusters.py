@@ -100,7 +100,8 @@ def add_startup_nodes(client: t.Any, nodes: cabc.Iterable[tuple[str, int]]) -> N
     manager.startup_nodes = {node.name: node for node in added} | manager.startup_nodes
 
 
-# Instead of a node and its pool.
+# Stands for a node that is gone, and for its client and pool. A connection that is
+# returned to it is closed.
 _NOBODY = types.SimpleNamespace(release=lambda connection: connection.disconnect())
 _NOBODY.redis_connection = _NOBODY.connection_pool = _NOBODY
 
@@ -126,7 +127,8 @@ def _follows_nodes(cls: type[t.Any]) -> type[t.Any]:
     def find_connection_owner(self: t.Any, connection: t.Any) -> t.Any:
         return cls.find_connection_owner(self, connection) or _NOBODY
 
-    # With slots, and no mixin: the objects' layout must stay the same.
+    # Assigning __class__ needs a class with the same memory layout: without a __dict__
+    # of its own, and without a second base class.
     methods = (get_node, update_moved_exception, find_connection_owner)
     names = {method.__name__: method for method in methods}
     return type(cls.__name__, (cls,), {"__slots__": (), **names})
@@ -135,9 +137,10 @@ def _follows_nodes(cls: type[t.Any]) -> type[t.Any]:
 def follow_nodes(client: t.Any) -> None:
     """Let a cluster's client follow redirections without a host, and survive others.
 
-    Why: a cluster behind a single address leaves it out. A transaction takes any error
-    for a redirection, and expects its node to be still there. Versions: all; the latter
-    6.4. Without it: it connects to localhost, or ends with an ``AttributeError``.
+    Why: a cluster behind a single address sends redirections without a host. A
+    transaction takes any error for a redirection and, with redis-py 6.4, expects that
+    its node still exists. Versions: all. Without it: the client connects to localhost,
+    or a transaction ends with an ``AttributeError``.
 
     :param client: The cluster's client.
     """

@@ -52,8 +52,8 @@ class PacedSocket:
         self._recv: cabc.Callable[..., bytes] = connected.recv
         self._recv_into: cabc.Callable[..., int] = connected.recv_into
         self._received = 0
-        # The reply has the socket's timeout from here to end, or to make progress. By
-        # time.monotonic().
+        # When the reply began, or last made progress, by time.monotonic(). It must end,
+        # or make progress again, within the socket's timeout.
         self._started = 0.0
 
     def __getattr__(self, name: str) -> t.Any:
@@ -99,7 +99,7 @@ class PacedSocket:
         """Shorten the socket's timeout to the time that is left."""
         timeout = self.connected.gettimeout()
 
-        # A subscriber waits forever, and a look for data not at all.
+        # None: a subscriber waits without limit. 0: redis-py only looks for data.
         if not timeout:
             yield
             return
@@ -122,8 +122,9 @@ class PacedSocket:
             self.connected.settimeout(timeout)
 
     def _judge(self, error: OSError) -> None:
-        """Mark an error that is not the socket's own: the socket has not timed out, or
-        it is still open. An exception of a signal handler comes out of a read, too.
+        """Mark an error if the socket cannot have raised it, so that a signal handler
+        did. A timeout is not the socket's before its time is over. Any other error is
+        not the socket's while the connection is open.
         """
         if isinstance(error, TimeoutError) and error.errno is None:
             timeout = self.connected.gettimeout()
@@ -157,10 +158,10 @@ class Opening:
 
 
 class ReconnectMark:
-    """Mixed into the class of connections, synchronous or not. One that redis-py wants
-    closed, because the server moves, is broken.
+    """Mixed into the class of connections, synchronous or not. A connection that
+    redis-py marks to be closed, because its server moves, counts as broken.
 
-    Why: only redis-py's ``release()`` closes it, which ours does not always call: a
+    Why: redis-py's ``release()`` closes it, but our pools do not always call that: a
     cluster enables notifications when its pools exist already. Versions: 7.0 and newer.
     Without it: commands are sent to the old server.
     """
@@ -247,7 +248,7 @@ def has_data(connection: t.Any) -> bool:
 
 _HAS_POLL = hasattr(select, "poll")
 
-# An open socket may raise these.
+# Errors that a socket raises while it is open.
 _OWN = (BlockingIOError, ssl.SSLError)
 
 

@@ -276,7 +276,8 @@ def prepare_state(pool: t.Any) -> None:
     # A blocking pool has its own count.
     if hasattr(pool, "_in_use_connections"):
         pool._in_use_connections = LentConnections(pool._in_use_connections)
-        # A signal handler may use the pool that it interrupts. valkey-py's cannot.
+        # A signal handler may use the pool that it interrupts. valkey-py's own lock
+        # would make it wait forever.
         pool._lock = threading.RLock()
 
 

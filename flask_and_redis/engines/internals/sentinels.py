@@ -85,5 +85,5 @@ class AsyncReplicaConnection:
 # How ROLE names the master.
 _MASTER = (b"master", "master")
 
-# redis-py tries the next replica.
+# The message of an error that makes redis-py try the next replica.
 _PROMOTED = "The replica has become the master."
