@@ -474,7 +474,7 @@ def test_reader_has_no_session(fake: Flask) -> None:
 
 
 @pytest.mark.parametrize(
-    ("target", "found"),
+    ("target", "expected"),
     [
         ("/threads/1?page=2", "/threads/1?page=2"),
         (None, "/"),
@@ -487,10 +487,12 @@ def test_reader_has_no_session(fake: Flask) -> None:
         ("threads", "/"),
     ],
 )
-def test_login_leads_to_this_site(fake: Flask, target: str | None, found: str) -> None:
+def test_login_leads_to_this_site(
+    fake: Flask, target: str | None, expected: str
+) -> None:
     """The login never redirects to another site."""
     with fake.test_request_context():
-        assert local_path(target) == found
+        assert local_path(target) == expected
 
 
 @pytest.mark.parametrize("kind", ["fakeredis", "server"])

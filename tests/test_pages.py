@@ -391,8 +391,8 @@ def test_lines_to_migrate(tmp_path: Path) -> None:
         (tmp_path / name).write_text("\n".join(literals(row["before"])))
 
     arguments = shlex.split(command)
-    found = subprocess.check_output(arguments, cwd=tmp_path, text=True).splitlines()
-    assert {line.split(":")[0] for line in found} == {f"./{name}" for name in files}
+    lines = subprocess.check_output(arguments, cwd=tmp_path, text=True).splitlines()
+    assert {line.split(":")[0] for line in lines} == {f"./{name}" for name in files}
 
 
 def imported_modules(path: Path, package: Path) -> set[str]:

@@ -26,10 +26,10 @@ PROJECT = (ROOT / "pyproject.toml").read_text()
 
 def blocks(language: str) -> list[str]:
     """The README's code blocks in one language."""
-    found = re.findall(
+    blocks = re.findall(
         rf"^\.\. code-block:: {language}\n\n((?:    .*\n|\n)+)", README, re.M
     )
-    return [textwrap.dedent(block).strip() for block in found]
+    return [textwrap.dedent(block).strip() for block in blocks]
 
 
 def test_quick_start(tmp_path: Path) -> None:

@@ -42,7 +42,7 @@ def existing() -> set[str]:
     return captions | {path.relative_to(ROOT).as_posix() for path in paths}
 
 
-def found(pattern: str) -> cabc.Iterator[tuple[str, str]]:
+def find_all(pattern: str) -> cabc.Iterator[tuple[str, str]]:
     """What a pattern matches, with the page where it does."""
     for page, text in TEXTS.items():
         for match in re.findall(pattern, text, re.M):
@@ -52,8 +52,8 @@ def found(pattern: str) -> cabc.Iterator[tuple[str, str]]:
 def test_files() -> None:
     """Each file and folder that a page names exists. The path may begin in a folder."""
     paths = {f"/{path}" for path in existing()}
-    quoted = set(found(r"``([\w./-]+\.(?:py|rst|csv|ya?ml|toml|svg|png|json))``"))
-    folders = set(found(r"``([\w./-]+/)``"))
+    quoted = set(find_all(r"``([\w./-]+\.(?:py|rst|csv|ya?ml|toml|svg|png|json))``"))
+    folders = set(find_all(r"``([\w./-]+/)``"))
     assert len(quoted) > 10 and folders
     missing = [
         (page, name)
@@ -75,7 +75,7 @@ def test_install_commands() -> None:
     wheel, or adds an extra that exists to an installed package.
     """
     project = (ROOT / "pyproject.toml").read_text()
-    commands = set(found(r"(pip install [^`\n]*Flask-And-Redis[^`\n]*)"))
+    commands = set(find_all(r"(pip install [^`\n]*Flask-And-Redis[^`\n]*)"))
     assert commands
 
     for page, command in commands:
@@ -97,7 +97,7 @@ def test_install_commands() -> None:
 
 def test_targets_of_make() -> None:
     """Each target of make that a page names exists."""
-    targets = set(found(r"(?:``|^    (?:\$ )?)make ([a-z-]+)"))
+    targets = set(find_all(r"(?:``|^    (?:\$ )?)make ([a-z-]+)"))
     assert targets
     makefile = (ROOT / "Makefile").read_text()
     known = set(re.findall(r"^([a-z-]+):", makefile, re.M))
@@ -107,7 +107,7 @@ def test_targets_of_make() -> None:
 def test_commands() -> None:
     """Each command that a page names exists, with its options."""
     commands: dict[str | None, click.Command] = {each.name: each for each in COMMANDS}
-    lines = set(found(r"(?:``|\$ )(flask redis [a-z][^`\n]*)"))
+    lines = set(find_all(r"(?:``|\$ )(flask redis [a-z][^`\n]*)"))
     wrong = []
 
     for page, line in lines:
@@ -126,6 +126,6 @@ def test_commands() -> None:
 
 def test_settings() -> None:
     """Each setting that a page names as one of any prefix exists."""
-    names = set(found(r"<P>_([A-Z_]+)"))
+    names = set(find_all(r"<P>_([A-Z_]+)"))
     assert names
     assert [each for each in names if each[1] not in SETTINGS] == []

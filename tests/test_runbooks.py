@@ -38,8 +38,8 @@ def runbook(title: str) -> str:
 def blocks(text: str, language: str) -> list[str]:
     """Its code blocks in one language."""
     pattern = rf"^( *)\.\. code-block:: {language}\n\n((?:\1    .*\n|\n)+)"
-    found = re.findall(pattern, text, re.M)
-    return [textwrap.dedent(each).strip() for _, each in found]
+    blocks = re.findall(pattern, text, re.M)
+    return [textwrap.dedent(each).strip() for _, each in blocks]
 
 
 def normalize(text: str) -> str:

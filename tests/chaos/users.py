@@ -160,16 +160,16 @@ class User(threading.Thread):
         counter = self._start("transaction")
         pipe = self._client.pipeline(transaction=True)
         pipe.set(key, token, ex=_KEPT).incr(counter.key).get(key)
-        _, value, found = self._call(pipe.execute)
-        self._expect(found, token)
+        _, value, own = self._call(pipe.execute)
+        self._expect(own, token)
         self._end(counter, value)
 
     def run_script(self) -> None:
         _, token = self._draw()
         counter = self._start("script")
         # Besides EVALSHA, it may load the script and send EVALSHA again.
-        value, found = self._call(self._users.script, [counter.key], [token], parts=3)
-        self._expect(found, token)
+        value, own = self._call(self._users.script, [counter.key], [token], parts=3)
+        self._expect(own, token)
         self._end(counter, value)
 
     def wait_for_own(self) -> None:

@@ -48,8 +48,8 @@ class Sentry(http.server.ThreadingHTTPServer):
     def items(self) -> list[Item]:
         """The events and transactions. An envelope has one JSON object in a line."""
         lines = b"\n".join(self.received).splitlines()
-        found = [json.loads(line) for line in lines if line.startswith(b"{")]
-        return [item for item in found if "event_id" in item and "contexts" in item]
+        items = [json.loads(line) for line in lines if line.startswith(b"{")]
+        return [item for item in items if "event_id" in item and "contexts" in item]
 
     def spans(self) -> dict[str, list[str]]:
         """What the spans of each transaction are about."""
@@ -140,8 +140,8 @@ def test_spans(
     spans = sentry.spans()
 
     for prefix, expected in SYNC.items():
-        found = [name for name in spans[prefix] if name not in ("CLUSTER", "COMMAND")]
-        assert found == expected
+        shown = [name for name in spans[prefix] if name not in ("CLUSTER", "COMMAND")]
+        assert shown == expected
         in_asyncio = spans[f"{prefix} in asyncio"]
         assert [name for name in in_asyncio if "SET" in name] == ["SET", "SET GET"]
 
