@@ -1003,6 +1003,21 @@ def test_own_command_beside_ours(app: Flask, monkeypatch: pytest.MonkeyPatch) ->
     assert invoke(args=["redis", "list"]).output.startswith("This app has no Redis")
 
 
+@pytest.mark.filterwarnings("ignore:No setting configures a Redis")
+def test_each_app_has_its_own_group(app: Flask) -> None:
+    """A command that one app adds to the group does not appear in another app."""
+    other = Flask("other")
+    RedisManager(app)
+    RedisManager(other)
+    group = app.cli.commands["redis"]
+    assert isinstance(group, click.Group)
+    group.add_command(click.Command("flush"))
+    assert "flush" in app.test_cli_runner().invoke(args=["redis"]).output
+    output = other.test_cli_runner().invoke(args=["redis"]).output
+    assert "ping" in output
+    assert "flush" not in output
+
+
 def test_single_redis_is_listed(app: Flask) -> None:
     """The commands also show prefixes that Redis(app) registered."""
     Redis(app, "OTHER")
