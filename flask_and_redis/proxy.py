@@ -253,7 +253,7 @@ class Redis(_Base):
 
             return super().__getattr__(name)
 
-        def __setattr__(self, name: str, value: t.Any) -> None:
+        def __setattr__(self, name: str, value: object) -> None:
             # Tests written for other extensions do this. Without an error, the real
             # client would still be used.
             if name in ("connection", "_redis_client"):

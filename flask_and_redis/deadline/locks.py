@@ -86,7 +86,7 @@ class AsyncLockWithDeadline(_Owned):
                     raise
 
 
-def recognize_own_token(lock: t.Any, client: t.Any, mixin: type[_Owned]) -> None:
+def recognize_own_token(lock: t.Any, client: object, mixin: type[_Owned]) -> None:
     """Make a new lock recognize what its own commands did.
 
     :param lock: The lock.

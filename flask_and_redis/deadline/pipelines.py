@@ -285,7 +285,7 @@ def _clean(results: list[t.Any]) -> list[t.Any]:
 
 
 def add_deadline(
-    pipeline: t.Any, client: t.Any, deadline: Deadline, mixin: type[_Records]
+    pipeline: t.Any, client: object, deadline: Deadline, mixin: type[_Records]
 ) -> None:
     """Make a new pipeline retry its execution.
 

@@ -85,7 +85,7 @@ def _track(pool: Pool, mixin: type[t.Any]) -> None:
         change_class(connection, subclass(mixin, type(connection)))
 
 
-def replace_connections(pool: t.Any) -> None:
+def replace_connections(pool: Pool) -> None:
     """Replace the connections of a pool before their next use.
 
     :param pool: A pool of ours or of the application.
@@ -123,7 +123,7 @@ with contextlib.suppress(AttributeError):
     os.register_at_fork(after_in_child=_renew_locks)
 
 
-def keep_pools_open(client: t.Any, pools: cabc.Iterable[Pool]) -> None:
+def keep_pools_open(client: Client, pools: cabc.Iterable[Pool]) -> None:
     """Let the client's pools stay open for as long as the client lives.
 
     :param client: The client.

@@ -38,6 +38,7 @@ from .internals.clusters import set_node_connections
 from .internals.errors import is_uncovered
 from .internals.probes import ask_once
 from .internals.probes import leave_no_series
+from .library import Client
 from .library import get_library
 from .library import library_of
 from .operations import copy_pool
@@ -334,7 +335,7 @@ def _accepted(client_class: type[t.Any]) -> dict[str, inspect.Parameter]:
     return accepted
 
 
-def _check_slots(client: t.Any) -> None:
+def _check_slots(client: Client) -> None:
     """Raise unless a node says that all slots are served."""
     info = ask_once(client, "CLUSTER INFO")
     state, served = info.get("cluster_state"), info.get("cluster_slots_ok")
@@ -346,7 +347,7 @@ def _check_slots(client: t.Any) -> None:
 
 
 def _announced_masters(
-    client: t.Any, own_host: str, spec: Spec
+    client: Client, own_host: str, spec: Spec
 ) -> set[tuple[str, int]]:
     """Host and port of each master, as the cluster tells them to its clients."""
     remap = spec.arguments.get("address_remap") or (lambda address: address)

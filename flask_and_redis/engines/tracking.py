@@ -34,7 +34,7 @@ HOSTLESS: tuple[str | None, ...] = (None, "", "?")
 
 # The cache has a limit, because a name may contain arguments.
 @functools.lru_cache(maxsize=1000)
-def _find_kind(name: t.Any) -> tuple[str, ...] | None:
+def _find_kind(name: object) -> tuple[str, ...] | None:
     """The group above that a command belongs to, or None.
 
     :param name: The name, as it was given: in lower case, for example, as bytes, or
@@ -174,7 +174,7 @@ class _Tracked:
             self._is_switched = self._is_switched or kind is _SWITCHING
             self.is_altered = self.is_altered or kind is not _ENDING
 
-    def _name_nodes(self, slots: t.Any) -> t.Any:
+    def _name_nodes(self, slots: object) -> t.Any:
         """The reply to CLUSTER SLOTS, with the hosts that it leaves out."""
         # CLUSTER SLOTS is packed before the connection opens. This is another reply.
         if self._is_opening:
@@ -282,7 +282,7 @@ class _SyncTracked(_Tracked):
 
         super().send_command(*args, **kwargs)  # type: ignore[misc]
 
-    def send_packed_command(self, command: t.Any, check_health: bool = True) -> None:
+    def send_packed_command(self, command: object, check_health: bool = True) -> None:
         replies, restores = self._packed, self._restores
         self._packed, self._restores = 1, False
 
@@ -398,7 +398,7 @@ class _AsyncTracked(_Tracked):
         return super().pack_command(*args)  # type: ignore[misc]
 
     async def send_packed_command(
-        self, command: t.Any, check_health: bool = True
+        self, command: object, check_health: bool = True
     ) -> None:
         replies, restores = self._packed, self._restores
         self._packed, self._restores = 1, False

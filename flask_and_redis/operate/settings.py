@@ -138,7 +138,7 @@ def _is_secret(name: str, value: object) -> bool:
     )
 
 
-def _show(value: t.Any) -> Plain:
+def _show(value: object) -> Plain:
     """A value as people would write it, without the ``repr`` of an object, which may
     show secrets.
     """

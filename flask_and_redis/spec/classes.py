@@ -50,7 +50,7 @@ def name_of(cls: type) -> str:
     return f"{cls.__module__.partition('.')[0]}.{cls.__qualname__}"
 
 
-def find_class(label: str, value: t.Any) -> type[t.Any] | None:
+def find_class(label: str, value: object) -> type[t.Any] | None:
     """The class that a setting names, or None if it is not set.
 
     :param label: What an error calls the setting.
@@ -84,7 +84,7 @@ def check_installed(label: str, package: str) -> None:
         )
 
 
-def import_object(label: str, value: t.Any) -> t.Any:
+def import_object(label: str, value: object) -> t.Any:
     """The object that a setting names by its dotted path. Anything but text is
     returned unchanged.
 

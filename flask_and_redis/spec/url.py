@@ -353,6 +353,6 @@ def check_host(host: str, error: cabc.Callable[[str], ConfigError]) -> str:
     return host
 
 
-def join_address(host: str, port: t.Any) -> str:
+def join_address(host: str, port: object) -> str:
     """Host and port as one text, with brackets around an IPv6 address."""
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

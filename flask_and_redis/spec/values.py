@@ -306,7 +306,7 @@ def _to_socket_options(value: t.Any) -> dict[int, t.Any]:
     return {int(key): option for key, option in dict(value).items()}
 
 
-def _to_pool(value: t.Any) -> t.Any:
+def _to_pool(value: object) -> t.Any:
     pool = import_object("", value)
     # Ask the class, so that an unbound LocalProxy is refused instead of raising an
     # error of its own. It is falsy: redis-py would ignore it and connect to localhost.
@@ -318,7 +318,7 @@ def _to_pool(value: t.Any) -> t.Any:
     return pool
 
 
-def _to_retry(value: t.Any) -> t.Any:
+def _to_retry(value: object) -> t.Any:
     call = getattr(type(value), "call_with_retry", None)
 
     if call is not None and not inspect.iscoroutinefunction(call):
@@ -330,7 +330,7 @@ def _to_retry(value: t.Any) -> t.Any:
     return number
 
 
-def _to_credential_provider(value: t.Any) -> t.Any:
+def _to_credential_provider(value: object) -> t.Any:
     provider = import_object("", value)
     has_method = callable(getattr(provider, "get_credentials", None))
 
@@ -347,21 +347,21 @@ def _to_credential_provider(value: t.Any) -> t.Any:
     return provider
 
 
-def _to_driver_info(value: t.Any) -> t.Any:
+def _to_driver_info(value: object) -> t.Any:
     if isinstance(value, str):
         raise ValueError
 
     return value
 
 
-def _to_notifications(value: t.Any) -> t.Any:
+def _to_notifications(value: object) -> t.Any:
     if isinstance(value, str) and value.strip().lower() == "auto":
         return "auto"
 
     return _to_type((bool,), value)
 
 
-def _to_load_balancing(value: t.Any) -> t.Any:
+def _to_load_balancing(value: object) -> t.Any:
     if isinstance(value, str):
         return redis.cluster.LoadBalancingStrategy[value.strip().upper()]
 

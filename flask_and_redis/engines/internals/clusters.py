@@ -124,7 +124,7 @@ def _follows_nodes(cls: type[t.Any]) -> type[t.Any]:
         if isinstance(error, redis_exceptions.AskError):
             self._moved_exception = error
 
-    def find_connection_owner(self: t.Any, connection: t.Any) -> t.Any:
+    def find_connection_owner(self: t.Any, connection: object) -> t.Any:
         return cls.find_connection_owner(self, connection) or _NOBODY
 
     # Assigning __class__ needs a class with the same memory layout: without a __dict__

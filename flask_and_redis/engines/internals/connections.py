@@ -74,7 +74,7 @@ class PacedSocket:
         self._received += len(data)
         return data
 
-    def recv_into(self, buffer: t.Any) -> int:
+    def recv_into(self, buffer: object) -> int:
         try:
             if self.is_first:
                 self._start()
@@ -210,11 +210,11 @@ class ReadsAsDirty:
     is_dirty: bool
     _is_listening: bool = False
 
-    def register_connect_callback(self, callback: t.Any) -> None:
+    def register_connect_callback(self, callback: object) -> None:
         self._is_listening = True
         super().register_connect_callback(callback)  # type: ignore[misc]
 
-    def deregister_connect_callback(self, callback: t.Any) -> None:
+    def deregister_connect_callback(self, callback: object) -> None:
         self._is_listening = False
         super().deregister_connect_callback(callback)  # type: ignore[misc]
 

@@ -167,13 +167,13 @@ class LentConnections(cabc.MutableSet[t.Any]):
     def __init__(self, connections: cabc.Iterable[t.Any] = ()) -> None:
         self._references = {weakref.ref(each) for each in connections}
 
-    def add(self, value: t.Any) -> None:
+    def add(self, value: object) -> None:
         self._references.add(weakref.ref(value))
 
-    def remove(self, value: t.Any) -> None:
+    def remove(self, value: object) -> None:
         self._references.remove(weakref.ref(value))
 
-    def discard(self, value: t.Any) -> None:
+    def discard(self, value: object) -> None:
         self._references.discard(weakref.ref(value))
 
     def __contains__(self, value: object) -> bool:
@@ -298,7 +298,7 @@ def is_plain(pool: t.Any) -> bool:
     )
 
 
-def inner_connection(connection: t.Any) -> t.Any:
+def inner_connection(connection: object) -> t.Any:
     """The connection itself, if a cache is in front of it.
 
     Why: what is in front does not pass its attributes on. Versions: all. Without it:

@@ -20,7 +20,7 @@ def set_sentinels(manager: t.Any, clients: list[t.Any]) -> None:
     manager.sentinels = clients
 
 
-def list_sentinels(pool: t.Any) -> list[t.Any]:
+def list_sentinels(pool: object) -> list[t.Any]:
     """The clients that ask the sentinels of a pool.
 
     Why: there is no public way. Versions: all. Without it: their connections stay open,
