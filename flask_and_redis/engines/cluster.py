@@ -249,12 +249,13 @@ class Cluster(Engine):
     def check_health(self, client: t.Any, spec: Spec) -> None:
         _check_slots(client)
         pool = client.connection_pool
-        own = (pool.connection_kwargs["host"], pool.connection_kwargs["port"])
+        own_host: str = pool.connection_kwargs["host"]
+        own = (own_host, pool.connection_kwargs["port"])
 
         # Commands go to the addresses that nodes announce, which may be others than
         # those in the settings: behind NAT, for example, and in containers.
-        for address in _announced_masters(client, own[0], spec) - {own}:
-            changes: Arguments = {"host": address[0], "port": address[1]}
+        for host, port in _announced_masters(client, own_host, spec) - {own}:
+            changes: Arguments = {"host": host, "port": port}
             copied = copy_pool(pool, library_of(type(client)), changes)
             leave_no_series(copied)
 
@@ -262,7 +263,7 @@ class Cluster(Engine):
                 _check_slots(redis.Redis(connection_pool=copied))
             except redis.RedisError as error:
                 raise redis.RedisError(
-                    f"A master is announced at {join_address(*address)}: {error}"
+                    f"A master is announced at {join_address(host, port)}: {error}"
                 ) from error
             finally:
                 copied.disconnect()
@@ -389,8 +390,9 @@ def _is_redirection(error: BaseException) -> bool:
     return isinstance(error, redis_exceptions.AskError)
 
 
-def _masters_first(node: tuple[str, cabc.Mapping[str, t.Any]]) -> bool:
-    return "master" not in node[1]["flags"]
+def _masters_first(item: tuple[str, cabc.Mapping[str, t.Any]]) -> bool:
+    _, node = item
+    return "master" not in node["flags"]
 
 
 ENGINE: Cluster = Cluster()
