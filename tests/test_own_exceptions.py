@@ -235,8 +235,12 @@ class Limited(socket.socket):
     #: What sending raises.
     error: t.ClassVar[OSError | None] = None
 
+    def wait(self) -> None:
+        """What it does before the time limit ends a read."""
+
     def recv(self, *args: t.Any) -> bytes:
         if self.ends:
+            self.wait()
             raise TimeoutError("mine")
 
         return super().recv(*args)
@@ -281,6 +285,20 @@ def test_early_timeout(limited: t.Any, monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(Limited, "ends", False)
     assert limited.get("k") == b"1"
+
+
+def test_late_timeout(limited: t.Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A builtin TimeoutError shortly before the end of SOCKET_TIMEOUT is the
+    application's, too. Its own time limit may be about as long.
+    """
+    limited.ping()
+    monotonic, waits = time.monotonic, list[float]()
+    monkeypatch.setattr(time, "monotonic", lambda: monotonic() + sum(waits))
+    monkeypatch.setattr(Limited, "wait", lambda self: waits.append(4.8))
+    monkeypatch.setattr(Limited, "ends", True)
+
+    with pytest.raises(TimeoutError, match="^mine$"):
+        limited.incr("k")
 
 
 @pytest.mark.parametrize("limited", [None], indirect=True)

@@ -10,8 +10,8 @@ from __future__ import annotations
 import collections.abc as cabc
 import ssl
 
-from .internals.connections import EARLY
 from .internals.connections import is_foreign
+from .internals.connections import MARGIN
 from .library import Library
 
 
@@ -30,7 +30,7 @@ def raise_interruption(
     :param shortest_timeout: The shortest timeout of any socket that it used.
     """
     errors = list(errors)
-    is_early = seconds < EARLY * shortest_timeout
+    is_early = seconds < shortest_timeout - MARGIN
     # While it reports an OSError without arguments, redis-py raises an IndexError.
     raised = (library.errors.ConnectionError, library.errors.TimeoutError, IndexError)
 

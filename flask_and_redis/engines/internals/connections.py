@@ -13,9 +13,9 @@ import typing as t
 # A reply makes progress if so many bytes of it arrive within the socket's timeout.
 _PROGRESS = 1024
 
-# A timeout after this part of the socket's timeout, or later, may be the socket's own.
-# gevent's may come early.
-EARLY = 0.9
+# Seconds before the end of the socket's timeout in which a TimeoutError may already be
+# the socket's own: not all clocks are exact.
+MARGIN = 0.02
 
 # What the standard library's timeouts say, and gevent's.
 _TIMED_OUT = "timed out"
@@ -129,8 +129,8 @@ class PacedSocket:
         if isinstance(error, TimeoutError) and error.errno is None:
             timeout = self.connected.gettimeout()
             seconds = time.monotonic() - self._started
-            part = EARLY if _TIMED_OUT in str(error) else 1
-            is_foreign = not timeout or seconds < part * timeout
+            margin = MARGIN if _TIMED_OUT in str(error) else 0
+            is_foreign = not timeout or seconds < timeout - margin
         else:
             is_foreign = not isinstance(error, _OWN) and _is_open(self.connected)
 
