@@ -35,6 +35,16 @@ class Limit(OSError):
     """A time limit that redis-py takes for an error of the socket."""
 
 
+class Frozen(OSError):
+    """A time limit that refuses attributes."""
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if not name.startswith("__"):
+            raise AttributeError(name)
+
+        super().__setattr__(name, value)
+
+
 def make(**config: t.Any) -> t.Any:
     app = Flask("interruptions")
     app.config.update({f"REDIS_{name}": value for name, value in config.items()})
@@ -70,6 +80,7 @@ def interrupted(error: BaseException) -> cabc.Iterator[None]:
 ERRORS = [
     TimeoutError("mine"),
     Limit(),
+    Frozen(),
     ConnectionResetError(),
     # The handler's own I/O fails.
     ConnectionRefusedError(errno.ECONNREFUSED, "Connection refused"),

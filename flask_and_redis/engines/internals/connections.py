@@ -134,7 +134,8 @@ class PacedSocket:
         else:
             is_foreign = not isinstance(error, _OWN) and _is_open(self.connected)
 
-        setattr(error, _FOREIGN, is_foreign)
+        # A class of the application may not allow to set attributes.
+        object.__setattr__(error, _FOREIGN, is_foreign)
 
 
 class Opening:
@@ -188,7 +189,7 @@ class PacedConnection:
             connected = super()._connect()  # type: ignore[misc]
         except OSError as error:
             # The application's own connection class may raise any error.
-            setattr(error, _FOREIGN, False)
+            object.__setattr__(error, _FOREIGN, False)
             raise
 
         if not isinstance(connected, socket.socket):
