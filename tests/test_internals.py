@@ -8,7 +8,9 @@ import ast
 import asyncio
 import gc
 import os
+import select
 import socket
+import struct
 import threading
 import time
 import types
@@ -815,6 +817,57 @@ def test_paced_connection(server: Server, library: t.Any) -> None:
     assert connection.read_response() in (b"PONG", "PONG")
     assert not connection.paced.is_first
     connection.disconnect()
+
+
+class Raising(socket.socket):
+    """A socket whose reads are interrupted by a signal handler that raises this."""
+
+    error: t.ClassVar[OSError]
+
+    def recv(self, *args: object) -> bytes:
+        raise self.error
+
+
+@pytest.mark.parametrize(
+    ("state", "is_foreign"),
+    [
+        ("waiting", True),
+        ("data", True),
+        ("closed by the server", False),
+        ("reset by the server", False),
+        ("closed", False),
+    ],
+)
+def test_foreign_error(
+    monkeypatch: pytest.MonkeyPatch, state: str, is_foreign: bool
+) -> None:
+    """An error of a read is not the socket's own while the connection is open."""
+    error = OSError("mine")
+    monkeypatch.setattr(Raising, "error", error, raising=False)
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        connected = socket.create_connection(listener.getsockname())
+        server, _ = listener.accept()
+
+    with Raising(fileno=connected.detach()) as sock, server:
+        if state == "data":
+            server.sendall(b"+OK")
+        elif state == "reset by the server":
+            linger = struct.pack("ii", 1, 0)
+            server.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+
+        if state.endswith("by the server"):
+            server.close()
+        elif state == "closed":
+            sock.close()
+
+        if state not in ("waiting", "closed"):
+            assert select.select([sock], [], [], 10)[0]
+
+        with pytest.raises(OSError, match="mine"):
+            connections.PacedSocket(sock).recv(1)
+
+    assert connections.is_foreign(error) is is_foreign
 
 
 def test_opening(server: Server) -> None:
