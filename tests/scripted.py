@@ -185,7 +185,9 @@ class Session(socketserver.StreamRequestHandler):
         if not self.is_known:
             return b"-NOAUTH HELLO must be called with the client authenticated.\r\n"
 
-        self.protocol = int(words[0])
+        if words:
+            self.protocol = int(words[0])
+
         fields = bulk("proto"), b":%d\r\n" % self.protocol
 
         if self.protocol == 2:

@@ -7,6 +7,7 @@ import logging
 import re
 import sys
 import typing as t
+from pathlib import Path
 from unittest import mock
 
 import pytest
@@ -18,9 +19,13 @@ from flask_and_redis import RedisManager
 
 from .conftest import Starter
 from .pages import DOCS
+from .scripted import OK
+from .scripted import Scripted
 from .servers import Certificates
 from .servers import Cluster
+from .servers import Sentinels
 from .servers import Server
+from .test_wrong_servers import misled_sentinel
 
 pytestmark = pytest.mark.once
 
@@ -304,7 +309,14 @@ def ping(url: str, *timeouts: float, **settings: t.Any) -> str:
 
 
 def test_ping(
-    start: Starter, server: Server, tls_server: Server, certificates: Certificates
+    start: Starter,
+    server: Server,
+    tls_server: Server,
+    certificates: Certificates,
+    scripted: Scripted,
+    shared_sentinels: Sentinels,
+    cluster: Cluster,
+    tmp_path: Path,
 ) -> None:
     """What a ping says of a server that does not answer."""
     own = start(Server, password="secret")
@@ -315,6 +327,16 @@ def test_ping(
         ping(own.url, *PATIENT),
         ping(f"redis://:wrong@{own.address}", *PATIENT),
     ]
+    scripted.plan(b"PING", OK)
+    messages += [
+        ping(f"redis://{shared_sentinels.sentinels[0].address}", *PATIENT),
+        ping(f"redis://{cluster.nodes[0].address}", *PATIENT),
+        ping(scripted.url, *PATIENT),
+    ]
+
+    with misled_sentinel(shared_sentinels, tmp_path) as misled:
+        messages.append(ping(f"redis+sentinel://{misled.address}/mymaster", *PATIENT))
+
     own.pause()
     messages.append(ping(own.url, 0.2))
     own.resume()

@@ -9,6 +9,8 @@ import contextlib
 import time
 import typing as t
 
+import redis
+
 from ..spec.classes import parameters
 from ..spec.spec import Arguments
 from ..spec.spec import Spec
@@ -16,6 +18,7 @@ from ..spec.url import join_address
 from .checks import maint_config
 from .checks import TIMEOUTS
 from .internals.pools import own_arguments
+from .internals.probes import ask_kind
 from .internals.probes import ask_once
 from .internals.probes import leave_no_series
 from .internals.probes import Limit
@@ -37,6 +40,12 @@ Info = cabc.Mapping[str, t.Any]
 
 #: Seconds in which a server that is down must answer a probe.
 ANSWER_TIMEOUT = 1.0
+
+# What a redis:// URL may lead to by mistake.
+_SENTINEL = (
+    "The server is a sentinel, which stores no data: use a redis+sentinel:// URL."
+)
+_CLUSTER = "The server is part of a cluster: use a redis+cluster:// URL."
 
 # A probe has a single connection. It does not need these, or must not share them.
 _NOT_FOR_PROBES = {"cache", "cache_config", "retry", "single_connection_client"}
@@ -102,12 +111,31 @@ class Operations:
             self.disconnect(client, in_use=True)
 
     def check_health(self, client: Client, spec: Spec) -> None:
-        """Raise unless the server is healthy.
+        """Raise unless the server is healthy, and of the kind that the URL says.
 
         :param client: A client from :meth:`open_probe`.
         :param spec: The prefix's spec.
         """
-        ask_once(client, "PING")
+        if ask_once(client, "PING") is False:
+            raise redis.RedisError(
+                "The server does not answer PING like Redis: check host and port."
+            )
+
+        if not self.in_process:
+            self.check_kind(client, spec, ask_kind(client))
+
+    def check_kind(self, client: Client, spec: Spec, kind: Info) -> None:
+        """Raise if the server answers, but cannot run the commands of the prefix.
+
+        :param client: A client from :meth:`open_probe`.
+        :param spec: The prefix's spec.
+        :param kind: What the server says of itself, or nothing.
+        """
+        if kind.get("mode") == "sentinel":
+            raise redis.RedisError(_SENTINEL)
+
+        if kind.get("mode") == "cluster":
+            _check_node(client, kind)
 
     def ask_info(self, client: Client) -> Info:
         """What a server says of itself. For a server with nodes, it is a description of
@@ -124,6 +152,11 @@ class Operations:
             :meth:`node_specs`.
         """
         info: Info = client.execute_command("INFO")
+
+        # The server is not trusted: it may be any program.
+        if isinstance(info, cabc.Mapping) and info.get("redis_mode") == "sentinel":
+            raise redis.RedisError(_SENTINEL)
+
         return info
 
     def node_specs(self, spec: Spec, info: Info) -> dict[str, Spec] | None:
@@ -186,7 +219,7 @@ class Operations:
             return f"The server does not know HELLO: set '{spec.prefix}_PROTOCOL' to 2."
 
         if isinstance(error, library_of(spec.client_class).errors.MovedError):
-            return "The server is part of a cluster: use a redis+cluster:// URL."
+            return _CLUSTER
 
         return ""
 
@@ -251,6 +284,22 @@ class Operations:
         """Arguments of the command line client besides address and credentials."""
         database = self.connection_arguments(spec)["db"]
         return ["-n", str(database)] if database else []
+
+
+def _check_node(client: Client, kind: Info) -> None:
+    """Raise unless a node of a cluster is the only one, and serves."""
+    info: Info = {"cluster_size": "1", "cluster_state": "ok"}
+
+    # The user may have no permission to ask.
+    with contextlib.suppress(library_of(type(client)).errors.ResponseError):
+        info = ask_once(client, "CLUSTER INFO")
+
+    # A replica redirects all commands, those that read too.
+    if kind.get("role") == "replica" or info.get("cluster_size") != "1":
+        raise redis.RedisError(_CLUSTER)
+
+    if (state := info.get("cluster_state")) != "ok":
+        raise redis.RedisError(f"The cluster's state is {state!r}.")
 
 
 def check_answer(pool: Pool, library: Library) -> None:

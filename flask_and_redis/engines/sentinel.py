@@ -204,6 +204,16 @@ class Sentinel(Engine):
             for node in spec.address.nodes
         ]
 
+    def check_kind(self, client: Client, spec: Spec, kind: Info) -> None:
+        # The pool of the application may look for a replica.
+        wants_master = spec.address.nodes and not spec.address.replica
+
+        if wants_master and kind.get("role") == "replica":
+            address = join_address(*self.ask_address(client))
+            raise redis.RedisError(
+                f"The sentinels name {address} as the master, but it is a replica."
+            )
+
     def ask_info(self, client: Client) -> Info:
         address = join_address(*self.ask_address(client))
         return {**super().ask_info(client), "address": address}

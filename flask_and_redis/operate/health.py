@@ -30,9 +30,9 @@ _WAIT_PAUSE = 0.2
 class PingResult:
     """The result of one prefix's ping. :func:`flask.jsonify` accepts it.
 
-    :param ok: Whether its server answered. For a cluster, whether it says that all of
-        its slots are served, and each master answers at the address that the cluster
-        announces.
+    :param ok: Whether its server answered, and is of the kind that the URL says. For a
+        cluster, whether it says that all of its slots are served, and each master
+        answers at the address that the cluster announces.
     :param ms: Milliseconds until the answer, including connecting, or None.
     :param error: Why there was no answer, in one line without user name or password, or
         None.

@@ -12,6 +12,7 @@ import typing as t
 
 from ...spec.classes import subclass
 from ..library import library_name
+from ..library import library_of
 from ..library import Pool
 from ..messages import clean_error
 from .clients import change_class
@@ -180,6 +181,35 @@ def leave_no_series(pool: Pool) -> None:
     # A client of the application may have any kind of pool.
     if library_name(type(pool)):
         change_class(pool, subclass(_SinglePool, type(pool)))
+
+
+def ask_kind(client: t.Any) -> dict[str, str]:
+    """The mode of a server, such as ``sentinel``, and its role. Every user may ask for
+    them. Empty if it does not say.
+
+    :param client: A short-lived client.
+    """
+    # An unknown class may not be able to send this.
+    if not isinstance(getattr(client, "connection_pool", None), _SinglePool):
+        return {}
+
+    try:
+        reply = ask_once(client, "HELLO")
+    except library_of(type(client)).errors.RedisError:
+        # Redis 6.0 and some proxies do not know the command, or not without arguments.
+        return {}
+
+    if isinstance(reply, cabc.Mapping):
+        # The same as a list, as with RESP2.
+        reply = [word for pair in reply.items() for word in pair]
+
+    # The server is not trusted: it may be any program.
+    words = [_text(word) for word in reply] if isinstance(reply, list) else []
+    return dict(zip(words[::2], words[1::2], strict=False))
+
+
+def _text(word: object) -> str:
+    return word.decode(errors="replace") if isinstance(word, bytes) else str(word)
 
 
 def ask_once(client: t.Any, command: str) -> t.Any:

@@ -1,0 +1,148 @@
+"""What operators read if the server is not of the kind that the URL says."""
+
+from __future__ import annotations
+
+import json
+import typing as t
+from pathlib import Path
+
+import pytest
+from flask import Flask
+
+from flask_and_redis import RedisManager
+
+from .conftest import Starter
+from .scripted import array
+from .scripted import bulk
+from .scripted import Scripted
+from .servers import Cluster
+from .servers import free_ports
+from .servers import Sentinel
+from .servers import Sentinels
+from .servers import Server
+from .servers import wait_until
+
+pytestmark = pytest.mark.slow
+
+SENTINEL = (
+    "The server is a sentinel, which stores no data: use a redis+sentinel:// URL."
+)
+CLUSTER = "The server is part of a cluster: use a redis+cluster:// URL."
+
+
+def run(app: Flask, *arguments: str) -> tuple[int, str]:
+    """The exit status of a command, and its output as one line."""
+    result = app.test_cli_runner().invoke(args=["redis", *arguments])
+    return result.exit_code, " ".join(result.output.split())
+
+
+def make_app(url: str, **config: t.Any) -> Flask:
+    app = Flask("shop")
+    app.config.update({"REDIS_URL": url, "REDIS_RETRY_DEADLINE": 0.3, **config})
+    RedisManager(app)
+    return app
+
+
+def ping_error(url: str, **config: t.Any) -> str | None:
+    """The error that a ping reports. Its exit status and its JSON say the same."""
+    app = make_app(url, **config)
+    status, output = run(app, "ping", "--json", "--timeout", "5")
+    error: str | None = json.loads(output)["REDIS"]["error"]
+    assert status == (error is not None)
+    return error
+
+
+def misled_sentinel(sentinels: Sentinels, directory: Path) -> Sentinel:
+    """A sentinel that takes a replica for the master."""
+    sentinel = Sentinel(sentinels.command, directory)
+    port = sentinels.servers[1].port
+    sentinel.configure([f"sentinel monitor mymaster 127.0.0.1 {port} 2"])
+    return sentinel
+
+
+@pytest.mark.parametrize("protocol", [2, 3])
+def test_sentinel(shared_sentinels: Sentinels, protocol: int) -> None:
+    """A sentinel answers PING and INFO, but no command of the app."""
+    url = f"redis://{shared_sentinels.sentinels[0].address}"
+    assert ping_error(url, REDIS_PROTOCOL=protocol) == SENTINEL
+    assert ping_error(url, REDIS_DECODE_RESPONSES=True) == SENTINEL
+    status, output = run(make_app(url, REDIS_PROTOCOL=protocol), "info")
+    assert status == 1 and f"error {SENTINEL}" in output
+
+
+def test_sentinel_of_valkey(shared_sentinels: Sentinels) -> None:
+    """The same with the other library."""
+    pytest.importorskip("valkey")
+    url = f"valkey://{shared_sentinels.sentinels[0].address}"
+    assert ping_error(url, REDIS_CLASS="valkey.Valkey") == SENTINEL
+
+
+def test_node_of_a_cluster(cluster: Cluster) -> None:
+    """A node redirects most keys, and a replica all of them."""
+    for node in (cluster.nodes[0], cluster.nodes[3]):
+        assert ping_error(f"redis://{node.address}") == CLUSTER
+
+
+def test_cluster_of_one_node(start: Starter) -> None:
+    """A node with all slots works as a single server. Without any, it refuses keys."""
+    node = start(Server, "--cluster-enabled", "yes", port=free_ports(1)[0])
+    assert ping_error(node.url) == "The cluster's state is 'fail'."
+
+    with node.admin() as client:
+        client.execute_command("CLUSTER ADDSLOTSRANGE", 0, 16383)
+        # A user without the permission to ask gets no false alarm.
+        client.acl_setuser(
+            "shop", enabled=True, passwords=["+hush"], commands=["+ping"]
+        )
+
+    wait_until(lambda: ping_error(node.url) is None, "the node has its slots")
+    assert ping_error(f"redis://shop:hush@{node.address}") is None
+
+
+def test_each_kind_is_ok(each_server: Server) -> None:
+    """Servers of all kinds say what they are, also to a user who may only PING."""
+    with each_server.admin() as client:
+        client.acl_setuser("pings", enabled=True, passwords=["+x"], commands=["+ping"])
+
+        try:
+            url = f"redis://pings:x@{each_server.address}"
+            assert ping_error(url) is None
+            # Operators watch this log: no other command was tried, except for what
+            # redis-py says of itself.
+            log: t.Any = client.acl_log()
+            assert all("client|" in entry["object"] for entry in log)
+        finally:
+            client.acl_deluser("pings")
+
+
+def test_replica_as_the_master(shared_sentinels: Sentinels, tmp_path: Path) -> None:
+    """A sentinel that names a replica as the master: all writes fail."""
+    replica = shared_sentinels.servers[1]
+
+    with misled_sentinel(shared_sentinels, tmp_path) as misled:
+        url = f"redis+sentinel://{misled.address}/mymaster"
+        assert ping_error(url) == (
+            f"The sentinels name {replica.address} as the master, but it is a replica."
+        )
+
+
+def test_replica_by_address(shared_sentinels: Sentinels) -> None:
+    """A replica behind a redis:// URL is ok: it may be for reading only."""
+    assert ping_error(shared_sentinels.servers[1].url) is None
+
+
+def test_other_reply_to_ping(scripted: Scripted) -> None:
+    """A server that answers PING with anything but PONG is no Redis."""
+    scripted.plan(b"PING", bulk("PING"))
+    assert ping_error(scripted.url) == (
+        "The server does not answer PING like Redis: check host and port."
+    )
+
+
+@pytest.mark.parametrize(
+    "reply", [b"-ERR unknown\r\n", b":1\r\n", array(bulk(b"\xff")), b"HTTP/1.1\r\n"]
+)
+def test_unknown_kind(scripted: Scripted, reply: bytes) -> None:
+    """A server or a proxy that does not say what it is has answered the ping."""
+    scripted.plan(b"HELLO", reply)
+    assert ping_error(scripted.url, REDIS_PROTOCOL=2) is None
