@@ -533,3 +533,42 @@ def test_unknown_shard(cluster: Cluster) -> None:
     attempts = deadline.start(client, [(("EVAL", "return 1", 0), {})])
     assert not attempts.may_continue(redis.TimeoutError("hung"))
     assert not deadline.down
+
+
+def test_replica_without_master(
+    own_server: Server, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A replica may refuse all commands while its master is down, PING too. It stays
+    down: commands do not wait for their deadline again, and the log does not say each
+    time that it is back.
+    """
+    with own_server.admin() as admin:
+        admin.config_set("replica-serve-stale-data", "no")
+        admin.replicaof("127.0.0.1", "1")
+
+    app = make_app(REDIS_URL=own_server.url, REDIS_RETRY_DEADLINE=0.3)
+    client = app.extensions["redis"]["REDIS"]
+
+    with pytest.raises(redis.exceptions.MasterDownError):
+        client.get("k")
+
+    # Longer than the pause between two probes.
+    time.sleep(0.6)
+
+    with pytest.raises(redis.exceptions.MasterDownError):
+        client.get("k")
+
+    async def get_again(client: t.Any) -> None:
+        await asyncio.sleep(0.6)
+
+        with pytest.raises(redis.exceptions.MasterDownError):
+            await client.get("k")
+
+    run_async(app, get_again)
+    assert " is back" not in caplog.text
+
+    with own_server.admin() as admin:
+        admin.replicaof("NO", "ONE")
+
+    wait_until(lambda: client.get("k") is None, "the server is back")
+    assert " is back" in caplog.text

@@ -314,6 +314,9 @@ def check_answer(pool: Pool, library: Library) -> None:
         connection.connect()
         connection.send_command("PING")
         connection.read_response()
+    except library.errors.ClusterDownError:
+        # A replica whose master is down refuses all commands.
+        raise
     except library.errors.ResponseError:
         # The user has no permission to PING: the server has answered.
         pass
@@ -329,6 +332,8 @@ async def check_answer_async(pool: Pool, library: Library) -> None:
         await connection.connect()
         await connection.send_command("PING")
         await connection.read_response()
+    except library.errors.ClusterDownError:
+        raise
     except library.errors.ResponseError:
         pass
     finally:
