@@ -183,9 +183,19 @@ def fails(
 
 @pytest.mark.skipif(sys.version_info < (3, 11), reason="Python 3.10 has no notes.")
 def test_connection_errors(
-    server: Server, tls_server: Server, start: Starter, cluster: Cluster
+    server: Server,
+    tls_server: Server,
+    start: Starter,
+    cluster: Cluster,
+    shared_sentinels: Sentinels,
+    scripted: Scripted,
 ) -> None:
     """Errors of commands."""
+    scripted.plan(b"GET", b"HTTP/1.1 400 Bad Request\r\n")
+    others = [
+        fails(URL=scripted.url),
+        fails(URL=f"redis://{shared_sentinels.sentinels[0].address}"),
+    ]
     own = start(Server, password="secret")
     down = fails(URL="redis://127.0.0.1:1", times=2)
     node = f"redis://{cluster.address.partition(',')[0]}"
@@ -258,7 +268,9 @@ def test_connection_errors(
 
     errors.append(fails(shut_down, URL=start(Server).url))
     notes = [
-        note for error in (down, moved) for note in getattr(error, "__notes__", [])
+        note
+        for error in (down, moved, *others)
+        for note in getattr(error, "__notes__", [])
     ]
     assert_quoted("Connection errors", [*map(str, errors), *notes])
 
@@ -324,6 +336,7 @@ def test_ping(
     messages = [
         ping(f"rediss://{server.address}", *PATIENT),
         ping(f"rediss://{tls_server.address}", *PATIENT, **other),
+        ping(f"redis://{tls_server.address}", *PATIENT),
         ping(own.url, *PATIENT),
         ping(f"redis://:wrong@{own.address}", *PATIENT),
     ]

@@ -7,11 +7,14 @@ import typing as t
 from pathlib import Path
 
 import pytest
+import redis
 from flask import Flask
+from redis.exceptions import RedisClusterException
 
 from flask_and_redis import RedisManager
 
 from .conftest import Starter
+from .cutter import Cutter
 from .scripted import array
 from .scripted import bulk
 from .scripted import Scripted
@@ -21,6 +24,9 @@ from .servers import Sentinel
 from .servers import Sentinels
 from .servers import Server
 from .servers import wait_until
+from .test_health import silent_server
+from .test_messages import needs_notes
+from .test_messages import notes
 
 pytestmark = pytest.mark.slow
 
@@ -146,3 +152,120 @@ def test_unknown_kind(scripted: Scripted, reply: bytes) -> None:
     """A server or a proxy that does not say what it is has answered the ping."""
     scripted.plan(b"HELLO", reply)
     assert ping_error(scripted.url, REDIS_PROTOCOL=2) is None
+
+
+# What a ping says besides the error
+
+TLS = (
+    "The server speaks TLS, and no plain text: use a rediss:// URL instead of redis://,"
+    " or set 'REDIS_SSL' to true."
+)
+
+
+@pytest.mark.parametrize(
+    "url", ["redis://:hush@{}", "redis+cluster://{}", "redis+sentinel://{}/mymaster"]
+)
+def test_plain_text_to_a_tls_port(tls_server: Server, url: str) -> None:
+    """The server only closes the connection."""
+    assert ping_error(url.format(tls_server.address)) == TLS
+
+
+def test_tls_to_another_program() -> None:
+    """A server that speaks first, and no TLS."""
+    with silent_server(b"SSH-2.0-OpenSSH_9.2\r\n") as ssh:
+        error = ping_error(f"rediss://{ssh}") or ""
+
+    assert error.startswith("The server speaks plain text, and no TLS")
+
+
+def test_closed_connection() -> None:
+    """A server that closes all connections does not speak TLS."""
+    with Cutter(free_ports(1)[0]) as cutter:
+        error = ping_error(cutter.url) or ""
+
+    assert "onnection" in error and "TLS" not in error
+
+
+@pytest.mark.parametrize(
+    "url", ["redis://{}", "redis+cluster://{}", "redis+sentinel://{}/mymaster"]
+)
+def test_no_redis(url: str) -> None:
+    """A server with another protocol. hiredis shows only the first byte of a reply."""
+    with silent_server(b"HTTP/1.1 400 Bad Request\r\n\r\n") as address:
+        error = ping_error(url.format(address)) or ""
+
+    assert error.startswith("Protocol ")
+    advice = "The server does not speak the protocol of Redis: check its port."
+    assert error.endswith(f". {advice}")
+
+
+def test_sentinel_with_a_database(shared_sentinels: Sentinels) -> None:
+    """A sentinel knows no SELECT, so that no connection can be opened."""
+    assert ping_error(f"redis://{shared_sentinels.sentinels[0].address}/2") == (
+        "unknown command 'SELECT'. If the server is a sentinel, use a"
+        " redis+sentinel:// URL."
+    )
+
+
+def test_no_sentinel(server: Server) -> None:
+    """The URL of a sentinel with the address of a server."""
+    assert ping_error(f"redis+sentinel://{server.address}/mymaster") == (
+        "unknown command 'SENTINEL'. The server is not a sentinel: check its port, or"
+        " use redis://."
+    )
+
+
+def test_unknown_service(shared_sentinels: Sentinels) -> None:
+    """Sentinels that watch another service."""
+    advice = "Check the service in 'REDIS_URL', and whether its master is up."
+    url = f"redis+sentinel://{shared_sentinels.address}/other"
+    assert ping_error(url) == f"No master found for 'other'. {advice}"
+
+
+@needs_notes
+def test_no_sentinel_answers(caplog: pytest.LogCaptureFixture) -> None:
+    """The ping and the log say why. No advice is about the service."""
+    app = make_app(f"redis+sentinel://127.0.0.1:{free_ports(1)[0]}/mymaster")
+    client = app.extensions["redis"]["REDIS"]
+    error = json.loads(run(app, "ping", "--json")[1])["REDIS"]["error"]
+    assert error.startswith("No master found for 'mymaster': Error ")
+    assert error.endswith(" refused.")
+
+    for _ in range(2):
+        with pytest.raises(redis.ConnectionError) as caught:
+            client.get("k")
+
+        assert "Check the service" not in notes(caught.value)[0]
+
+    assert f"commands fail: {error}" in caplog.text
+
+
+@needs_notes
+def test_no_cluster(server: Server, shared_sentinels: Sentinels) -> None:
+    """A cluster's URL with the address of another server."""
+    advice = "The server is not part of a cluster: use a redis:// URL."
+
+    for address in (server.address, shared_sentinels.sentinels[0].address):
+        url = f"redis+cluster://{address}"
+        assert (ping_error(url) or "").endswith(f". {advice}")
+
+        with pytest.raises(RedisClusterException) as caught:
+            make_app(url).extensions["redis"]["REDIS"].get("k")
+
+        assert notes(caught.value)[0].endswith(advice)
+
+
+@pytest.mark.parametrize("password", ["p\xe4ss", "p'ss", 'p"ss', "p\\'\"ss"])
+def test_repeated_password(scripted: Scripted, password: str) -> None:
+    """A program that repeats what it does not understand. redis-py quotes its reply."""
+    reply = b"You said " + password.encode() + b" and 'more'.\r\n"
+    scripted.plan(b"AUTH", reply, reply)
+    config = {"REDIS_PASSWORD": password, "REDIS_PROTOCOL": 2}
+    error = ping_error(scripted.url, **config) or ""
+
+    with pytest.raises(redis.InvalidResponse) as caught:
+        make_app(scripted.url, **config).extensions["redis"]["REDIS"].get("k")
+
+    for text in (error, str(caught.value)):
+        assert text.startswith("Protocol ")
+        assert "ss" not in text

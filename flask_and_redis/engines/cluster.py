@@ -280,6 +280,17 @@ class Cluster(Engine):
             if any(isinstance(each, no_permission) for each in causes(error, None)):
                 return "The user needs the permission +cluster|slots."
 
+        texts = map(str, causes(error, None))
+
+        if any(
+            re.search("cluster support disabled|command .CLUSTER", x) for x in texts
+        ):
+            return "The server is not part of a cluster: use a redis:// URL."
+
+        if isinstance(error, redis_exceptions.RedisClusterException):
+            # The error of the last node that was asked.
+            error = error.__cause__ or error
+
         return super().explain_error(spec, error)
 
     def node_specs(self, spec: Spec, info: Info) -> dict[str, Spec]:

@@ -33,7 +33,11 @@ def hide_secrets(text: str, secrets: cabc.Iterable[str] = ()) -> str:
         text = echo.sub(replacement, text)
 
     for secret in secrets:
-        text = text.replace(secret, "***")
+        # redis-py shows a reply that it cannot read as bytes.
+        quoted = repr(secret.encode(errors="replace"))[2:-1]
+
+        for form in (secret, quoted, quoted.replace("'", "\\'")):
+            text = text.replace(form, "***")
 
     return text
 

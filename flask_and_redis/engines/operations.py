@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import collections.abc as cabc
 import contextlib
+import re
 import time
 import typing as t
 
@@ -218,8 +219,16 @@ class Operations:
         if "unknown command" in str(error) and "HELLO" in str(error):
             return f"The server does not know HELLO: set '{spec.prefix}_PROTOCOL' to 2."
 
-        if isinstance(error, library_of(spec.client_class).errors.MovedError):
+        errors = library_of(spec.client_class).errors
+
+        if isinstance(error, errors.MovedError):
             return _CLUSTER
+
+        if isinstance(error, errors.InvalidResponse):
+            return "The server does not speak the protocol of Redis: check its port."
+
+        if re.search("unknown command .(GET|SELECT|SET)\\b", str(error)):
+            return "If the server is a sentinel, use a redis+sentinel:// URL."
 
         return ""
 

@@ -184,6 +184,17 @@ class Sentinel(Engine):
             name = f"'{spec.prefix}_SENTINEL_PASSWORD'"
             return f"Check {name} or '{spec.prefix}_SENTINEL_KWARGS'."
 
+        # After a colon, redis-py lists the sentinels that failed. The service of the
+        # application's own sentinels is not in the URL.
+        if is_no_master(error) and " : " not in str(error) and spec.address.nodes:
+            return (
+                f"Check the service in '{spec.prefix}_URL', and whether its master is"
+                " up."
+            )
+
+        if "unknown command" in str(error) and "SENTINEL" in str(error):
+            return "The server is not a sentinel: check its port, or use redis://."
+
         return super().explain_error(spec, error)
 
     def probe_specs(self, spec: Spec, timeout: float) -> list[Spec]:
@@ -229,6 +240,12 @@ class Sentinel(Engine):
 
     def error_text(self, spec: Spec, error: BaseException) -> str:
         text = super().error_text(spec, error)
+        cause = error.__cause__
+
+        if is_no_master(error) and cause and not self.is_login_error(spec, cause):
+            # redis-py names only the classes of the sentinels' errors.
+            text = f"{text.partition(' : ')[0]}: {super().error_text(spec, cause)}"
+
         pool = spec.arguments.get("connection_pool")
 
         if pool is not None:

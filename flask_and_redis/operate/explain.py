@@ -6,8 +6,10 @@ import ssl
 
 from ..engines.commands import causes
 from ..engines.credentials import Credentials
+from ..engines.internals.probes import NeedsTls
 from ..engines.internals.probes import PlainText
 from ..engines.library import library_name
+from ..engines.messages import hide_secrets
 from ..exceptions import ConfigError
 from ..registry import Registry
 from ..spec.spec import Spec
@@ -37,29 +39,48 @@ def explain(registry: Registry, prefix: str, error: BaseException | None) -> str
     ):
         text = spec.engine.error_text(spec, error)
 
+        if advice := spec.engine.explain_error(spec, error):
+            text = f"{text.rstrip('.')}. {advice}"
+
     return clean(_hide_secrets(spec, text or "")) or type(error).__name__
 
 
 def _find_cause(spec: Spec, error: BaseException | None) -> str | None:
     """A sentence about a cause that only a setting can fix, or None."""
-    prefix = spec.prefix
-
     for each in causes(error, None):
         if spec.engine.is_login_error(spec, each):
             return _explain_login(spec, each, error)
 
-        if isinstance(each, PlainText):
-            return (
-                "The server speaks plain text, and no TLS: use a redis:// URL instead"
-                f" of rediss://, or set '{prefix}_SSL' to false."
-            )
+        if text := _explain_tls(spec.prefix, each):
+            return text
 
-        if isinstance(each, ssl.SSLCertVerificationError):
-            return (
-                f"The certificate of the server is refused ({each.verify_message}):"
-                f" check '{prefix}_SSL_CA_CERTS', and whether the certificate is for"
-                " this host."
-            )
+    return None
+
+
+def _explain_tls(prefix: str, error: BaseException) -> str | None:
+    is_plain = isinstance(error, ssl.SSLError) and (
+        # The server has sent something else than TLS. Redis waits in silence.
+        error.reason == "WRONG_VERSION_NUMBER"
+    )
+
+    if is_plain or isinstance(error, PlainText):
+        return (
+            "The server speaks plain text, and no TLS: use a redis:// URL instead of"
+            f" rediss://, or set '{prefix}_SSL' to false."
+        )
+
+    if isinstance(error, NeedsTls):
+        return (
+            "The server speaks TLS, and no plain text: use a rediss:// URL instead of"
+            f" redis://, or set '{prefix}_SSL' to true."
+        )
+
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return (
+            f"The certificate of the server is refused ({error.verify_message}):"
+            f" check '{prefix}_SSL_CA_CERTS', and whether the certificate is for this"
+            " host."
+        )
 
     return None
 
@@ -88,9 +109,8 @@ def _hide_secrets(spec: Spec, text: str) -> str:
 
     for value in (*arguments.values(), *spec.sentinel_arguments.values()):
         secrets = value.secrets if isinstance(value, Credentials) else (value,)
-
-        for secret in secrets:
-            if isinstance(secret, Secret) and secret:
-                text = text.replace(secret, "***")
+        text = hide_secrets(
+            text, [each for each in secrets if isinstance(each, Secret) and each]
+        )
 
     return text

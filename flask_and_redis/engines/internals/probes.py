@@ -7,6 +7,7 @@ from __future__ import annotations
 import collections.abc as cabc
 import contextlib
 import socket
+import ssl
 import time
 import typing as t
 
@@ -45,6 +46,10 @@ class Limit:
 
 class PlainText(OSError):
     """A port that was to speak TLS answered in plain text."""
+
+
+class NeedsTls(OSError):
+    """A port that was to speak plain text speaks TLS."""
 
 
 class _LimitedSocket:
@@ -92,7 +97,35 @@ class _LimitedConnection:
 
     def read_response(self, *args: t.Any, **kwargs: t.Any) -> t.Any:
         with self._limit.noting_failure():
-            return super().read_response(*args, **kwargs)  # type: ignore[misc]
+            try:
+                return super().read_response(*args, **kwargs)  # type: ignore[misc]
+            except Exception as error:
+                # A port with TLS closes the connection at the first command.
+                is_lost = type(error).__name__ == "ConnectionError"
+
+                if is_lost and self._uses_plain_text() and self._speaks_tls():
+                    raise error from NeedsTls("The server speaks TLS.")
+
+                raise
+
+    def _uses_plain_text(self) -> bool:
+        return hasattr(self, "host") and not hasattr(self, "cert_reqs")
+
+    def _speaks_tls(self) -> bool:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        # Nothing is sent over this connection.
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+        # Another program may wait in silence for the end of a command.
+        seconds = self._limit.left / 2
+
+        try:
+            with socket.create_connection((self.host, self.port), seconds) as connected:
+                context.wrap_socket(connected).close()
+        except OSError:
+            return False
+
+        return True
 
     def _connect(self) -> t.Any:
         uses_tls = hasattr(self, "cert_reqs")
