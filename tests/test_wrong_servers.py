@@ -269,3 +269,16 @@ def test_repeated_password(scripted: Scripted, password: str) -> None:
     for text in (error, str(caught.value)):
         assert text.startswith("Protocol ")
         assert "ss" not in text
+
+
+def test_replica_without_master(own_server: Server) -> None:
+    """A replica that has lost its master still serves its data, which get old."""
+    app = make_app(own_server.url)
+    assert "no link to its master" not in run(app, "info")[1]
+
+    with own_server.admin() as admin:
+        admin.replicaof("127.0.0.1", str(free_ports(1)[0]))
+
+    text = "A replica of REDIS has no link to its master, so its data may be old."
+    status, output = run(app, "info")
+    assert status == 0 and text in output

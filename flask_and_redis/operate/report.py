@@ -306,6 +306,12 @@ def _warn(spec: Spec, info: Info) -> cabc.Iterator[str]:
             " nodes fail. Use a redis+cluster:// URL."
         )
 
+    if info.get("role") == "slave" and info.get("master_link_status") != "up":
+        yield (
+            f"A replica of {spec.prefix} has no link to its master, so its data may be"
+            " old."
+        )
+
     version = re.match(r"(\d{1,9})\.(\d{1,9})", info.get("redis_version", ""))
     is_old = version is not None and tuple(map(int, version.groups())) < OLDEST
 
