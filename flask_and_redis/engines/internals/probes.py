@@ -96,17 +96,25 @@ class _LimitedConnection:
             super().connect(*args, **kwargs)  # type: ignore[misc]
 
     def read_response(self, *args: t.Any, **kwargs: t.Any) -> t.Any:
-        with self._limit.noting_failure():
-            try:
-                return super().read_response(*args, **kwargs)  # type: ignore[misc]
-            except Exception as error:
-                # A port with TLS closes the connection at the first command.
-                is_lost = type(error).__name__ == "ConnectionError"
+        with self._limit.noting_failure(), self._finding_tls():
+            return super().read_response(*args, **kwargs)  # type: ignore[misc]
 
-                if is_lost and self._uses_plain_text() and self._speaks_tls():
-                    raise error from NeedsTls("The server speaks TLS.")
+    def send_packed_command(self, *args: t.Any, **kwargs: t.Any) -> None:
+        with self._finding_tls():
+            super().send_packed_command(*args, **kwargs)  # type: ignore[misc]
 
-                raise
+    @contextlib.contextmanager
+    def _finding_tls(self) -> cabc.Iterator[None]:
+        try:
+            yield
+        except Exception as error:
+            # A port with TLS closes the connection at the first command.
+            is_lost = type(error).__name__ == "ConnectionError"
+
+            if is_lost and self._uses_plain_text() and self._speaks_tls():
+                raise error from NeedsTls("The server speaks TLS.")
+
+            raise
 
     def _uses_plain_text(self) -> bool:
         return hasattr(self, "host") and not hasattr(self, "cert_reqs")
