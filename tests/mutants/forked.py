@@ -128,7 +128,9 @@ class Tests:
         self._directory = directory
         # The fastest first.
         self._seconds: dict[str, float] = {}
-        arguments = ["--cov", "--cov-context=test", "--cov-report=", *files]
+        # On a busy machine, a test may fail by chance.
+        arguments = ["--cov", "--cov-context=test", "--cov-report=", "--reruns=1"]
+        arguments += files
 
         if not _run_pytest(directory, arguments, _Durations(), 3600):
             output = (directory / "output.txt").read_text()
@@ -143,7 +145,7 @@ class Tests:
         sys.dont_write_bytecode = True
         os.environ["PYTHONDONTWRITEBYTECODE"] = "1"
 
-        if not self.pass_with(self._seconds):
+        if not self.pass_with(self._seconds, "--reruns=1"):
             raise RuntimeError("The tests fail if the fastest ones run first.")
 
     def by_line(self, path: Path) -> dict[int, list[str]]:
@@ -168,10 +170,11 @@ class Tests:
 
         return by_line
 
-    def pass_with(self, tests: cabc.Iterable[str]) -> bool:
+    def pass_with(self, tests: cabc.Iterable[str], *options: str) -> bool:
         """Whether tests pass with what the copy contains now.
 
         :param tests: The tests.
+        :param options: Options of pytest.
         """
         chosen: list[str] = []
         seconds = 0.0
@@ -185,9 +188,10 @@ class Tests:
             chosen.append(test)
 
         files = sorted({test.partition("::")[0] for test in chosen})
+        arguments = [*options, *files]
         # A mutant may hang, but a busy machine must not kill it.
         limit = 60 + 5 * min(seconds, _MOST)
-        return _run_pytest(self._directory, files, _Chosen(chosen), limit)
+        return _run_pytest(self._directory, arguments, _Chosen(chosen), limit)
 
 
 def _find_statements(source: str) -> dict[int, range | None]:
