@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ssl
+import sys
+import types
 import typing as t
 import weakref
 
@@ -44,11 +47,15 @@ class Clock:
         self.pauses: list[float] = []
 
     def monotonic(self) -> float:
-        return self.now
+        # A new object each time, like that of the real clock.
+        return self.now + 0.0
 
     def sleep(self, seconds: float) -> None:
         self.pauses.append(seconds)
         self.now += seconds
+
+    async def sleep_async(self, seconds: float) -> None:
+        self.sleep(seconds)
 
 
 @pytest.fixture
@@ -59,6 +66,8 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     for module in ("attempts", "client", "deadline"):
         monkeypatch.setattr(f"flask_and_redis.deadline.{module}.time", clock)
 
+    fake_asyncio = types.SimpleNamespace(sleep=clock.sleep_async)
+    monkeypatch.setattr("flask_and_redis.deadline.deadline.asyncio", fake_asyncio)
     return clock
 
 
@@ -76,14 +85,33 @@ class Full(redis.Redis):
         raise redis.ConnectionError("Too many connections")
 
 
-def test_pauses(clock: Clock) -> None:
+@pytest.mark.parametrize("is_async", [False, True])
+def test_pauses(clock: Clock, monkeypatch: pytest.MonkeyPatch, is_async: bool) -> None:
     """The pauses between two attempts grow from 20 ms to half a second, less up to a
-    half by chance. Together they take as long as the deadline.
+    half by chance. Together they take as long as the deadline, whatever error the
+    caller is handling.
     """
-    client = make(URL="redis://h", CLASS=Lost, RETRY_DEADLINE=5)
+    app = make_app(
+        URL="redis://h", CLASS=redis.Redis if is_async else Lost, RETRY_DEADLINE=5
+    )
 
-    with pytest.raises(redis.ConnectionError):
-        client.get("k")
+    async def lose(*args: object, **options: object) -> t.NoReturn:
+        raise redis.ConnectionError("lost")
+
+    async def use() -> None:
+        monkeypatch.setattr(redis.asyncio.Redis, "execute_command", lose)
+
+        async with app.extensions["manager"].get_async() as client:
+            await client.get("k")
+
+    try:
+        raise ssl.SSLError("Another server refused TLS.")
+    except ssl.SSLError:
+        with app.app_context(), pytest.raises(redis.ConnectionError):
+            if is_async:
+                asyncio.run(use())
+            else:
+                app.extensions["redis"]["REDIS"].get("k")
 
     # The last pauses end with the deadline.
     pauses = zip(clock.pauses, [0.02, 0.04, 0.08, 0.16, 0.32, 0.5, 0.5], strict=False)
@@ -102,6 +130,95 @@ def test_pauses_of_a_full_pool(clock: Clock) -> None:
     assert min(clock.pauses[:50]) >= 0.005
     assert max(clock.pauses) <= 0.01
     assert clock.now == pytest.approx(1001)
+
+
+def slow_class(clock: Clock, seconds: list[float], error: Exception) -> type[t.Any]:
+    """A class of clients whose next commands fail after these seconds each."""
+
+    class Slow(redis.Redis):
+        def execute_command(self, *args: t.Any, **options: t.Any) -> t.Any:
+            if seconds:
+                clock.now += seconds.pop(0)
+                raise error
+
+            return super().execute_command(*args, **options)  # type: ignore[no-untyped-call]
+
+    return Slow
+
+
+@pytest.mark.parametrize(
+    ("seconds", "succeeds"), [([1.4], True), ([1.6], False), ([0.1, 1.2], False)]
+)
+def test_one_attempt_took_all(
+    server: Server, clock: Clock, seconds: list[float], succeeds: bool
+) -> None:
+    """If the only attempt took as long as the deadline, or up to a half longer, the
+    server is asked whether it is back. If so, the command is sent again immediately.
+    """
+    cls = slow_class(clock, seconds, redis.TimeoutError("slow"))
+    client = make(URL=server.url, CLASS=cls, RETRY_DEADLINE=1)
+
+    if succeeds:
+        assert client.get("k") is None
+        assert clock.pauses == [0]
+    else:
+        with pytest.raises(redis.TimeoutError, match="slow"):
+            client.get("k")
+
+        assert deadline_of(client).down
+
+
+@pytest.mark.parametrize(("seconds", "is_down"), [(0.4, True), (0.6, False)])
+def test_failure_in_the_second_half(
+    clock: Clock, seconds: float, is_down: bool
+) -> None:
+    """A prefix is down if its server failed for at least half of the deadline."""
+    error = redis.ConnectionError("lost")
+    cls = slow_class(clock, [seconds] + [0] * 100, error)
+    client = make(URL="redis://h", CLASS=cls, RETRY_DEADLINE=1)
+
+    with pytest.raises(redis.ConnectionError, match="lost"):
+        client.get("k")
+
+    assert deadline_of(client).down == is_down
+
+
+class Resets(redis.Redis):
+    """A client whose server closes the connection while it receives a command."""
+
+    tries: t.ClassVar[list[str]] = []
+
+    def execute_command(self, *args: t.Any, **options: t.Any) -> t.Any:
+        self.tries.append(args[0])
+        raise redis.ConnectionError("reset") from ConnectionResetError()
+
+
+@pytest.mark.parametrize(("size", "is_large"), [(2**20, True), (2**20 - 1, False)])
+def test_large_values(clock: Clock, size: int, is_large: bool) -> None:
+    """After a restart, a value of 1 MiB is sent again. If the server closes the second
+    connection as well, the value is probably too large. A smaller one cannot be.
+    """
+    client = make(URL="redis://h", CLASS=Resets, RETRY_DEADLINE=1)
+    Resets.tries.clear()
+
+    with pytest.raises(redis.ConnectionError, match="reset") as info:
+        client.set("k", "v" * size)
+
+    assert (len(Resets.tries) == 2) == is_large
+    notes = "".join(getattr(info.value, "__notes__", ["proto-max-bulk-len"]))
+    assert ("proto-max-bulk-len" in notes) == is_large or sys.version_info < (3, 11)
+
+
+def test_refused_command_is_sent_again_at_once(server: Server, clock: Clock) -> None:
+    """A command that a demoted master refused is sent again without a pause, once."""
+    error = redis.exceptions.ReadOnlyError("demoted")
+    client = make(URL=server.url, CLASS=slow_class(clock, [0], error))
+    assert client.get("k") is None
+    assert clock.pauses == [0]
+    client = make(URL=server.url, CLASS=slow_class(clock, [0, 0], error))
+
+    with pytest.raises(redis.exceptions.ReadOnlyError):
+        client.get("k")
 
 
 @pytest.mark.parametrize(

@@ -27,6 +27,7 @@ from .objects import take_down
 from .servers import Cluster
 from .servers import Server
 from .servers import wait_until
+from .test_attempts import Clock
 
 pytestmark = pytest.mark.slow
 
@@ -283,8 +284,18 @@ def test_error_that_is_no_outage(own_server: Server) -> None:
     run_async(make_app(REDIS_URL=own_server.url.replace("//", "//nobody:wrong@")), use)
 
 
-def test_turns(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A turn belongs to its process, and ends by itself if it is abandoned."""
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """The clock of all outages."""
+    clock = Clock()
+    monkeypatch.setattr(outages, "time", clock)
+    return clock
+
+
+def test_turns(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A turn belongs to its process, and ends by itself if it is abandoned. The next
+    turn is half a second later.
+    """
     outage = Outage(redis.TimeoutError("down"))
     assert outage.take_turn()
     assert not outage.take_turn()
@@ -294,9 +305,55 @@ def test_turns(monkeypatch: pytest.MonkeyPatch) -> None:
         patch.setattr(os, "getpid", lambda: pid)
         assert outage.take_turn()
 
-    monkeypatch.setattr(outages, "_LONGEST_TURN", 0)
-    time.sleep(0.01)
+    clock.now += 30
+    assert not outage.take_turn()
+    clock.now += 0.25
     assert outage.take_turn()
+    assert not outage.take_turn()
+    outage.end_turn()
+    clock.now += 0.25
+    assert not outage.take_turn()
+    clock.now += 0.25
+    assert outage.take_turn()
+
+
+def test_outage_is_forgotten(clock: Clock) -> None:
+    """An outage is forgotten a minute after a command has met it."""
+    outage = Outage(redis.TimeoutError("down"))
+    clock.now += 60
+    assert not outage.is_forgotten
+    outage.take_turn()
+    clock.now += 60
+    assert not outage.is_forgotten
+    clock.now += 0.25
+    assert outage.is_forgotten
+
+
+def test_waits_of_a_thread(clock: Clock) -> None:
+    """A thread waits for a second. Until half a second later, all its waits together
+    take a fifth of a second.
+    """
+    waits: list[float] = []
+
+    def wait(longest: float = 1) -> None:
+        with outages._limit_wait() as seconds:
+            waits.append(seconds)
+            clock.now += min(max(seconds, 0), longest)
+
+    # It gets an answer, so that the next wait may be long, too.
+    wait(0.01)
+
+    for _ in range(4):
+        wait()
+
+    clock.now += 0.5
+    wait()
+    # A busy machine lets it wait for longer.
+    with outages._limit_wait():
+        clock.now += 0.4
+
+    wait()
+    assert waits == pytest.approx([1, 1, 0.1, 0.05, 0.025, 1, -0.1])
 
 
 def test_thread_that_cannot_start(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -315,6 +315,7 @@ def test_deadline_0(own_server: Server) -> None:
         client.get("k")
 
     assert client.tries == ["GET"]
+    assert deadline_of(client).down
 
 
 def test_deadline_0_sends_once(cutter: Cutter) -> None:

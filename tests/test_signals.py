@@ -24,13 +24,16 @@ from flask_and_redis import prefix_down
 from flask_and_redis import prefix_up
 from flask_and_redis.deadline import outage
 from flask_and_redis.deadline.report import name_of
+from flask_and_redis.deadline.report import note_retry
 from flask_and_redis.deadline.report import Reporter
+from flask_and_redis.deadline.report import watch_retries
 
 from .cutter import Cutter
 from .objects import deadline_of
 from .servers import Cluster
 from .servers import Server
 from .servers import wait_until
+from .test_attempts import Clock
 from .test_health import make_manager
 
 
@@ -486,6 +489,7 @@ def test_down_commands(app: Flask) -> None:
             with pytest.raises(redis.ConnectionError):
                 manager.get().get("k")
 
+    assert names(sent) == [("GET",)] * 2
     assert sent[0].values["tries"] > 1
     assert sent[1].values["tries"] == 0
     assert isinstance(sent[1].values["error"], redis.ConnectionError)
@@ -504,8 +508,14 @@ def test_log_quotes_nothing(app: Flask, caplog: pytest.LogCaptureFixture) -> Non
     assert "\x1b" not in caplog.text and "[31mred" in caplog.text
 
 
-def test_retries_are_told_once(app: Flask, caplog: pytest.LogCaptureFixture) -> None:
-    """While one thread logs a retry, others do not. The next retries are silent."""
+def test_retries_are_told_once(
+    app: Flask, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While one thread logs a retry, others do not. Retries that are at most 10 s apart
+    are logged once.
+    """
+    clock = Clock()
+    monkeypatch.setattr("flask_and_redis.deadline.report.time", clock)
     make_manager(app, REDIS_URL="redis://h")
     reporter = Reporter(app.extensions["redis"].get_spec("REDIS"), weakref.ref(app))
 
@@ -514,9 +524,18 @@ def test_retries_are_told_once(app: Flask, caplog: pytest.LogCaptureFixture) -> 
 
     assert not caplog.records
     reporter.retry(redis.ConnectionError("second"))
+    clock.now += 10
     reporter.retry(redis.ConnectionError("third"))
     assert [each.getMessage()[-6:] for each in caplog.records] == ["second"]
-    # As after a long pause.
-    reporter._last_retry -= 1000
+    clock.now += 10.25
     reporter.retry(redis.ConnectionError("fourth"))
     assert len(caplog.records) == 2
+
+
+def test_retries_of_a_block() -> None:
+    """Only the retries in a block are collected."""
+    with watch_retries() as retries:
+        note_retry()
+
+    note_retry()
+    assert retries == [True]

@@ -57,8 +57,8 @@ class Attempts:
         self.client: t.Any = client
         #: Whether an attempt has failed.
         self.has_failed: bool = False
-        #: Seconds to wait before the next attempt.
-        self.pause: float = 0.0
+        #: Seconds to wait before the next attempt, once one has failed.
+        self.pause: float
         self._deadline = deadline
         self._spec = deadline.spec
         self._engine = deadline.engine

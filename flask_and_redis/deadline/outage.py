@@ -41,9 +41,9 @@ class _Waiting(threading.local):
     """
 
     #: When it may wait for long again.
-    next: float = 0.0
+    next: float = float("-inf")
     #: Seconds that it may wait until then.
-    left: float = 0.0
+    left: float
 
 
 _waiting = _Waiting()
@@ -58,8 +58,7 @@ class Outage:
     def __init__(self, error: BaseException) -> None:
         self.started: float = time.monotonic()
         self._error = copy_error(error)
-        self._next = 0.0
-        self._last = self.started
+        self._next = self._last = self.started
         # When the turn of a thread began, by process. A fork inherits the entry of its
         # parent, but not the thread that would end the turn.
         self._turns: dict[int, float] = {}
@@ -162,10 +161,11 @@ def _limit_wait() -> cabc.Iterator[float]:
     ended = time.monotonic()
 
     if not may_be_long:
-        _waiting.left = max(_waiting.left - (ended - started), 0)
+        # On a busy machine it may become negative, which is no wait either.
+        _waiting.left -= ended - started
     elif ended - started > _LONG:
-        _waiting.next = ended + INTERVAL
         _waiting.left = _SHORT_WAITS
+        _waiting.next = ended + INTERVAL
 
 
 def copy_error(error: BaseException) -> BaseException:

@@ -73,17 +73,14 @@ class _Records(PipelineErrors):
 
     def _queued_names(self) -> list[object]:
         """The first argument of each queued command."""
-        # reset() may have dropped the first ones.
-        dropped = max(len(self._recorded_commands) - len(self), 0)
-        return [args[0] for args, _ in self._recorded_commands[dropped:]]
+        return [args[0] for args, _ in self._recorded_commands]
 
     def _take_commands(self) -> list[Command]:
         """The commands to retry. It is empty if the pipeline must not be retried."""
-        # reset() may have dropped the first ones, and others may have been added
-        # without this class.
-        dropped = len(self._recorded_commands) - len(self)
-        may_retry = not self._is_immediate and dropped >= 0
-        commands = self._recorded_commands[dropped:] if may_retry else []
+        # reset() may have dropped them, and others may have been added without this
+        # class.
+        are_all = len(self._recorded_commands) == len(self)
+        commands = self._recorded_commands if are_all and not self._is_immediate else []
         self._is_immediate = False
         self._recorded_commands = []
         return commands

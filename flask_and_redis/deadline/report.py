@@ -112,7 +112,7 @@ class Reporter:
         # The receivers of command_finished, and the value of _changes when they were
         # listed. If it is another one now, they are listed again.
         self._receivers: list[cabc.Callable[[], Receiver | None]] = []
-        self._changes = -1
+        self._changes: int | None = None
 
     def retry(self, error: BaseException) -> None:
         """Log that commands are retried, unless this was logged a moment ago.
@@ -247,7 +247,7 @@ class Observation:
         #: When it started, by :func:`time.monotonic`.
         self.started: float = time.monotonic()
         #: Whether the command continues after the block, if that raises no error.
-        self.goes_on: bool = False
+        self.goes_on: bool
         self._reporter = reporter
         self._commands = tuple(map(name_of, commands))
 

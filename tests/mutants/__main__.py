@@ -26,7 +26,8 @@ TESTS = {
     "": "proxy redis registry discovery errors",
     "contrib/debug_toolbar": "debug_toolbar",
     "contrib/prometheus": "prometheus",
-    "deadline": "attempts retry outages watch signals messages own_exceptions clients",
+    "deadline": "attempts retry outages watch locks signals messages own_exceptions"
+    " clients",
     "deadline/locks": "locks",
     "deadline/report": "signals messages retry outages",
     "engines": "engines clients connections settings errors pings health",
