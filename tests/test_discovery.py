@@ -303,9 +303,10 @@ def test_read_once(app: Flask) -> None:
 
     with app.app_context():
         with pytest.warns(UserWarning) as log:
-            pool = current_redis.connection_pool
+            assert callable(current_redis.get)
             assert manager.get("CACHE").connection
 
+        pool = current_redis.connection_pool
         assert pool.connection_kwargs["db"] == 1
         assert manager.get("X").connection
         assert [str(warning.message) for warning in log] == [
@@ -313,6 +314,7 @@ def test_read_once(app: Flask) -> None:
             " no effect. Set it before init_app, or use RedisManager.override."
             for setting in ("REDIS_URL", "CACHE_DB")
         ]
+        assert {warning.filename for warning in log} == {__file__}
         # One warning is enough.
         manager.close()
         assert current_redis.connection is not None
@@ -594,6 +596,7 @@ def test_long_prefix(app: Flask) -> None:
     """A prefix has a limited length, wherever it comes from."""
     prefix = "X" * 200
     assert discover(app, None, **{f"{prefix}_URL": "redis://h"}) == [prefix]
+    assert RedisManager().get(prefix)
 
     with pytest.raises(
         ConfigError, match="'XXXXXXXXXXXXXXXXXXXX...' must have at most"
@@ -639,6 +642,21 @@ def test_variable_besides_an_empty_setting(
     monkeypatch.setenv(f"REDIS_{ending}", "x")
     (warning,) = warnings_of({"REDIS_URL": ""})
     assert f"'REDIS_{ending}' is in the environment, but" in warning
+
+
+def test_warnings_name_the_caller() -> None:
+    """Warnings name the line that creates an extension for an app, or adds an app."""
+    with pytest.warns(UserWarning) as log:
+        for extension in (RedisManager, Redis):
+            apps = [Flask("first"), Flask("second")]
+
+            for app in apps:
+                app.config["REDIS_SOKET_TIMEOUT"] = 1
+
+            extension(apps[0]).init_app(apps[1])
+
+    assert len(log) == 4
+    assert {warning.filename for warning in log} == {__file__}
 
 
 def test_variable_without_flask(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -644,7 +644,7 @@ def test_close(app: Flask, start: Starter, cluster: Cluster) -> None:
     with app.app_context():
         taken = manager.get().connection
 
-        for prefix in ("REDIS", "CLUSTER", "FAKE", "OWN"):
+        for prefix in ("OWN", "REDIS", "CLUSTER", "FAKE"):
             manager.get(prefix).set("k", "v")
 
         with t.cast(t.Any, taken).pubsub(ignore_subscribe_messages=True) as pubsub:

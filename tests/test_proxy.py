@@ -76,8 +76,11 @@ def test_client_is_not_set(app: Flask, manager: RedisManager, name: str) -> None
     """Setting a mock as the proxy's client raises an error that suggests
     ``fakeredis://`` instead.
     """
-    with app.app_context(), pytest.raises(AttributeError, match="'fakeredis://'"):
-        setattr(current_redis, name, object())
+    for proxy, prefix in ((current_redis, "REDIS"), (manager.get("CACHE"), "CACHE")):
+        advice = f"set '{prefix}_URL' to 'fakeredis://'"
+
+        with app.app_context(), pytest.raises(AttributeError, match=advice):
+            setattr(proxy, name, object())
 
 
 def increment(pipe: redis.client.Pipeline) -> None:
@@ -159,7 +162,11 @@ def test_unbound() -> None:
     """Without an app, a proxy is true and an instance of redis.Redis, because libraries
     check this. A command raises an error that explains what to do.
     """
-    for proxy in (RedisManager().get("X"), Redis(), current_redis):
+    for proxy, prefix in (
+        (RedisManager().get("X"), "X"),
+        (Redis(), "REDIS"),
+        (current_redis, "REDIS"),
+    ):
         assert proxy
         assert isinstance(proxy, redis.Redis)
         assert proxy.__class__ is redis.Redis
@@ -178,7 +185,7 @@ def test_unbound() -> None:
         with pytest.raises(RuntimeError, match=NO_CONTEXT) as info:
             redis.Redis(connection_pool=proxy.connection_pool)
 
-        assert 'app.extensions["redis"]["' in str(info.value)
+        assert f'app.extensions["redis"]["{prefix}"]' in str(info.value)
 
     assert repr(RedisManager().get("X")) == "<flask_and_redis.Redis 'X' unbound>"
     assert repr(current_redis) == "<flask_and_redis.Redis default unbound>"

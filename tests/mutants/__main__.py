@@ -23,7 +23,7 @@ from .operators import Mutant
 #: The tests of each part, beside the modules of the same name. A test of another file
 #: may kill mutants as well, but these files should suffice. The longest name counts.
 TESTS = {
-    "": "proxy redis registry discovery errors",
+    "": "proxy redis registry discovery errors health names secrets",
     "contrib/debug_toolbar": "debug_toolbar",
     "contrib/prometheus": "prometheus",
     "deadline": "attempts retry outages watch locks signals messages own_exceptions"
@@ -48,7 +48,6 @@ TESTS = {
     "engines/sentinel": "engines replicas pings errors health",
     "engines/tracking": "connections states internals interruptions cancellations",
     "engines/watchers": "engines replicas pings own_exceptions",
-    "manager": "proxy redis registry discovery health names",
     "operate": "cli health pings operating",
     "settings": "settings discovery errors misspellings",
     "settings/discovery": "settings discovery errors misspellings names",
