@@ -51,6 +51,8 @@ class Clock:
         return self.now + 0.0
 
     def sleep(self, seconds: float) -> None:
+        assert seconds >= 0
+        assert len(self.pauses) < 10_000, "This would never end."
         self.pauses.append(seconds)
         self.now += seconds
 
