@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import collections.abc as cabc
+import time
 import types
 import typing as t
 
@@ -65,6 +66,20 @@ def test_replaced_connections_of_the_application(own_server: Server) -> None:
     pool.disconnect()
 
 
+def test_replaced_connections_of_a_coarse_clock(
+    own_server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A connection is replaced even if the clock shows the time at which it was
+    opened.
+    """
+    client = client_of(URL=own_server.url)
+    now = time.monotonic()
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    before = client.client_id()
+    client.connection_pool.replace_connections()
+    assert client.client_id() != before
+
+
 def test_broken_connection(own_server: Server) -> None:
     """A connection whose opening was interrupted is opened anew."""
     pool = client_of(URL=own_server.url).connection_pool
@@ -94,6 +109,64 @@ def test_read_of_a_closed_connection(own_server: Server) -> None:
 
             assert connection.is_open and connection.is_dirty
             await pool.release(connection)
+
+    with app.app_context():
+        asyncio.run(use())
+
+
+def test_no_wait_for_the_end_of_a_connection(
+    own_server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An asynchronous connection is closed without waiting for the server, which may
+    hang. The task may have been cancelled, too.
+    """
+    app = Flask(__name__)
+    app.config.update(REDIS_URL=own_server.url, REDIS_MAX_CONNECTIONS=1)
+    manager = RedisManager(app)
+    waits: list[str] = []
+
+    async def note(writer: asyncio.StreamWriter) -> None:
+        waits.append("The end of a connection.")
+
+    def fail(connection: object) -> t.NoReturn:
+        raise LookupError
+
+    async def use() -> None:
+        async with manager.get_async() as client:
+            pool: t.Any = client.connection_pool
+
+            with monkeypatch.context() as patch:
+                patch.setattr(asyncio.StreamWriter, "wait_closed", note)
+                connection = await pool.get_connection()
+                await connection.send_command("BLPOP", "none", 5)
+
+                with pytest.raises(asyncio.TimeoutError):
+                    await asyncio.wait_for(connection.read_response(), 0.1)
+
+                assert not connection.is_open
+                await connection.connect()
+                connection.is_broken = True
+                await connection.connect()
+                await connection.send_command("BLPOP", "none", 5)
+                await pool.release(connection)
+                assert not connection.is_open
+
+                # It is unused for too long.
+                assert await client.ping()
+                pool.max_idle = -1
+                assert await client.ping()
+
+                # It cannot log in, for a reason that redis-py does not know.
+                connection = await pool.get_connection()
+                await connection.disconnect(nowait=True)
+                connection.redis_connect_func = fail
+
+                with pytest.raises(LookupError):
+                    await connection.connect()
+
+                await pool.release(connection)
+
+            assert not waits
 
     with app.app_context():
         asyncio.run(use())
