@@ -211,6 +211,26 @@ def test_large_values(clock: Clock, size: int, is_large: bool) -> None:
     assert ("proto-max-bulk-len" in notes) == is_large or sys.version_info < (3, 11)
 
 
+def test_one_reset_of_a_large_value(clock: Clock) -> None:
+    """A restart also closes the connection, so once says nothing about a value."""
+
+    class ResetsOnce(Resets):
+        def execute_command(self, *args: t.Any, **options: t.Any) -> t.Any:
+            if self.tries:
+                raise redis.ConnectionError("refused")
+
+            return super().execute_command(*args, **options)
+
+    client = make(URL="redis://h", CLASS=ResetsOnce, RETRY_DEADLINE=1)
+    Resets.tries.clear()
+
+    with pytest.raises(redis.ConnectionError, match="refused") as info:
+        client.set("k", "v" * 2**20)
+
+    assert clock.now == pytest.approx(1001)
+    assert "proto-max-bulk-len" not in "".join(getattr(info.value, "__notes__", []))
+
+
 def test_refused_command_is_sent_again_at_once(server: Server, clock: Clock) -> None:
     """A command that a demoted master refused is sent again without a pause, once."""
     error = redis.exceptions.ReadOnlyError("demoted")

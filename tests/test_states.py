@@ -321,6 +321,20 @@ def test_slots_without_a_cluster(server: Server, name: str) -> None:
         asyncio.run(use())
 
 
+def test_slots_that_were_not_read(server: Server) -> None:
+    """After a connection was closed, the first reply is not taken for the nodes of a
+    cluster.
+    """
+    pool = client_of(URL=server.url).connection_pool
+    connection = pool.get_connection()
+    connection.send_command("CLUSTER SLOTS")
+    connection.disconnect()
+    connection.connect()
+    connection.send_command("MGET", "a", "b")
+    assert connection.read_response() == [None, None]
+    pool.release(connection)
+
+
 def test_queued_slots(cluster: Cluster) -> None:
     """The same within a transaction, where the reply comes later."""
     client = client_of(URL=cluster.nodes[0].url, MAX_CONNECTIONS=1)
