@@ -46,7 +46,8 @@ TESTS = {
     "engines/messages": "messages secrets retry",
     "engines/names": "names",
     "engines/sentinel": "engines replicas pings errors health",
-    "engines/tracking": "connections states internals interruptions cancellations",
+    "engines/tracking": "connections states internals interruptions cancellations"
+    " own_exceptions",
     "engines/watchers": "engines replicas pings own_exceptions",
     "operate": "cli health pings operating",
     "settings": "settings discovery errors misspellings",
