@@ -366,6 +366,25 @@ def test_answered_error_ends_down(server: Server) -> None:
     assert not deadline.down
 
 
+@pytest.mark.parametrize(
+    ("error", "is_down"),
+    [(redis.ResponseError("wrong type"), False), (redis.DataError("not sent"), True)],
+)
+def test_error_without_a_probe(error: Exception, is_down: bool) -> None:
+    """If there is no pool for probes, the commands ask themselves. Only a reply of the
+    server ends the outage.
+    """
+    client = make(HOST="h", CLASS=Unrelated)
+    client.errors[:] = [error]
+    deadline = deadline_of(client)
+    take_down(deadline)
+
+    with pytest.raises(type(error)):
+        client.execute_command("PING")
+
+    assert deadline.down == is_down
+
+
 def test_full_pool_while_down_asks_once(server: Server) -> None:
     """A command that waits for a free connection probes the server only once."""
     client = make(URL=server.url, MAX_CONNECTIONS=1, RETRY_DEADLINE=0.3)
