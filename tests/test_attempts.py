@@ -211,6 +211,17 @@ def test_large_values(clock: Clock, size: int, is_large: bool) -> None:
     assert ("proto-max-bulk-len" in notes) == is_large or sys.version_info < (3, 11)
 
 
+def test_large_value_in_a_pipeline() -> None:
+    """One large value is enough, whatever else a pipeline contains."""
+    client = make(URL="redis://h")
+    commands: list[t.Any] = [(("SET", "a", "v"), {}), (("SET", "b", "v" * 2**20), {})]
+    attempts = deadline_of(client).start(client, commands)
+    error = redis.ConnectionError("reset")
+    error.__cause__ = ConnectionResetError()
+    assert attempts.may_continue(error)
+    assert not attempts.may_continue(error)
+
+
 def test_one_reset_of_a_large_value(clock: Clock) -> None:
     """A restart also closes the connection, so once says nothing about a value."""
 
