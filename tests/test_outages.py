@@ -356,6 +356,14 @@ def test_waits_of_a_thread(clock: Clock) -> None:
     assert waits == pytest.approx([1, 1, 0.1, 0.05, 0.025, 1, -0.1])
 
 
+def test_answer_ends_the_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A command waits for a probe no longer than it takes."""
+    monkeypatch.setattr("flask_and_redis.engines.operations.ANSWER_TIMEOUT", 40)
+    started = time.monotonic()
+    assert Outage(redis.TimeoutError("down")).ask(lambda: True)
+    assert time.monotonic() - started < 30
+
+
 def test_thread_that_cannot_start(monkeypatch: pytest.MonkeyPatch) -> None:
     """If no thread can be started, others may ask later."""
     monkeypatch.setattr(outages, "INTERVAL", 0)
