@@ -356,6 +356,22 @@ def test_waits_of_a_thread(clock: Clock) -> None:
     assert waits == pytest.approx([1, 1, 0.1, 0.05, 0.025, 1, -0.1])
 
 
+def test_next_asynchronous_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a task has asked in vain, another one may ask."""
+    monkeypatch.setattr(outages, "INTERVAL", 0)
+    outage = Outage(redis.TimeoutError("down"))
+    answers = [False, True]
+
+    async def probe() -> bool:
+        return answers.pop(0)
+
+    async def use() -> None:
+        assert not await outage.ask_async(probe)
+        assert await outage.ask_async(probe)
+
+    asyncio.run(use())
+
+
 def test_answer_ends_the_wait(monkeypatch: pytest.MonkeyPatch) -> None:
     """A command waits for a probe no longer than it takes."""
     monkeypatch.setattr("flask_and_redis.engines.operations.ANSWER_TIMEOUT", 40)
