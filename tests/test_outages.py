@@ -215,13 +215,16 @@ def test_late_answer(server: Server, hung: Hung) -> None:
 
 
 def test_error_is_copied(hung: Hung) -> None:
-    """Each command gets its own copy of the error, without the frames of others."""
+    """Each command gets its own copy of the error, without the frames and the notes of
+    others.
+    """
     client = make(HOST="127.0.0.1", PORT=hung.port)
     deadline = deadline_of(client)
 
     try:
         raise redis.TimeoutError("down")
     except redis.TimeoutError as error:
+        vars(error)["__notes__"] = ["Of the command that noticed the outage."]
         deadline.go_down(None, error)
 
     raised = []
@@ -233,6 +236,7 @@ def test_error_is_copied(hung: Hung) -> None:
         raised.append(info.value)
 
     assert len(set(map(id, raised))) == 3
+    assert max(len(getattr(error, "__notes__", [])) for error in raised) <= 1
     assert len(info.traceback) < 8
 
 
