@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import collections.abc as cabc
 import contextlib
+import functools
 import json
 import os
 import socket
@@ -258,6 +260,33 @@ def test_answers_are_not_waited_for() -> None:
     assert time.monotonic() - started < 10
     assert (answers["a"].value, answers["b"].value) == ("soon", "late")
     hung.set()
+
+
+@pytest.mark.parametrize("replies_first", [False, True])
+def test_reply_says_more(replies_first: bool) -> None:
+    """If no server is healthy, the answer is what one of them replied, and not that
+    another one is down.
+    """
+    has_failed = threading.Event()
+
+    def reply() -> t.NoReturn:
+        assert replies_first or has_failed.wait(10)
+        raise redis.AuthenticationError("wrong password")
+
+    def fail() -> t.NoReturn:
+        assert not replies_first or has_failed.wait(10)
+        raise redis.ConnectionError("refused")
+
+    def run(function: cabc.Callable[[], t.NoReturn]) -> t.NoReturn:
+        try:
+            function()
+        finally:
+            # The other one answers later.
+            threading.Timer(0.1, has_failed.set).start()
+
+    questions = [functools.partial(run, each) for each in (fail, reply)]
+    answer = ask({"X": questions}, 20)["X"]
+    assert str(answer.error) == "wrong password"
 
 
 def test_ping_of_a_broken_cluster(app: Flask, fresh_cluster: Cluster) -> None:

@@ -11,6 +11,8 @@ import time
 import typing as t
 from dataclasses import dataclass
 
+import redis
+
 from ..engines import find_engine
 from ..engines.internals.pools import count_connections
 from ..engines.internals.pools import find_limit
@@ -199,7 +201,8 @@ def ask(
     """Ask all questions at the same time. Return when each has an answer, or the
     timeout has passed.
 
-    :param questions: For each name some functions. The first success is the answer.
+    :param questions: For each name some functions. The first success is the answer. If
+        there is none, the error of a server that replied is.
     :param timeout: Seconds.
     """
     ends = time.monotonic() + timeout
@@ -254,10 +257,19 @@ def _collect(
         if answer.error is None:
             pending[name] = 0
 
-        if answers[name].error is silence or (answers[name].error and not answer.error):
+        if answers[name].error is silence or _says_more(answer, answers[name]):
             answers[name] = answer
 
     return answers
+
+
+def _says_more(answer: Answer[R], other: Answer[R]) -> bool:
+    if answer.error is None or other.error is None:
+        return other.error is not None
+
+    # The classes that are derived from these mean that a server replied.
+    lost = (redis.ConnectionError, redis.TimeoutError)
+    return type(other.error) in lost and type(answer.error) not in lost
 
 
 def check_timeout(timeout: float) -> None:
