@@ -237,10 +237,12 @@ class _Metrics:
         # By process, because a fork may inherit a lock that another thread holds.
         self._locks: dict[int, threading.RLock] = {}
 
-        if not is_shared:
+        if is_shared:
+            self._add_gauges(registry)
+        else:
             registry.register(self)
-            return
 
+    def _add_gauges(self, registry: CollectorRegistry) -> None:
         for figure in _FIGURES:
             self._gauges[figure] = Gauge(
                 figure.name,

@@ -77,14 +77,15 @@ def convert(parameter: inspect.Parameter, value: Value) -> t.Any:
     :raises ConfigError: If the value has another type or is out of the limits.
     """
     name = parameter.name
+    _, to_argument = _CONVERTERS.get(name, ("", None))
+    _, is_within_limits = _LIMITS.get(name, ("", None))
 
     try:
-        if name in _CONVERTERS:
-            converted = _CONVERTERS[name][1](value.value)
-        else:
+        if to_argument is None:
             converted = _to_type(types_of(parameter), value.value)
-
-        valid = name not in _LIMITS or _LIMITS[name][1](converted)
+        else:
+            converted = to_argument(value.value)
+        valid = is_within_limits is None or is_within_limits(converted)
     except (ValueError, TypeError, LookupError, OverflowError):
         valid = False
 
@@ -113,8 +114,8 @@ def _explain(parameter: inspect.Parameter, value: Value) -> str:
         advice += f" URL, or HOST and {tls}."
 
     advice += explain_type(given, wants_text=str in expected)
-    known = _LIMITS.get(name) or _CONVERTERS.get(name)
-    return f"{known[0] if known else describe(expected)}.{advice}"
+    text, _ = _LIMITS.get(name) or _CONVERTERS.get(name) or (describe(expected), None)
+    return f"{text}.{advice}"
 
 
 _SIMPLE = {"bool": bool, "int": int, "float": float, "str": str, "None": type(None)}
