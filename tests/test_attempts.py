@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import ssl
 import sys
 import types
@@ -192,7 +193,9 @@ class Resets(redis.Redis):
 
     def execute_command(self, *args: t.Any, **options: t.Any) -> t.Any:
         self.tries.append(args[0])
-        raise redis.ConnectionError("reset") from ConnectionResetError()
+        raise redis.ConnectionError("reset") from ConnectionResetError(
+            errno.ECONNRESET, "reset"
+        )
 
 
 @pytest.mark.parametrize(("size", "is_large"), [(2**20, True), (2**20 - 1, False)])
@@ -217,7 +220,7 @@ def test_large_value_in_a_pipeline() -> None:
     commands: list[t.Any] = [(("SET", "a", "v"), {}), (("SET", "b", "v" * 2**20), {})]
     attempts = deadline_of(client).start(client, commands)
     error = redis.ConnectionError("reset")
-    error.__cause__ = ConnectionResetError()
+    error.__cause__ = ConnectionResetError(errno.ECONNRESET, "reset")
     assert attempts.may_continue(error)
     assert not attempts.may_continue(error)
 
