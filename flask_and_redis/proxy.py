@@ -245,8 +245,11 @@ class Redis(_Base):
 
         def __getattr__(self, name: str) -> t.Any:
             # mock asks for __func__ and _is_coroutine, even if the proxy is unbound.
-            # LocalProxy defines all such attributes that a client has.
-            if name.startswith(("__", "_is_coroutine")):
+            # LocalProxy defines all such attributes that a client has. RQ keeps one
+            # that only begins with "__".
+            is_special = name.startswith("__") and name.endswith("__")
+
+            if is_special or name.startswith("_is_coroutine"):
                 raise AttributeError(f"The client has no attribute {name!r}.")
 
             return super().__getattr__(name)

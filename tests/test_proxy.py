@@ -497,3 +497,8 @@ def test_private_attributes(app: Flask) -> None:
 
     with app.app_context():
         assert current_redis._event_dispatcher
+        # RQ keeps the server's version so.
+        client: t.Any = current_redis
+        client.__own = 1
+        assert client.__own == 1
+        assert app.extensions["redis"]["REDIS"].__own == 1
