@@ -870,6 +870,25 @@ def test_foreign_error(
     assert connections.is_foreign(error) is is_foreign
 
 
+@pytest.mark.parametrize("library", [redis, valkey])
+def test_error_while_reporting(
+    server: Server, monkeypatch: pytest.MonkeyPatch, library: t.Any
+) -> None:
+    """If sending raises an OSError without arguments, another error hides it."""
+    connection = library.Connection(port=server.port)
+    connection.connect()
+    error = OSError()
+    connected, connection._sock = connection._sock, mock.Mock()
+    connection._sock.sendall.side_effect = error
+
+    with pytest.raises(errors.ERROR_WHILE_REPORTING) as caught:
+        connection.send_command("PING")
+
+    assert caught.value.__context__ is error
+    connected.close()
+    connection.disconnect()
+
+
 def test_opening(server: Server) -> None:
     """redis-py does not call connect() if it misses the socket while it sends."""
     opened: list[object] = []

@@ -12,6 +12,7 @@ import ssl
 
 from .internals.connections import is_foreign
 from .internals.connections import MARGIN
+from .internals.errors import ERROR_WHILE_REPORTING
 from .library import Library
 
 
@@ -31,15 +32,14 @@ def raise_interruption(
     """
     errors = list(errors)
     is_early = seconds < shortest_timeout - MARGIN
-    # While it reports an OSError without arguments, redis-py raises an IndexError.
-    raised = (library.errors.ConnectionError, library.errors.TimeoutError, IndexError)
+    lost = (library.errors.ConnectionError, library.errors.TimeoutError)
 
     for error in errors:
         cause = error.__cause__ or error.__context__
 
         # What the caller was handling when the command started is a context, too.
         if (
-            isinstance(error, raised)
+            isinstance(error, (*lost, ERROR_WHILE_REPORTING))
             and isinstance(cause, OSError)
             and any(cause is each for each in errors)
             and _is_interruption(error, cause, library, is_early)

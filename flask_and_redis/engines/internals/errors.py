@@ -1,4 +1,4 @@
-"""Errors that only their text tells apart, which is undocumented."""
+"""Errors whose text or class is undocumented."""
 
 from __future__ import annotations
 
@@ -13,6 +13,11 @@ QUOTED_COMMAND: re.Pattern[str] = re.compile(
     r"\((AUTH|HELLO|MIGRATE|CONFIG SET|ACL SETUSER|SENTINEL SET)\b.*\) of pipe",
     re.DOTALL | re.IGNORECASE,
 )
+
+#: What redis-py raises while it reports an ``OSError`` without arguments. Versions:
+#: all. Without it: an exception that the application raises while a command is sent
+#: reaches the caller as this one.
+ERROR_WHILE_REPORTING: type[Exception] = IndexError
 
 
 def is_full_pool(error: BaseException) -> bool:
