@@ -283,7 +283,8 @@ class Cluster(Engine):
         texts = map(str, causes(error, None))
 
         if any(
-            re.search("cluster support disabled|command .CLUSTER", x) for x in texts
+            re.search("cluster support disabled|command .CLUSTER", each)
+            for each in texts
         ):
             return "The server is not part of a cluster: use a redis:// URL."
 
