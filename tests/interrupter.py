@@ -144,3 +144,6 @@ def interrupt_everywhere(
             return interrupter.moment // step
 
         interrupter = Interrupter(error, interrupter.moment + step)
+        # An error that is interrupted while redis-py raises it refers to itself. It
+        # keeps its connection alive, which a later interruption may lose.
+        gc.collect(1)
