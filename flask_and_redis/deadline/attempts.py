@@ -9,7 +9,7 @@ import typing as t
 
 from ..engines.internals.errors import is_full_pool
 from ..engines.library import Client
-from ..engines.tracking import was_executed
+from ..engines.marks import was_executed
 from .outage import Outage
 from .report import note_retry
 

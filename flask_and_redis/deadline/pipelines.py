@@ -10,7 +10,7 @@ from ..engines.internals.clients import change_class
 from ..engines.internals.clients import copy_scripts
 from ..engines.internals.clients import PipelineErrors
 from ..engines.internals.clients import restore_scripts
-from ..engines.tracking import mark_executed
+from ..engines.marks import mark_executed
 from ..signals import command_finished
 from ..spec.classes import subclass
 from .attempts import Attempts

@@ -13,13 +13,13 @@ from . import adoption
 from . import checks
 from . import interruptions
 from . import messages
-from . import tracking
 from .internals.errors import is_cache_refused
 from .internals.errors import is_demoted
 from .internals.errors import is_full_pool
 from .library import Client
 from .library import library_of
 from .library import Pool
+from .marks import is_unsent
 from .operations import check_answer
 from .operations import check_answer_async
 from .operations import Operations
@@ -102,7 +102,7 @@ class Commands(Operations):
 
         :param error: What an attempt raised.
         """
-        return not (tracking.is_unsent(error) or is_full_pool(error))
+        return not (is_unsent(error) or is_full_pool(error))
 
     def is_hang(
         self, error: BaseException, spec: Spec, handled: BaseException | None = None
@@ -217,7 +217,7 @@ class Commands(Operations):
 
         # A wrong password stays wrong.
         has_login = bool(arguments.get("password") or arguments.get("username"))
-        return has_login and not tracking.is_unsent(error)
+        return has_login and not is_unsent(error)
 
     def replace_connections(self, client: Client) -> None:
         """Replace all connections of a client before their next use.

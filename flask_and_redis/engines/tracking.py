@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import asyncio
 import collections.abc as cabc
-import contextlib
 import functools
 import threading
 import time
@@ -18,6 +17,7 @@ from .internals.connections import PacedSocket
 from .internals.connections import ReconnectMark
 from .library import get_library
 from .library import library_name
+from .marks import mark_unsent
 from .messages import clean_error
 
 # Commands that change what later commands on the same connection do. An ending command
@@ -44,44 +44,6 @@ def _find_kind(name: object) -> tuple[str, ...] | None:
     words = {text.upper(), text.partition(" ")[0].upper()}
     kinds = (_SWITCHING, _BEGINNING, _ENDING, _NAMING)
     return next((kind for kind in kinds if not words.isdisjoint(kind)), None)
-
-
-# The attribute of an error that occurred before the command was sent.
-_UNSENT = "_flask_and_redis_unsent"
-
-# The attribute of a pipeline's error if the server ran some of its commands.
-_EXECUTED = "_flask_and_redis_executed"
-
-
-def is_unsent(error: BaseException) -> bool:
-    """Whether an error occurred while a connection was being opened or its health was
-    being checked, so that the command was not sent.
-
-    :param error: What a command raised.
-    """
-    return getattr(error, _UNSENT, False)
-
-
-def _mark_unsent(error: BaseException) -> None:
-    # An error of the application may refuse attributes.
-    with contextlib.suppress(Exception):
-        setattr(error, _UNSENT, True)
-
-
-def mark_executed(error: BaseException) -> None:
-    """Remember that the server ran other commands of a pipeline.
-
-    :param error: The error of one of its commands.
-    """
-    setattr(error, _EXECUTED, True)
-
-
-def was_executed(error: BaseException) -> bool:
-    """Whether the server ran some commands of the pipeline that raised an error.
-
-    :param error: The error.
-    """
-    return getattr(error, _EXECUTED, False)
 
 
 class _Tracked:
@@ -258,7 +220,7 @@ class _SyncTracked(_Tracked):
             try:
                 self.disconnect()
             finally:
-                _mark_unsent(error)
+                mark_unsent(error)
 
             raise
 
@@ -273,7 +235,7 @@ class _SyncTracked(_Tracked):
         try:
             super().check_health()  # type: ignore[misc]
         except BaseException as error:
-            _mark_unsent(error)
+            mark_unsent(error)
             raise
 
     def send_command(self, *args: t.Any, **kwargs: t.Any) -> None:
@@ -373,7 +335,7 @@ class _AsyncTracked(_Tracked):
                 # Without waiting: the task may have been cancelled.
                 await self.disconnect(nowait=True)
             finally:
-                _mark_unsent(error)
+                mark_unsent(error)
 
             raise
 
@@ -387,7 +349,7 @@ class _AsyncTracked(_Tracked):
         try:
             await super().check_health()  # type: ignore[misc]
         except BaseException as error:
-            _mark_unsent(error)
+            mark_unsent(error)
             raise
 
     def pack_command(self, *args: t.Any) -> t.Any:

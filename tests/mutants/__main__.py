@@ -43,6 +43,7 @@ TESTS = {
     "engines/internals/probes": "internals pings health",
     "engines/internals/sentinels": "internals replicas pings errors health",
     "engines/interruptions": "own_exceptions interruptions",
+    "engines/marks": "attempts retry connections",
     "engines/messages": "messages secrets retry",
     "engines/names": "names",
     "engines/sentinel": "engines replicas pings errors health",
