@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import typing as t
 from pathlib import Path
@@ -214,6 +215,53 @@ def test_no_sentinel(server: Server) -> None:
         "unknown command 'SENTINEL'. The server is not a sentinel: check its port, or"
         " use redis://."
     )
+
+
+async def exists_async(app: Flask) -> int:
+    async with app.extensions["redis"].open_async("REDIS") as client:
+        return t.cast(int, await client.exists("k"))
+
+
+def exists(app: Flask, is_async: bool) -> int:
+    if is_async:
+        return asyncio.run(exists_async(app))
+
+    return t.cast(int, app.extensions["redis"]["REDIS"].exists("k"))
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+@pytest.mark.parametrize("query", ["", "?role=replica"])
+def test_one_is_no_sentinel(
+    server: Server, shared_sentinels: Sentinels, query: str, is_async: bool
+) -> None:
+    """The next one is asked."""
+    addresses = f"{server.address},{shared_sentinels.sentinels[0].address}"
+    url = f"redis+sentinel://{addresses}/mymaster{query}"
+    assert ping_error(url) is None
+    assert exists(make_app(url), is_async) == 0
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+def test_no_sentinel_names_a_master(
+    start: Starter, server: Server, shared_sentinels: Sentinels, is_async: bool
+) -> None:
+    """If all refuse the command, the first one's error is raised immediately. A
+    sentinel that is down may soon be up.
+    """
+    down = f"127.0.0.1:{free_ports(1)[0]}"
+
+    for others, service, text in (
+        (start(Server).address, "mymaster", "^unknown command"),
+        (down, "mymaster", "^No master found for 'mymaster'"),
+        (shared_sentinels.address, "other", "^No master found for 'other'"),
+    ):
+        app = make_app(f"redis+sentinel://{server.address},{others}/{service}")
+
+        with pytest.raises(redis.RedisError, match=text):
+            exists(app, is_async)
+
+        is_retried = text.startswith("^No master")
+        assert app.extensions["redis"].is_down("REDIS") == is_retried
 
 
 def test_unknown_service(shared_sentinels: Sentinels) -> None:

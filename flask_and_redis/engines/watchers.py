@@ -35,7 +35,7 @@ class _SafeRepr:
 class _SentinelClient(_SafeRepr):
     """Mixed into the class of synchronous clients that talk to sentinels. redis-py
     ignores their errors and asks the next sentinel. It must not ignore an exception of
-    the application.
+    the application, but a server that does not know or permit the command.
     """
 
     def execute_command(self, *args: t.Any, **options: t.Any) -> t.Any:
@@ -46,7 +46,7 @@ class _SentinelClient(_SafeRepr):
             return super().execute_command(*args, **options)  # type: ignore[misc]
         except Exception as error:
             _raise_interruption(self, error, handled, started)
-            _collected.get([]).append(error)
+            _collect(error)
             raise
 
 
@@ -61,7 +61,7 @@ class _AsyncSentinelClient(_SafeRepr):
             return await super().execute_command(*args, **options)  # type: ignore[misc]
         except Exception as error:
             _raise_interruption(self, error, handled, started)
-            _collected.get([]).append(error)
+            _collect(error)
             raise
 
 
@@ -70,6 +70,9 @@ class _Sentinels:
     the cause of its own, which has only their text.
     """
 
+    #: redis-py's own attribute.
+    sentinels: list[t.Any]
+
     def discover_master(self, service_name: str) -> t.Any:
         handled = sys.exc_info()[1]
 
@@ -77,7 +80,11 @@ class _Sentinels:
             try:
                 return super().discover_master(service_name)  # type: ignore[misc]
             except redis.ConnectionError as error:
-                raise error from _find_cause(errors, handled)
+                if not _have_all_refused(self, errors):
+                    raise error from _find_cause(errors, handled)
+
+            # A retry cannot fix it.
+            raise errors[0]
 
     def discover_slaves(self, service_name: str) -> t.Any:
         handled = sys.exc_info()[1]
@@ -92,6 +99,8 @@ class _Sentinels:
 class _AsyncSentinels:
     """The same for asynchronous clients."""
 
+    sentinels: list[t.Any]
+
     async def discover_master(self, service_name: str) -> t.Any:
         handled = sys.exc_info()[1]
 
@@ -99,7 +108,11 @@ class _AsyncSentinels:
             try:
                 return await super().discover_master(service_name)  # type: ignore[misc]
             except redis.ConnectionError as error:
-                raise error from _find_cause(errors, handled)
+                if not _have_all_refused(self, errors):
+                    raise error from _find_cause(errors, handled)
+
+            # A retry cannot fix it.
+            raise errors[0]
 
     async def discover_slaves(self, service_name: str) -> t.Any:
         handled = sys.exc_info()[1]
@@ -127,6 +140,27 @@ def _collect_errors() -> cabc.Iterator[list[Exception]]:
         # Their tracebacks refer to this list. In such a cycle, a connection that was
         # lent when one of them was raised stays lent until the garbage is collected.
         errors.clear()
+
+
+def _collect(error: Exception) -> None:
+    """Collect an error of a sentinel, and let redis-py ask the next one."""
+    errors = _collected.get(None)
+
+    if errors is None:
+        return
+
+    errors.append(error)
+
+    if isinstance(error, redis.ResponseError):
+        raise redis.ConnectionError(str(error)) from error
+
+
+def _have_all_refused(
+    sentinels: _Sentinels | _AsyncSentinels, errors: list[Exception]
+) -> bool:
+    """Whether all sentinels have replied with an error."""
+    replies = [error for error in errors if isinstance(error, redis.ResponseError)]
+    return len(replies) == len(sentinels.sentinels)
 
 
 def _find_cause(
