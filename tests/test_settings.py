@@ -386,6 +386,7 @@ PASSWORD_WARNINGS = {
     "${PASSWORD}": "'REDIS_PASSWORD' looks like a placeholder that was not replaced.",
     "<password>": "'REDIS_PASSWORD' looks like a placeholder that was not replaced.",
     "'s3cret'": "'REDIS_PASSWORD' has quotes around it, which count as a part of it.",
+    "''": "'REDIS_PASSWORD' has quotes around it, which count as a part of it.",
 }
 
 
@@ -399,7 +400,7 @@ def test_doubtful_password(password: str) -> None:
     assert [str(each.message) for each in log] == [PASSWORD_WARNINGS[password]]
 
 
-@pytest.mark.parametrize("password", ["$ecret", "'", "it's", "a}", "x > y", "{}"])
+@pytest.mark.parametrize("password", ["$ecret", "'", "'s", "it's", "a}", "x > y", "{}"])
 def test_unusual_password(password: str) -> None:
     """A password may have any characters."""
     assert arguments(REDIS_HOST="h", REDIS_PASSWORD=password)["password"] == password
