@@ -376,6 +376,14 @@ def test_longest_host() -> None:
             "The database in 'REDIS_URL' needs a client class that takes 'db', and"
             " tests.NoRedis does not.",
         ),
+        (
+            {
+                "REDIS_HOST": "h",
+                "REDIS_CLASS": "tests.test_errors.NoRedis",
+                "REDIS_DB": 1,
+            },
+            "'REDIS_DB' needs a client class that takes 'db', and tests.NoRedis does",
+        ),
     ],
 )
 def test_settings_that_do_not_fit_together(

@@ -376,8 +376,12 @@ def test_database_in_the_url() -> None:
 
 @pytest.mark.parametrize("setting", ["tcp://10.0.0.1:6380", " tcp://10.0.0.1:6380"])
 def test_port_of_a_service(setting: str) -> None:
-    """Kubernetes sets PORT next to a service of the same name. Its number counts."""
+    """Kubernetes sets PORT next to a service of the same name. Its number counts,
+    unless there is a URL. Settings after it are used.
+    """
     assert arguments(REDIS_HOST="redis", REDIS_PORT=setting)["port"] == 6380
+    kwargs = arguments(REDIS_URL="redis://h", REDIS_PORT=setting, REDIS_DB=3)
+    assert (kwargs["port"], kwargs["db"]) == (6379, 3)
 
 
 PASSWORD_WARNINGS = {
@@ -694,9 +698,10 @@ def test_options_of_redis() -> None:
 
 
 def test_unset_options() -> None:
-    """An option that is None is ignored, like a setting that is None."""
-    kwargs = arguments({"client_name": None}, REDIS_HOST="h")
-    assert kwargs["client_name"] is None
+    """An option that is None or blank is ignored, like such a setting."""
+    for value in (None, " "):
+        kwargs = arguments({"client_name": value}, REDIS_HOST="h")
+        assert kwargs["client_name"] is None
 
 
 @pytest.mark.parametrize(

@@ -54,7 +54,8 @@ TESTS = {
     "settings": "settings discovery errors misspellings",
     "settings/discovery": "settings discovery errors misspellings names",
     "settings/hints": "settings misspellings errors credentials",
-    "settings/reader": "settings discovery errors misspellings credentials",
+    "settings/reader": "settings discovery errors misspellings credentials clients"
+    " messages",
     "spec": "settings discovery errors misspellings",
     "spec/values": "settings discovery errors misspellings secrets cli",
 }
