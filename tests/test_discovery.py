@@ -336,8 +336,10 @@ def test_change_before_an_asynchronous_use(app: Flask) -> None:
     manager = RedisManager(app)
     app.config["REDIS_URL"] = "fakeredis://"
 
-    with app.app_context(), pytest.warns(UserWarning, match="'REDIS_URL' was changed"):
+    with app.app_context(), pytest.warns(UserWarning, match="'REDIS_URL' was") as log:
         manager.get_async()
+
+    assert [warning.filename for warning in log] == [__file__]
 
 
 def test_other_libraries_side_by_side(
