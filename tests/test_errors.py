@@ -6,6 +6,7 @@ import importlib.util
 import re
 import sys
 import typing as t
+from pathlib import Path
 
 import pytest
 import redis
@@ -59,6 +60,7 @@ def error(
         ("SOCKET_TIMEOUT", 0, "must be a number of seconds above 0."),
         ("SOCKET_TIMEOUT", "nan", "must be a number of seconds above 0."),
         ("SOCKET_TIMEOUT", "1e400", "must be a number of seconds above 0."),
+        ("SOCKET_TIMEOUT", 10**400, "must be a number of seconds above 0."),
         ("SOCKET_TIMEOUT", True, "must be a number of seconds above 0."),
         ("SOCKET_CONNECT_TIMEOUT", -1.0, "must be a number of seconds above 0."),
         ("MAX_CONNECTIONS", "0", "must be a whole number above 0."),
@@ -67,6 +69,7 @@ def error(
         ("DECODE_RESPONSES", "tru", "must be true or false."),
         ("DECODE_RESPONSES", 2, "must be true or false."),
         ("DECODE_RESPONSES", 1.0, "must be true or false."),
+        ("DECODE_RESPONSES", Path("on"), "must be true or false."),
         ("ENCODING", "utf-9", "must be the name of a text encoding, such as utf-8."),
         ("ENCODING", "hex", "must be the name of a text encoding, such as utf-8."),
         ("CHARSET", "x\0y", "must be the name of a text encoding, such as utf-8."),
@@ -91,11 +94,13 @@ def error(
         ("SENTINEL_USERNAME", "x", "needs a redis+sentinel:// URL."),
         ("RETRY_ON_ERROR", "OSError", "must be a list of exception classes."),
         ("RETRY_ON_ERROR", [int], "must be a list of exception classes."),
+        ("RETRY_ON_ERROR", [OSError, int], "must be a list of exception classes."),
         ("RETRY_ON_ERROR", 5, "must be a list of exception classes."),
         ("SOCKET_KEEPALIVE_OPTIONS", "x", "must be a mapping of socket options'"),
         ("SOCKET_KEEPALIVE_OPTIONS", {"x": 1}, "must be a mapping of socket options'"),
         ("REDIS_CONNECT_FUNC", "x", "must be a function."),
         ("CREDENTIAL_PROVIDER", object(), "must be an object with"),
+        ("CREDENTIAL_PROVIDER", object, "must be an object with"),
         ("CREDENTIAL_PROVIDER", "tests.objects.NONE", "must be an object with"),
         ("HOST", "localhost:6379", "must name a host, such as localhost"),
         ("HOST", "redis://localhost", "must name a host, such as localhost"),
@@ -470,7 +475,10 @@ def test_wrong_option() -> None:
 def test_wrong_value_of_an_option() -> None:
     """A wrong value of an option is an error that names the option."""
     text = error({"REDIS_URL": "redis://h"}, lambda: RedisManager(socket_timeout="x"))
-    assert text.startswith("The option 'socket_timeout' of RedisManager or Redis must")
+    assert text == (
+        "The option 'socket_timeout' of RedisManager or Redis must be a number of"
+        " seconds above 0."
+    )
 
 
 @pytest.mark.parametrize(

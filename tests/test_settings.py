@@ -3,6 +3,7 @@ from __future__ import annotations
 import gc
 import socket
 import ssl
+import threading
 import typing as t
 import warnings
 from pathlib import Path
@@ -14,8 +15,10 @@ from redis.backoff import AbstractBackoff
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from flask_and_redis import ConfigError
 from flask_and_redis import Redis
 from flask_and_redis import RedisManager
+from flask_and_redis.spec.classes import parameters
 
 from . import objects
 from .objects import deadline_of
@@ -67,6 +70,10 @@ def comparable(value: t.Any) -> t.Any:
 
 
 HOST = {"REDIS_HOST": "h", "REDIS_PORT": "6380", "REDIS_DB": "2"}
+
+needs_read_size = pytest.mark.skipif(
+    "socket_read_size" not in parameters(redis.Redis), reason="Before redis-py 8."
+)
 
 
 @pytest.mark.parametrize(
@@ -187,6 +194,49 @@ def test_0_is_a_value(name: str, value: object) -> None:
     app.config.update({"REDIS_HOST": "h", f"REDIS_{name.upper()}": value})
     RedisManager(app)
     assert app.extensions["redis"].get_spec("REDIS").values[name].value == value
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("port", 1),
+        ("port", 65535),
+        ("db", 2**31 - 1),
+        ("max_connections", 1),
+        ("socket_timeout", 0.001),
+        ("socket_timeout", threading.TIMEOUT_MAX),
+        ("retry_deadline", 0.001),
+        ("retry_deadline", threading.TIMEOUT_MAX),
+        ("unix_socket_path", "r"),
+        ("unix_socket_path", "/" + "r" * 106),
+        pytest.param("socket_read_size", 1, marks=needs_read_size),
+    ],
+)
+def test_limits(app: Flask, name: str, value: object) -> None:
+    """The smallest and the largest value of a setting are accepted."""
+    app.config[f"REDIS_{name.upper()}"] = value
+    Redis(app)
+    assert app.extensions["redis"].get_spec("REDIS").values[name].value == value
+
+
+@needs_read_size
+def test_nothing_is_read_at_once() -> None:
+    """Nothing would be read with a size of 0."""
+    with pytest.raises(ConfigError, match="must be a number of bytes above 0"):
+        make(REDIS_URL="redis://h?socket_read_size=0")
+
+
+@pytest.mark.parametrize(
+    ("value", "enabled"),
+    [(True, True), ("yes", True), (" Auto ", "auto"), ("no", False)],
+)
+def test_maintenance_notifications(app: Flask, value: object, enabled: object) -> None:
+    """They are on, off, or on if the server knows them."""
+    pytest.importorskip("redis.maint_notifications")
+    app.config.update(REDIS_URL="redis://h", REDIS_MAINT_NOTIFICATIONS=value)
+    RedisManager(app)
+    spec = app.extensions["redis"].get_spec("REDIS")
+    assert spec.arguments["maint_notifications_config"].enabled == enabled
 
 
 @pytest.mark.parametrize("option", ["RETRY_ON_ERROR", "RETRY_ON_TIMEOUT"])
@@ -440,6 +490,8 @@ def test_url_over_settings_over_options() -> None:
     assert kwargs["socket_connect_timeout"] == 2
     assert kwargs["client_name"] == "option"
     assert (kwargs["username"], kwargs["password"]) == ("me", "secret")
+    # Only secrets are hidden.
+    assert repr([kwargs["client_name"], kwargs["password"]]) == "['option', '***']"
 
 
 def test_credentials_that_the_url_leaves_out() -> None:
