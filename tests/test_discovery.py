@@ -627,8 +627,12 @@ def test_nothing_is_configured() -> None:
     assert warnings_of({"DATABASE_URL": "postgresql://h"}) == [message.format("REDIS")]
     assert warnings_of({"X_URL": "redis://h/x"}) == []
 
-    with pytest.warns(UserWarning, match=message.format("CACHE")):
-        RedisManager(Flask("default"), default="CACHE")
+    with pytest.warns(UserWarning, match=message.format("CACHE")) as log:
+        manager = RedisManager(Flask("default"), default="CACHE")
+        manager.init_app(Flask("second"))
+        RedisManager(default="CACHE").init_app(Flask("third"))
+
+    assert [warning.filename for warning in log] == [__file__] * 3
 
     RedisManager(Flask("none"), prefixes=[])
     app = Flask("registered")

@@ -425,6 +425,15 @@ def test_wrong_timeout(app: Flask, timeout: float) -> None:
         manager.ping(timeout=timeout)
 
 
+def test_timeout_by_default(app: Flask) -> None:
+    """A ping waits for a second."""
+    with silent_server() as address:
+        manager = make_manager(app, REDIS_URL=f"redis://{address}")
+
+        with app.app_context():
+            assert manager.ping()["REDIS"].error == "No answer within 1 s."
+
+
 def test_hung_ping_delays_no_exit(start: Starter) -> None:
     """A process can exit immediately, even if a ping hangs."""
     code = """

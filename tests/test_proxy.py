@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import pickle
 import pydoc
 import threading
@@ -146,6 +147,7 @@ def test_stands_for_the_client(app: Flask, manager: RedisManager) -> None:
         assert isinstance(proxy, redis.Redis)
         assert isinstance(proxy, LocalProxy)
         assert isinstance(proxy, Redis)
+        assert proxy.__class__ is redis.Redis
         assert set(dir(proxy)) >= {*dir(redis.Redis), "connection_pool", "init_app"}
         assert pydoc.render_doc(proxy.set) == pydoc.render_doc(proxy.connection.set)
         assert proxy == proxy.connection
@@ -171,6 +173,8 @@ def test_unbound() -> None:
         assert isinstance(proxy, redis.Redis)
         assert proxy.__class__ is redis.Redis
         assert "get" in dir(proxy)
+        # doctest looks at each name of a module in this way.
+        assert inspect.unwrap(t.cast(t.Any, proxy))
 
         with pytest.raises(RuntimeError, match=NO_CONTEXT):
             proxy.get("k")
@@ -368,12 +372,16 @@ def test_cli_and_shell(app: Flask, manager: RedisManager) -> None:
         namespace = app.make_shell_context()
         exec("from flask_and_redis import current_redis as r; n = r.incr('visits')")
         assert namespace["app"] is app
+        assert namespace["current_redis"] is current_redis
+        assert namespace["redis_manager"] is manager
         assert current_redis.get("visits") == b"2"
 
 
 @pytest.mark.filterwarnings("ignore:No setting configures a Redis")
 def test_commands_of_one_app(manager: RedisManager) -> None:
-    """Each app has its own command group: what one app adds is not in another."""
+    """Each app has its own command group: what one app adds is not in another. Ours
+    are listed.
+    """
     apps = [Flask("one"), Flask("other")]
 
     for app in apps:
@@ -391,12 +399,13 @@ def test_commands_of_one_app(manager: RedisManager) -> None:
 
     outputs = [
         [app.test_cli_runner().invoke(args=["redis", name]).output for app in apps]
-        for name in ("warm", "list")
+        for name in ("--help", "warm", "list")
     ]
-    assert outputs[0][0] == "warm\n"
-    assert "No such command 'warm'" in outputs[0][1]
-    assert outputs[1][0] == "own\n"
-    assert outputs[1][1].startswith("This app has no Redis")
+    assert all("  ping " in output for output in outputs[0])
+    assert outputs[1][0] == "warm\n"
+    assert "No such command 'warm'" in outputs[1][1]
+    assert outputs[2][0] == "own\n"
+    assert outputs[2][1].startswith("This app has no Redis")
 
 
 def test_streamed_response(app: Flask, manager: RedisManager) -> None:
