@@ -168,6 +168,10 @@ class Tests:
             }
             by_line[line] = [test for test in self._seconds if test in tests]
 
+            if not by_line[line] and "" in tests:
+                # It runs only while the package is imported.
+                by_line[line] = list(self._seconds)
+
         return by_line
 
     def pass_with(self, tests: cabc.Iterable[str], *options: str) -> bool:
