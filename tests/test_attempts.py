@@ -123,6 +123,37 @@ def test_pauses(clock: Clock, monkeypatch: pytest.MonkeyPatch, is_async: bool) -
     assert clock.now == pytest.approx(1005)
 
 
+@pytest.mark.parametrize("is_async", [False, True])
+def test_interrupted_later(
+    clock: Clock, monkeypatch: pytest.MonkeyPatch, is_async: bool
+) -> None:
+    """A builtin TimeoutError is the application's if its attempt, and not the whole
+    command, took less than SOCKET_TIMEOUT.
+    """
+    app = make_app(URL="redis://h", SOCKET_TIMEOUT=5, RETRY_DEADLINE=20)
+    seconds = [6, 0]
+
+    def fail(*args: object, **options: object) -> t.NoReturn:
+        clock.now += seconds.pop(0)
+        raise redis.TimeoutError("slow") from TimeoutError("mine")
+
+    async def fail_async(*args: object, **options: object) -> None:
+        fail()
+
+    async def use() -> None:
+        async with app.extensions["manager"].get_async() as client:
+            await client.get("k")
+
+    monkeypatch.setattr(redis.Redis, "execute_command", fail)
+    monkeypatch.setattr(redis.asyncio.Redis, "execute_command", fail_async)
+
+    with app.app_context(), pytest.raises(TimeoutError, match="^mine$"):
+        if is_async:
+            asyncio.run(use())
+        else:
+            app.extensions["redis"]["REDIS"].get("k")
+
+
 def test_pauses_of_a_full_pool(clock: Clock) -> None:
     """A full pool is asked again after at most 10 ms, until the deadline."""
     client = make(URL="redis://h", CLASS=Full, RETRY_DEADLINE=1)

@@ -16,6 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import redis
+import redis.asyncio
 from flask import Flask
 
 from flask_and_redis import RedisManager
@@ -622,6 +623,27 @@ def test_interrupted_turn(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> 
             client.get("k")
 
     assert client.get("k") is None
+
+
+def test_cancelled_turn(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same for a task of asyncio."""
+    monkeypatch.setattr(outages, "INTERVAL", 0)
+
+    async def cancel(*args: object, **options: object) -> None:
+        raise asyncio.CancelledError
+
+    async def use(client: t.Any) -> None:
+        take_down(deadline_of(client))
+
+        with monkeypatch.context() as patch:
+            patch.setattr(redis.asyncio.RedisCluster, "execute_command", cancel)
+
+            with pytest.raises(asyncio.CancelledError):
+                await client.get("k")
+
+        assert await client.get("k") is None
+
+    run_async(make_app(REDIS_URL=f"redis+cluster://{cluster.address}"), use)
 
 
 def test_unknown_shard(cluster: Cluster) -> None:

@@ -792,6 +792,26 @@ def test_async_while_down(async_app: Flask, own_server: Server) -> None:
     run_async(async_app, use)
 
 
+def test_async_answer_to_a_probe(async_app: Flask) -> None:
+    """The answer to a probe ends an outage, whatever becomes of the command."""
+
+    async def use(client: t.Any) -> None:
+        take_down(deadline_of(client))
+
+        while True:
+            try:
+                await client.set("k", object())
+            except redis.TimeoutError:
+                # The probe has met a busy machine.
+                await asyncio.sleep(0.1)
+            except redis.DataError:
+                break
+
+        assert not deadline_of(client).down
+
+    run_async(async_app, use)
+
+
 def test_async_shares_what_is_down(app: Flask, own_server: Server) -> None:
     """Synchronous and asynchronous clients share the state of a prefix that is down."""
     own_server.stop()

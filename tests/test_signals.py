@@ -388,6 +388,8 @@ def test_several_shards(app: Flask, monkeypatch: pytest.MonkeyPatch) -> None:
     """Only the first shard that goes down and the last one that comes back are
     reported. A shard whose outage is forgotten is not reported as back.
     """
+    clock = Clock()
+    monkeypatch.setattr(outage, "time", clock)
     manager = make_manager(app, REDIS_URL="fakeredis://")
     error = redis.ConnectionError("down")
 
@@ -402,8 +404,16 @@ def test_several_shards(app: Flask, monkeypatch: pytest.MonkeyPatch) -> None:
         assert [each.signal for each in sent] == [prefix_down, prefix_up]
         del sent[:]
         deadline.go_down("a:1", error)
+        clock.now += 61
         deadline.go_down("b:1", error)
-        monkeypatch.setattr(outage, "FORGOTTEN", -1)
+        # Forgets only the first one.
+        assert deadline.find_outage(["b:1"]) is not None
+        deadline.go_up(["b:1"])
+        assert [each.signal for each in sent] == [prefix_down, prefix_up]
+        del sent[:]
+        deadline.go_down("a:1", error)
+        deadline.go_down("b:1", error)
+        clock.now += 61
         assert deadline.find_outage(["c:1"]) is None
         assert [each.signal for each in sent] == [prefix_down]
         deadline.go_down("a:1", error)
