@@ -7,6 +7,7 @@ import contextlib
 import errno
 import ssl
 import sys
+import time
 import types
 import typing as t
 import weakref
@@ -400,6 +401,41 @@ def test_refused_pipeline_is_empty(
         server.resume()
 
 
+@pytest.mark.parametrize("is_async", [False, True])
+def test_no_connection_during_a_pause(
+    cutter: Cutter, clock: Clock, monkeypatch: pytest.MonkeyPatch, is_async: bool
+) -> None:
+    """While a pipeline waits for its next attempt, others may use its connection."""
+    app = make_app(URL=cutter.url)
+    pools: list[t.Any] = []
+    in_use: list[int] = []
+
+    def start(client: t.Any) -> t.Any:
+        pools.append(client.connection_pool)
+        pipe = client.pipeline()
+        pipe.scripts.add(client.register_script("return 1"))
+        # A script is loaded first.
+        cutter.lose(b"SCRIPT")
+        return pipe.incr("k").execute()
+
+    def sleep(seconds: float) -> None:
+        in_use.append(len(pools[0]._in_use_connections))
+
+    async def use() -> None:
+        async with app.extensions["manager"].get_async() as client:
+            assert await start(client) == [1]
+
+    monkeypatch.setattr(clock, "sleep", sleep)
+
+    if is_async:
+        with app.app_context():
+            asyncio.run(use())
+    else:
+        assert start(app.extensions["redis"]["REDIS"]) == [1]
+
+    assert in_use == [0]
+
+
 # Clusters
 
 
@@ -415,6 +451,87 @@ def test_replay_on_another_node(fresh_cluster: Cluster) -> None:
     pipe.execute_command("GET", "k", target_nodes=node)
     fresh_cluster.master_of("k").kill()
     assert pipe.execute() == [b"1"]
+
+
+def count_slot_reads(cluster: Cluster) -> int:
+    """How often clients have asked the nodes of a cluster about it."""
+    count = 0
+
+    for node in cluster.nodes:
+        with node.admin() as admin:
+            for name, stats in admin.info("commandstats").items():
+                count += stats["calls"] if name.startswith("cmdstat_cluster") else 0
+
+    return count
+
+
+@pytest.mark.parametrize(
+    ("name", "is_async"), [("incr", False), ("watch", False), ("incr", True)]
+)
+def test_slots_before_a_replay(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch, name: str, is_async: bool
+) -> None:
+    """Before a pipeline or its WATCH is sent again, the client asks which nodes serve
+    its keys.
+    """
+    app = make_app(
+        URL=f"redis+cluster://{cluster.address}", SOCKET_TIMEOUT=0.3, RETRY_DEADLINE=20
+    )
+    node = cluster.master_of("k")
+    counts: list[int] = []
+
+    def resume(seconds: float) -> None:
+        node.resume()
+        counts.append(count_slot_reads(cluster))
+
+    async def resume_async(seconds: float) -> None:
+        resume(seconds)
+
+    async def use() -> None:
+        async with app.extensions["manager"].get_async() as client:
+            await client.set("k", 1)
+            node.pause()
+            await client.pipeline(transaction=True).incr("k").execute()
+
+    for library, sleep in (("time", resume), ("asyncio", resume_async)):
+        fake = types.SimpleNamespace(monotonic=time.monotonic, sleep=sleep)
+        monkeypatch.setattr(f"flask_and_redis.deadline.deadline.{library}", fake)
+
+    try:
+        if is_async:
+            with app.app_context():
+                asyncio.run(use())
+        else:
+            client: t.Any = app.extensions["redis"]["REDIS"]
+            client.set("k", 1)
+            node.pause()
+
+            with client.pipeline(transaction=True) as pipe:
+                getattr(pipe, name)("k")
+                pipe.execute()
+
+            client.disconnect_connection_pools()
+    finally:
+        node.resume()
+
+    assert count_slot_reads(cluster) > counts[0]
+
+
+def test_no_slots_before_the_first_attempt(cluster: Cluster) -> None:
+    """Before its first WATCH is sent, an asynchronous client does not ask."""
+    app = make_app(URL=f"redis+cluster://{cluster.address}")
+
+    async def use() -> None:
+        async with app.extensions["manager"].get_async() as client:
+            await client.set("k", 1)
+            count = count_slot_reads(cluster)
+
+            async with client.pipeline(transaction=True) as pipe:
+                await pipe.watch("k")
+                assert count_slot_reads(cluster) == count
+
+    with app.app_context():
+        asyncio.run(use())
 
 
 def test_another_default_node(cluster: Cluster) -> None:

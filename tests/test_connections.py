@@ -313,7 +313,7 @@ def test_moved_address_and_an_asynchronous_pipeline(
     cutter: Cutter, moved: cabc.Callable[[], None]
 ) -> None:
     """An asynchronous pipeline that the old master refuses is sent to the new one, also
-    if its errors are replies.
+    if its errors are replies. The first one counts.
     """
     app = Flask(__name__)
     app.config.update(REDIS_URL=cutter.url, REDIS_RETRY=0)
@@ -324,8 +324,9 @@ def test_moved_address_and_an_asynchronous_pipeline(
             await client.ping()
             moved()
             pipeline: t.Any = client.pipeline(transaction=False)
-            pipeline.incr("n").incr("n")
-            assert await pipeline.execute(raise_on_error=False) == [1, 2]
+            pipeline.incr("n").execute_command("INCR")
+            first, second = await pipeline.execute(raise_on_error=False)
+            assert first == 1 and isinstance(second, redis.ResponseError)
 
     with app.app_context():
         asyncio.run(use())
@@ -346,6 +347,19 @@ def test_moved_address_and_errors_as_replies(
     pipeline = client.pipeline(transaction=transaction)
     pipeline.incr("n").incr("n")
     assert pipeline.execute(raise_on_error=raise_on_error) == [1, 2]
+
+
+def test_moved_address_and_a_wrong_command(
+    cutter: Cutter, moved: cabc.Callable[[], None]
+) -> None:
+    """The first error tells that the old master refuses a pipeline."""
+    client = make_client(cutter.url)
+    client.ping()
+    moved()
+    pipeline = client.pipeline(transaction=False).incr("n")
+    pipeline.execute_command("INCR")
+    first, second = pipeline.execute(raise_on_error=False)
+    assert first == 1 and isinstance(second, redis.ResponseError)
 
 
 @pytest.mark.parametrize("library", CLASSES)

@@ -221,6 +221,31 @@ def test_commands_with_secrets(own_server: Server) -> None:
     run_async(make_app(CACHE_URL=own_server.url), use)
 
 
+def test_secrets_in_a_transaction(server: Server) -> None:
+    """The reply to a transaction contains the errors of its commands. They do not
+    repeat secrets, however the caller asks for them.
+    """
+    command = ("ACL", "SETUSER", "bob", f"#{SECRET}")
+    arguments: list[tuple[tuple[t.Any, ...], dict[str, t.Any]]] = [
+        ((False,), {}),
+        ((), {"raise_on_error": False}),
+    ]
+    client = make(URL=server.url)
+
+    for args, options in arguments:
+        pipe = client.pipeline().execute_command(*command)
+        (error,) = pipe.execute(*args, **options)
+        assert "modifier ***" in str(error)
+
+    async def use(client: t.Any) -> None:
+        for args, options in arguments:
+            pipe = client.pipeline().execute_command(*command)
+            (error,) = await pipe.execute(*args, **options)
+            assert "modifier ***" in str(error)
+
+    run_async(make_app(CACHE_URL=server.url), use)
+
+
 def test_what_is_hidden() -> None:
     """Secrets in the texts of older servers are hidden. Other texts stay the same."""
     texts = {

@@ -153,12 +153,15 @@ def test_watch_is_not_replayed(cutter: Cutter) -> None:
 
 
 def test_unwatched_is_replayed(cutter: Cutter) -> None:
-    """After a reset, a pipeline watches no keys, so it is replayed."""
+    """After a reset, a pipeline watches no keys, so it is replayed, also if it had
+    nothing to execute meanwhile.
+    """
     client = make(URL=cutter.url)
 
     with client.pipeline() as pipe:
         pipe.watch("k")
         pipe.reset()
+        assert pipe.execute() == []
         cutter.lose(b"EXEC")
         assert pipe.incr("k").execute() == [2]
 

@@ -13,6 +13,7 @@ from redis.retry import Retry
 
 from flask_and_redis import RedisManager
 
+from .cutter import Cutter
 from .servers import Cluster
 from .servers import Server
 from .servers import wait_until
@@ -148,6 +149,36 @@ def test_async_restart(own_server: Server) -> None:
 
     with app.app_context():
         asyncio.run(use())
+
+
+def test_lost_connection_of_a_cluster(cluster: Cluster) -> None:
+    """A transaction that watches keys of a cluster is not sent again."""
+    client = make(URL=f"redis+cluster://{cluster.address}")
+    pipe = client.pipeline(transaction=True)
+    pipe.watch("k")
+    pipe.multi()
+    pipe.incr("k")
+
+    with cluster.master_of("k").admin() as admin:
+        admin.client_kill_filter(_type="normal", skipme=True)
+
+    with pytest.raises(redis.RedisError):
+        pipe.execute()
+
+    assert client.get("k") is None
+
+
+@pytest.mark.parametrize("first", ["watch", "incr"])
+def test_second_step(cutter: Cutter, first: str) -> None:
+    """WATCH is not sent again if keys are watched or commands are queued already."""
+    client = make(URL=cutter.url)
+
+    with client.pipeline() as pipe:
+        getattr(pipe, first)("k")
+        cutter.lose(b"WATCH")
+
+        with pytest.raises(redis.RedisError):
+            pipe.watch("j")
 
 
 @pytest.mark.parametrize("retry", [None, Retry(NoBackoff(), 1)])
