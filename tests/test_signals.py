@@ -210,8 +210,10 @@ class Slotted:
     def __init__(self) -> None:
         self.count = 0
 
-    def __call__(self, app: Flask, **values: t.Any) -> None:
+    def __call__(self, app: Flask, **values: t.Any) -> int:
         self.count += 1
+        # Nobody needs it, as with the signal's own send().
+        return self.count
 
 
 def test_receivers_come_and_go(app: Flask, server: Server) -> None:
@@ -240,6 +242,30 @@ def test_receivers_come_and_go(app: Flask, server: Server) -> None:
         client.get("k")
 
     assert (counter.count, slotted.count, other.count) == (4, 2, 0)
+
+
+def test_forgotten_receiver(app: Flask, server: Server) -> None:
+    """A receiver that nothing refers to any more does not keep others from a call."""
+    manager = make_manager(app, REDIS_URL=server.url)
+    called: list[int] = []
+
+    def receiver(number: int) -> cabc.Callable[..., None]:
+        return lambda app, **values: called.append(number)
+
+    receivers = {number: receiver(number) for number in range(3)}
+
+    for number in receivers:
+        command_finished.connect(receivers[number])
+
+    with app.app_context():
+        manager.get().get("k")
+        # The others come after this one.
+        del receivers[called[0]]
+        gc.collect()
+        manager.get().get("k")
+
+    assert sorted(called[:3]) == [0, 1, 2]
+    assert called[3:] == called[1:3]
 
 
 def test_coroutine_function(app: Flask, server: Server) -> None:
@@ -516,6 +542,24 @@ def test_log_quotes_nothing(app: Flask, caplog: pytest.LogCaptureFixture) -> Non
     reporter.go_down(None, redis.ConnectionError("\x1b[31mred"))
     assert "s3cret" not in caplog.text and "LookupError" in caplog.text
     assert "\x1b" not in caplog.text and "[31mred" in caplog.text
+
+
+def test_seconds_of_an_outage(
+    app: Flask, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The log and the signal tell how long an outage took."""
+    clock = Clock()
+    monkeypatch.setattr("flask_and_redis.deadline.report.time", clock)
+    make_manager(app, REDIS_URL="redis://h")
+    reporter = Reporter(app.extensions["redis"].get_spec("REDIS"), weakref.ref(app))
+
+    with receiving(prefix_up) as sent:
+        reporter.go_down(None, redis.ConnectionError("lost"))
+        clock.now += 2.5
+        reporter.go_up()
+
+    assert [each.values["seconds"] for each in sent] == [2.5]
+    assert "is back. It was down for 2.5 seconds." in caplog.text
 
 
 def test_retries_are_told_once(
