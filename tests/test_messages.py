@@ -260,6 +260,16 @@ def test_what_is_hidden() -> None:
         assert hide_secrets(text) == (hidden or text)
 
 
+@pytest.mark.parametrize("secret", ["hush", "hü'sh", 'h"u\\sh', "h'u\"sh"])
+def test_secret_in_a_reply(secret: str) -> None:
+    """Nothing is left of a secret that redis-py shows as text or as bytes."""
+    reply = f"-{secret}.".encode()
+    text = f"Protocol Error: {secret}, {reply!r}"
+    hidden = hide_secrets(text, [secret])
+    quote = text[-1]
+    assert hidden == f"Protocol Error: ***, b{quote}-***.{quote}"
+
+
 @needs_notes
 def test_note_after_the_deadline(own_server: Server) -> None:
     """An error says which Redis failed, where it is, and for how long it was tried."""

@@ -236,7 +236,9 @@ def test_maintenance_notifications(app: Flask, value: object, enabled: object) -
     app.config.update(REDIS_URL="redis://h", REDIS_MAINT_NOTIFICATIONS=value)
     RedisManager(app)
     spec = app.extensions["redis"].get_spec("REDIS")
-    assert spec.arguments["maint_notifications_config"].enabled == enabled
+    config = spec.arguments["maint_notifications_config"]
+    assert config.enabled == enabled
+    assert not config.is_relaxed_timeouts_enabled()
 
 
 @pytest.mark.parametrize("option", ["RETRY_ON_ERROR", "RETRY_ON_TIMEOUT"])
@@ -253,6 +255,23 @@ def test_timeouts_by_default() -> None:
     """With every version of redis-py, a connection and a reply time out after 5 s."""
     kwargs = arguments(REDIS_URL="redis://h")
     assert (kwargs["socket_timeout"], kwargs["socket_connect_timeout"]) == (5, 5)
+
+
+class OtherLibrary:
+    """A client of another library, with a timeout of its own."""
+
+    def __init__(self, host: str = "", port: int = 0, socket_timeout: int = 9) -> None:
+        self.socket_timeout = socket_timeout
+
+    def execute_command(self, *args: t.Any) -> None: ...
+
+
+def test_timeout_of_another_library(app: Flask) -> None:
+    """It stays as it is."""
+    app.config.update(REDIS_HOST="h", REDIS_CLASS=OtherLibrary)
+    RedisManager(app)
+    client: t.Any = app.extensions["redis"]["REDIS"]
+    assert client.socket_timeout == 9
 
 
 @pytest.mark.parametrize(

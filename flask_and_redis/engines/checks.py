@@ -120,7 +120,7 @@ def set_library_defaults(spec: Spec, values: Values) -> None:
 
 
 def _check_notifications(spec: Spec, value: Value) -> None:
-    if spec.arguments.get("protocol", 3) == 2:
+    if spec.arguments.get("protocol") == 2:
         raise value.error(f"needs '{spec.prefix}_PROTOCOL' to be 3.")
 
     if "unix_socket_path" in spec.arguments:

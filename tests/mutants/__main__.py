@@ -31,6 +31,8 @@ TESTS = {
     "deadline/locks": "locks",
     "deadline/report": "signals messages retry outages",
     "engines": "engines clients connections settings errors pings health",
+    "engines/checks": "settings states discovery errors connections clients engines"
+    " pings docs",
     "engines/cluster": "attempts engines cluster_nodes retry outages pings errors",
     "engines/commands": "attempts retry outages messages pings connections engines",
     "engines/connections": "connections states internals interruptions health",
@@ -44,7 +46,7 @@ TESTS = {
     "engines/internals/sentinels": "internals replicas pings errors health",
     "engines/interruptions": "own_exceptions interruptions",
     "engines/marks": "attempts retry connections",
-    "engines/messages": "messages secrets retry",
+    "engines/messages": "messages secrets retry health wrong_servers",
     "engines/names": "names",
     "engines/sentinel": "engines replicas pings errors health",
     "engines/tracking": "connections states internals interruptions cancellations"
