@@ -166,6 +166,7 @@ def test_lost_connection_of_a_cluster(cluster: Cluster) -> None:
         pipe.execute()
 
     assert client.get("k") is None
+    client.disconnect_connection_pools()
 
 
 @pytest.mark.parametrize("first", ["watch", "incr"])

@@ -264,6 +264,26 @@ def test_no_sentinel_names_a_master(
         assert app.extensions["redis"].is_down("REDIS") == is_retried
 
 
+@pytest.mark.parametrize("is_async", [False, True])
+def test_application_asks_a_sentinel(server: Server, is_async: bool) -> None:
+    """It gets the server's own error."""
+    app = make_app(f"redis+sentinel://{server.address}/mymaster")
+    registry = app.extensions["redis"]
+
+    async def ask_async() -> None:
+        async with registry.open_async("REDIS") as client:
+            (sentinel,) = client.connection_pool.sentinel_manager.sentinels
+            await sentinel.sentinel_masters()
+
+    with pytest.raises(redis.ResponseError, match="unknown command"):
+        if is_async:
+            asyncio.run(ask_async())
+        else:
+            client = registry["REDIS"]
+            (sentinel,) = client.connection_pool.sentinel_manager.sentinels
+            sentinel.sentinel_masters()
+
+
 def test_unknown_service(shared_sentinels: Sentinels) -> None:
     """Sentinels that watch another service."""
     advice = "Check the service in 'REDIS_URL', and whether its master is up."
