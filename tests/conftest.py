@@ -43,8 +43,8 @@ _STARTING = {"_start", "start", "browser", "request"}
 
 @pytest.hookimpl(wrapper=True)
 def pytest_collection() -> cabc.Generator[None, object, object]:
-    """Look for no garbage while a thousand modules are imported, nor in them later. It
-    takes a tenth of the time of ``make quick``.
+    """Look for no garbage while a thousand modules are imported, nor in them later.
+    Otherwise ``make quick`` takes a tenth longer.
     """
     gc.disable()
 

@@ -634,6 +634,7 @@ def test_sentinels() -> None:
     }
     sentinels.set_sentinels(manager, [client])
     assert sentinels.list_sentinels(pool) == [client]
+    assert sentinels.count_sentinels(manager) == 1
     assert manager.discover_master("mymaster") == ("127.0.0.1", 6379)
     assert sentinels.list_sentinels(redis.ConnectionPool()) == []
 
@@ -871,9 +872,7 @@ def test_foreign_error(
 
 
 @pytest.mark.parametrize("library", [redis, valkey])
-def test_error_while_reporting(
-    server: Server, monkeypatch: pytest.MonkeyPatch, library: t.Any
-) -> None:
+def test_error_while_reporting(server: Server, library: t.Any) -> None:
     """If sending raises an OSError without arguments, another error hides it."""
     connection = library.Connection(port=server.port)
     connection.connect()

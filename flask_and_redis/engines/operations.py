@@ -360,6 +360,15 @@ def _make_connection(pool: Pool) -> Connection:
     return connection
 
 
+def is_silence(error: BaseException) -> bool:
+    """Whether an error of a probe means that no server replied.
+
+    :param error: The error.
+    """
+    # Of the classes that are derived from these, some mean a reply.
+    return type(error) in (redis.ConnectionError, redis.TimeoutError)
+
+
 def probe_spec(spec: Spec, client_class: type[t.Any], timeout: float) -> Spec:
     """A spec for a client that tries once, and has a pool of its own.
 

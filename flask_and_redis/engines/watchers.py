@@ -18,6 +18,7 @@ from . import checks
 from . import interruptions
 from .commands import causes
 from .commands import is_tls_refusal
+from .internals.sentinels import count_sentinels
 from .internals.sentinels import set_sentinels
 from .library import get_library
 from .library import library_of
@@ -33,9 +34,11 @@ class _SafeRepr:
 
 
 class _SentinelClient(_SafeRepr):
-    """Mixed into the class of synchronous clients that talk to sentinels. redis-py
-    ignores their errors and asks the next sentinel. It must not ignore an exception of
-    the application, but a server that does not know or permit the command.
+    """Mixed into the class of synchronous clients that talk to sentinels.
+
+    redis-py asks the next sentinel if it cannot connect to one. With this class it also
+    does so if a server does not know or permit the command, and an exception of the
+    application reaches the caller.
     """
 
     def execute_command(self, *args: t.Any, **options: t.Any) -> t.Any:
@@ -70,9 +73,6 @@ class _Sentinels:
     the cause of its own, which has only their text.
     """
 
-    #: redis-py's own attribute.
-    sentinels: list[t.Any]
-
     def discover_master(self, service_name: str) -> t.Any:
         handled = sys.exc_info()[1]
 
@@ -98,8 +98,6 @@ class _Sentinels:
 
 class _AsyncSentinels:
     """The same for asynchronous clients."""
-
-    sentinels: list[t.Any]
 
     async def discover_master(self, service_name: str) -> t.Any:
         handled = sys.exc_info()[1]
@@ -155,12 +153,10 @@ def _collect(error: Exception) -> None:
         raise redis.ConnectionError(str(error)) from error
 
 
-def _have_all_refused(
-    sentinels: _Sentinels | _AsyncSentinels, errors: list[Exception]
-) -> bool:
+def _have_all_refused(manager: object, errors: list[Exception]) -> bool:
     """Whether all sentinels have replied with an error."""
     replies = [error for error in errors if isinstance(error, redis.ResponseError)]
-    return len(replies) == len(sentinels.sentinels)
+    return len(replies) == count_sentinels(manager)
 
 
 def _find_cause(

@@ -11,12 +11,11 @@ import time
 import typing as t
 from dataclasses import dataclass
 
-import redis
-
 from ..engines import find_engine
 from ..engines.internals.pools import count_connections
 from ..engines.internals.pools import find_limit
 from ..engines.library import Client
+from ..engines.operations import is_silence
 from ..exceptions import ConfigError
 from ..registry import Registry
 from ..spec.spec import Spec
@@ -264,12 +263,11 @@ def _collect(
 
 
 def _says_more(answer: Answer[R], other: Answer[R]) -> bool:
+    """Whether an answer is of more use than the one that came before it."""
     if answer.error is None or other.error is None:
         return other.error is not None
 
-    # The classes that are derived from these mean that a server replied.
-    lost = (redis.ConnectionError, redis.TimeoutError)
-    return type(other.error) in lost and type(answer.error) not in lost
+    return is_silence(other.error) and not is_silence(answer.error)
 
 
 def check_timeout(timeout: float) -> None:

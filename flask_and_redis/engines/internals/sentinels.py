@@ -20,6 +20,17 @@ def set_sentinels(manager: t.Any, clients: list[t.Any]) -> None:
     manager.sentinels = clients
 
 
+def count_sentinels(manager: t.Any) -> int:
+    """How many sentinels redis-py's object asks.
+
+    Why: there is no public way. Versions: all. Without it: a command that all of them
+    refuse is retried until the deadline.
+
+    :param manager: redis-py's object that asks the sentinels.
+    """
+    return len(manager.sentinels)
+
+
 def list_sentinels(pool: object) -> list[t.Any]:
     """The clients that ask the sentinels of a pool.
 
