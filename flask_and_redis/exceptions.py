@@ -1,5 +1,11 @@
 from __future__ import annotations
 
+import inspect
+import warnings
+
+# Code between a caller and a warning: this package, and what its classes inherit from.
+_INNER = (f"{__package__}.", "werkzeug.local", "collections.abc")
+
 
 class ConfigError(ValueError):
     """A setting is wrong. The message names the setting, what it must be and what to
@@ -41,3 +47,16 @@ def without_traceback(error: ConfigError) -> ConfigError:
     copy = ConfigError(*error.args)
     copy.origin = error.origin
     return copy
+
+
+def warn(message: str) -> None:
+    """Warn, and name the line that called this package.
+
+    :param message: The message.
+    """
+    frame, level = inspect.currentframe(), 1
+
+    while frame and str(frame.f_globals.get("__name__")).startswith(_INNER):
+        frame, level = frame.f_back, level + 1
+
+    warnings.warn(message, stacklevel=level)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import collections.abc as cabc
 import contextlib
 import typing as t
-import warnings
 from importlib import import_module
 
 import click
@@ -16,6 +15,7 @@ from flask.cli import AppGroup
 from werkzeug.local import LocalProxy
 
 from .exceptions import ConfigError
+from .exceptions import warn
 from .exceptions import without_traceback
 from .proxy import current_redis
 from .proxy import Redis
@@ -92,13 +92,8 @@ class RedisManager:
         # Prefixes that get() returned without an app that could check them.
         self._unchecked: dict[str, None] = {}
 
-        # Warnings name the line that calls init_app.
-        self._warn_level = 2
-
         if app is not None:
-            self._warn_level = 3
             self.init_app(app)
-            self._warn_level = 2
 
     def init_app(self, app: Flask) -> None:
         """Find and check every prefix in the app's settings. No connection is opened.
@@ -124,7 +119,7 @@ class RedisManager:
             raise discovery
 
         for message in discovery.warnings:
-            warnings.warn(message, stacklevel=self._warn_level)
+            warn(message)
 
         registry.add_discovery(self._default, discovery)
         app.shell_context_processors.append(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import collections.abc as cabc
 import typing as t
-import warnings
 
 import redis
 from flask import current_app
@@ -12,6 +11,7 @@ from flask import Flask
 from werkzeug.local import LocalProxy
 
 from .exceptions import ConfigError
+from .exceptions import warn
 from .exceptions import without_traceback
 from .registry import check_prefix
 from .registry import DEFAULT_PREFIX
@@ -80,19 +80,13 @@ class Redis(_Base):
         The client is created at first use, from the current app's settings.
     """
 
-    __slots__ = (
-        "_proxy_prefix",
-        "_proxy_app",
-        "_proxy_is_registered",
-        "_proxy_warn_level",
-    )
+    __slots__ = ("_proxy_prefix", "_proxy_app", "_proxy_is_registered")
 
     if t.TYPE_CHECKING:
         _get_current_object: cabc.Callable[[], redis.Redis]
         _proxy_prefix: str
         _proxy_app: Flask | None
         _proxy_is_registered: bool
-        _proxy_warn_level: int
 
     def __init__(
         self,
@@ -109,8 +103,6 @@ class Redis(_Base):
 
         if app is not None:
             error: ConfigError | None = None
-            # One more: this method.
-            object.__setattr__(self, "_proxy_warn_level", 6)
 
             try:
                 self.init_app(app, **options)
@@ -174,11 +166,9 @@ class Redis(_Base):
             spec = read_prefix(app.config, prefix, options, messages.append)
 
             for message in messages:
-                warnings.warn(message, stacklevel=level)
+                warn(message)
 
             return spec
-
-        level = self._proxy_warn_level
 
         try:
             get_or_create_registry(app).claim(prefix, read, options)
@@ -193,8 +183,6 @@ class Redis(_Base):
         object.__setattr__(self, "_proxy_prefix", prefix)
         object.__setattr__(self, "_proxy_app", app)
         object.__setattr__(self, "_proxy_is_registered", is_registered)
-        # read, claim, __register and init_app are between the warning and the caller.
-        object.__setattr__(self, "_proxy_warn_level", 5)
 
     def __find_client(self) -> redis.Redis:
         registry = self.__find_registry()

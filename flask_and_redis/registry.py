@@ -8,7 +8,6 @@ import difflib
 import os
 import threading
 import typing as t
-import warnings
 import weakref
 from concurrent.futures import CancelledError
 from concurrent.futures import Future
@@ -20,6 +19,7 @@ from flask import Flask
 
 from .exceptions import ConfigError
 from .exceptions import UnknownPrefixError
+from .exceptions import warn
 from .exceptions import without_traceback
 from .spec.spec import ADDRESS
 from .spec.spec import LONGEST_PREFIX
@@ -91,7 +91,7 @@ class Registry(cabc.Mapping[str, redis.Redis]):
             pass
 
         spec = self.get_spec(prefix)
-        self._warn_if_changed(spec, 5)
+        self._warn_if_changed(spec)
         key = (os.getpid(), prefix)
         own = _Attempt()
         attempt = self._attempts.setdefault(key, own)
@@ -134,11 +134,11 @@ class Registry(cabc.Mapping[str, redis.Redis]):
         :raises UnknownPrefixError: If the app has no such prefix.
         """
         spec = self.get_spec(prefix)
-        self._warn_if_changed(spec, 4)
+        self._warn_if_changed(spec)
         deadline = self._get_deadline(spec)
         return self._open_async_client(spec, deadline, self.fake_servers)
 
-    def _warn_if_changed(self, spec: Spec, level: int) -> None:
+    def _warn_if_changed(self, spec: Spec) -> None:
         """Warn, at the first use of a prefix, if the address in ``app.config`` is not
         the one that was read: a test may believe that it uses another server.
         """
@@ -155,12 +155,10 @@ class Registry(cabc.Mapping[str, redis.Redis]):
             value = self._config.get(key)
 
             if (None if is_unset(value) else value) != spec.given.get(name):
-                # A proxy's look-up or get_async() is between here and the caller.
-                warnings.warn(
+                warn(
                     f"{key!r} was changed in app.config after init_app, so the change"
                     " has no effect. Set it before init_app, or use"
-                    " RedisManager.override.",
-                    stacklevel=level,
+                    " RedisManager.override."
                 )
 
     def _get_deadline(self, spec: Spec) -> Deadline:

@@ -320,6 +320,34 @@ def test_read_once(app: Flask) -> None:
         assert current_redis.connection is not None
 
 
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda app: current_redis.response_callbacks,
+        lambda app: current_redis.connection,
+        lambda app: hasattr(current_redis, "no_such_command"),
+        lambda app: dir(current_redis),
+        lambda app: app.extensions["redis"]["REDIS"],
+        lambda app: app.extensions["redis"].get("REDIS"),
+        lambda app: dict(app.extensions["redis"]),
+    ],
+)
+def test_change_names_the_first_use(
+    app: Flask, use: t.Callable[[Flask], object]
+) -> None:
+    """Whatever the first use is, the warning names its line."""
+    app.config["REDIS_HOST"] = "h"
+    RedisManager(app)
+    app.config["REDIS_HOST"] = "other"
+
+    with app.app_context(), pytest.warns(UserWarning, match="'REDIS_HOST' was") as log:
+        use(app)
+
+    code = t.cast(t.Any, use).__code__
+    place = (code.co_filename, code.co_firstlineno)
+    assert [(warning.filename, warning.lineno) for warning in log] == [place]
+
+
 def test_change_of_an_override(app: Flask) -> None:
     """A prefix with an override does not warn: its settings are not used."""
     app.config["REDIS_URL"] = "redis://h"
