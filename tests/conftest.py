@@ -331,4 +331,4 @@ def browser() -> cabc.Iterator[Browser]:
 @pytest.fixture
 def app() -> Flask:
     """An app without any Redis."""
-    return Flask("tests")
+    return Flask("tests", static_folder=None)

@@ -10,6 +10,7 @@ import os
 import re
 import subprocess
 import sys
+import tempfile
 import time
 import typing as t
 from concurrent.futures import ThreadPoolExecutor
@@ -20,6 +21,8 @@ import redis
 from ephemeral_port_reserve import reserve
 from flask import Flask
 from flask.testing import FlaskClient
+from jinja2 import BytecodeCache
+from jinja2 import FileSystemBytecodeCache
 from werkzeug.test import TestResponse
 
 from examples.comments import create_app
@@ -44,8 +47,19 @@ pytestmark = pytest.mark.untraced
 UNLIMITED = {"RATELIMIT_ENABLED": False}
 
 
+@pytest.fixture(scope="module")
+def compiled_templates() -> cabc.Iterator[BytecodeCache]:
+    """Apps of later tests need not compile the templates again."""
+    with tempfile.TemporaryDirectory() as directory:
+        yield FileSystemBytecodeCache(directory)
+
+
 @pytest.fixture(autouse=True)
-def environment(monkeypatch: pytest.MonkeyPatch) -> None:
+def environment(
+    monkeypatch: pytest.MonkeyPatch, compiled_templates: BytecodeCache
+) -> None:
+    monkeypatch.setitem(Flask.jinja_options, "bytecode_cache", compiled_templates)
+
     for name in os.environ:
         if name.startswith(PREFIXES) or name == "SECRET_KEY":
             monkeypatch.delenv(name)

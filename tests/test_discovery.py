@@ -39,7 +39,7 @@ def warnings_of(config: dict[str, t.Any], *requested: str) -> list[str]:
     """The warnings of a manager for these settings. Some prefixes were requested before
     there is an app.
     """
-    app = Flask("warnings")
+    app = Flask("warnings", static_folder=None)
     app.config.update(config)
     manager = RedisManager()
 

@@ -33,7 +33,7 @@ def error(
     app: Flask | None = None,
 ) -> str:
     """Return the message of the ConfigError that settings raise at start-up."""
-    app = app or Flask("errors")
+    app = app or Flask("errors", static_folder=None)
     app.config.update(config)
 
     with pytest.raises(ConfigError) as info:
@@ -302,7 +302,7 @@ LONGEST = ".".join(["a" * 63] * 3 + ["b" * 61])
 
 def test_longest_host() -> None:
     """The longest name that can be resolved is accepted, and no longer one."""
-    app = Flask("errors")
+    app = Flask("errors", static_folder=None)
     app.config.update(A_HOST=LONGEST, REDIS_URL=f"redis://{LONGEST}:65535")
     RedisManager(app)
     specs = app.extensions["redis"]

@@ -16,7 +16,7 @@ from .test_discovery import warnings_of
 
 def report(config: dict[str, t.Any], caplog: pytest.LogCaptureFixture) -> str:
     """What start-up says about settings: an error, or warnings and log messages."""
-    app = Flask("typing")
+    app = Flask("typing", static_folder=None)
     app.config.update(config)
 
     with warnings.catch_warnings(record=True) as caught:

@@ -27,7 +27,7 @@ from .servers import Server
 
 def make(options: dict[str, t.Any] | None = None, /, **config: t.Any) -> redis.Redis:
     """The client of prefix REDIS with these settings."""
-    app = Flask("settings")
+    app = Flask("settings", static_folder=None)
     app.config.update(config)
     RedisManager(app, **(options or {}))
     client: redis.Redis = app.extensions["redis"]["REDIS"]
@@ -190,7 +190,7 @@ def test_class_of_the_client() -> None:
 @pytest.mark.parametrize("value", [0, "0"])
 def test_0_is_a_value(name: str, value: object) -> None:
     """These settings can be 0."""
-    app = Flask("settings")
+    app = Flask("settings", static_folder=None)
     app.config.update({"REDIS_HOST": "h", f"REDIS_{name.upper()}": value})
     RedisManager(app)
     assert app.extensions["redis"].get_spec("REDIS").values[name].value == value
