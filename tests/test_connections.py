@@ -792,8 +792,8 @@ def test_wait_during_maintenance(
 def test_metrics_are_enabled_late(
     app: Flask, server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """If redis-py's metrics are enabled while connections exist, it counts each of them
-    as lent as often as returned.
+    """If redis-py's metrics are enabled while connections exist, or while one is lent,
+    it counts each of them as lent as often as returned.
     """
     from redis.observability import recorder
 
@@ -810,6 +810,12 @@ def test_metrics_are_enabled_late(
     for _ in range(3):
         client.get("k")
 
+    with monkeypatch.context() as disabled:
+        disabled.setattr(recorder, "_metrics_collector", None)
+        disabled.setattr(recorder, "_get_or_create_collector", lambda: None)
+        connection = client.connection_pool.get_connection()
+
+    client.connection_pool.release(connection)
     counts: collections.Counter[str] = collections.Counter()
 
     for call in collector.record_connection_count.call_args_list:

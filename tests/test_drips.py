@@ -174,10 +174,47 @@ def test_progress(read: cabc.Callable[..., SlowSocket]) -> None:
     assert read(400, 0.3, 1.0, parts=100).now == pytest.approx(130)
     assert read(5, 0.9, 1.0, parts=2, replies=50).now == pytest.approx(190)
 
+    with pytest.raises(TimeoutError):
+        read(1023, 0.6, 1.0, parts=3)
+
 
 def test_timeout_stays(read: cabc.Callable[..., SlowSocket]) -> None:
     """The timeout of the socket is what it was."""
     assert read(1, 0.4, 1.0, parts=3).timeout == 1.0
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds", "is_foreign"),
+    [
+        ("timed out", 0.97, True),
+        # Not all clocks are exact.
+        ("timed out", 0.99, False),
+        ("timed out", 1.0, False),
+        ("mine", 0.99, True),
+        ("mine", 1.0, False),
+    ],
+)
+def test_time_limits(
+    monkeypatch: pytest.MonkeyPatch, text: str, seconds: float, is_foreign: bool
+) -> None:
+    """A TimeoutError before the end of the socket's timeout is not the socket's. One
+    that says what the socket's says must be earlier.
+    """
+    slow = SlowSocket(1, 0, 1.0)
+    clock = types.SimpleNamespace(monotonic=lambda: slow.now)
+    monkeypatch.setattr(connections, "time", clock)
+    error = TimeoutError(text)
+
+    def fail(size: int) -> t.NoReturn:
+        slow.now += seconds
+        raise error
+
+    monkeypatch.setattr(slow, "recv", fail)
+
+    with pytest.raises(TimeoutError, match=text):
+        PacedSocket(slow).recv(1)
+
+    assert connections.is_foreign(error) is is_foreign
 
 
 @pytest.mark.parametrize("timeout", [None, 0.0])

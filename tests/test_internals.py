@@ -6,10 +6,12 @@ from __future__ import annotations
 
 import ast
 import asyncio
+import errno
 import gc
 import os
 import select
 import socket
+import ssl
 import struct
 import threading
 import time
@@ -23,6 +25,7 @@ import redis
 import redis.asyncio
 import redis.cache
 import valkey
+from redis.event import EventDispatcher
 
 import flask_and_redis
 from flask_and_redis.engines.adoption import adopt_pool
@@ -179,8 +182,13 @@ def test_lent_connections() -> None:
         lent.remove(first)
 
     lent.discard(first)
+    lent.add(first)
+    lent.discard(first)
+    assert list(lent) == [second]
     del second
     assert len(lent) == 0
+    # Nor does it keep what has referred to them.
+    assert not lent._references
 
 
 def test_pool_state(pool: t.Any) -> None:
@@ -214,6 +222,14 @@ def test_pool_state(pool: t.Any) -> None:
     pool.reset()
     assert pool.is_unobserved()
     assert pools.count_connections(pool) == (0, 0)
+
+    if of_lists:
+        # A lost connection still frees its place.
+        lost = take(pool)
+        del lost
+        assert len({take(pool), take(pool)}) == 2
+        pool.reset()
+
     pool.pid = os.getpid() + 1
     assert not pool.is_unobserved()
 
@@ -251,6 +267,14 @@ def test_inner_connection(server: Server) -> None:
     assert not pools.is_plain(pool)
 
 
+def test_is_plain() -> None:
+    """A pool with listeners is not plain."""
+    listened = redis.ConnectionPool(protocol=2, event_dispatcher=EventDispatcher())
+    assert not pools.is_plain(listened)
+    notified = redis.ConnectionPool(protocol=3)
+    assert pools.is_plain(notified) == (redis.VERSION[0] < 7)
+
+
 def test_count_connections(pool: t.Any) -> None:
     """Connections in use and connected idle ones are counted."""
     assert pools.count_connections(pool) == (0, 0)
@@ -285,6 +309,8 @@ def test_find_limit(pool: t.Any) -> None:
     """A pool without a limit has a very large one, which is not shown."""
     assert pools.find_limit(pool) == 2
     assert pools.find_limit(valkey.ConnectionPool()) is None
+    large: t.Any = valkey.ConnectionPool(max_connections=2**31 - 1)
+    assert pools.find_limit(large) == 2**31 - 1
     assert pools.find_limit(object()) is None
 
 
@@ -830,20 +856,24 @@ class Raising(socket.socket):
 
 
 @pytest.mark.parametrize(
-    ("state", "is_foreign"),
+    ("state", "error", "is_foreign"),
     [
-        ("waiting", True),
-        ("data", True),
-        ("closed by the server", False),
-        ("reset by the server", False),
-        ("closed", False),
+        ("waiting", OSError("mine"), True),
+        ("data", OSError("mine"), True),
+        ("closed by the server", OSError("mine"), False),
+        ("reset by the server", OSError("mine"), False),
+        ("closed", OSError("mine"), False),
+        # The system has waited in vain.
+        ("closed", TimeoutError(errno.ETIMEDOUT, "mine"), False),
+        # Sockets raise these while they are open.
+        ("waiting", ssl.SSLError("mine"), False),
+        ("waiting", BlockingIOError("mine"), False),
     ],
 )
 def test_foreign_error(
-    monkeypatch: pytest.MonkeyPatch, state: str, is_foreign: bool
+    monkeypatch: pytest.MonkeyPatch, state: str, error: OSError, is_foreign: bool
 ) -> None:
     """An error of a read is not the socket's own while the connection is open."""
-    error = OSError("mine")
     monkeypatch.setattr(Raising, "error", error, raising=False)
 
     with socket.create_server(("127.0.0.1", 0)) as listener:
@@ -927,6 +957,7 @@ def test_reconnect_mark(server: Server) -> None:
     connection = pool.get_connection()
     pool.update_active_connections_for_reconnect()
     assert connection.is_broken
+    assert connection.should_reconnect()
     assert connection._sock is not None
     pool.release(connection)
     assert connection._sock is None
@@ -963,8 +994,18 @@ def test_reads_as_dirty(pool: t.Any) -> None:
     with client_class(connection_pool=pool).pubsub() as pubsub:
         pubsub.subscribe("news")
         assert pubsub.get_message(timeout=5)["type"] == "subscribe"
-        pubsub.connection.is_dirty = True
+        connection = pubsub.connection
+        connection.is_dirty = True
         assert pubsub.get_message(timeout=0.1) is None
+        # It subscribes again if it is opened again.
+        connection.disconnect()
+        connection.connect()
+        assert pubsub.get_message(timeout=5)["type"] == "subscribe"
+
+    # Later users of the connection do not.
+    assert not connection._connect_callbacks
+    connection.is_dirty = True
+    assert connection.can_read(0)
 
 
 @pytest.mark.parametrize("library", [redis, valkey])

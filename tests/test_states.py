@@ -7,6 +7,7 @@ import collections.abc as cabc
 import time
 import types
 import typing as t
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import redis
@@ -19,8 +20,11 @@ from flask_and_redis.engines import adoption
 from flask_and_redis.operate.settings import list_settings
 
 from .objects import Provider
+from .scripted import array
+from .scripted import bulk
 from .scripted import Scripted
 from .servers import Cluster
+from .servers import Sentinels
 from .servers import Server
 
 pytestmark = pytest.mark.each
@@ -66,28 +70,253 @@ def test_replaced_connections_of_the_application(own_server: Server) -> None:
     pool.disconnect()
 
 
+def test_existing_connections_of_the_application(server: Server) -> None:
+    """Connections that a pool of the application has already opened are kept."""
+    pool = redis.ConnectionPool(port=server.port)
+    before = redis.Redis(connection_pool=pool).client_id()
+    client = client_of(CONNECTION_POOL=pool)
+    assert [client.client_id(), client.client_id()] == [before] * 2
+    pool.disconnect()
+
+
+@pytest.mark.parametrize("pool_class", ["ConnectionPool", "BlockingConnectionPool"])
 def test_replaced_connections_of_a_coarse_clock(
-    own_server: Server, monkeypatch: pytest.MonkeyPatch
+    server: Server, monkeypatch: pytest.MonkeyPatch, pool_class: str
 ) -> None:
-    """A connection is replaced even if the clock shows the time at which it was
+    """A connection is replaced once, even if the clock shows the time at which it was
     opened.
     """
-    client = client_of(URL=own_server.url)
+    client = client_of(URL=server.url, CONNECTION_POOL_CLASS=f"redis.{pool_class}")
     now = time.monotonic()
     monkeypatch.setattr(time, "monotonic", lambda: now)
     before = client.client_id()
+    assert client.client_id() == before
     client.connection_pool.replace_connections()
-    assert client.client_id() != before
+    now += 1
+    after = client.client_id()
+    assert after != before
+    assert client.client_id() == after
 
 
-def test_broken_connection(own_server: Server) -> None:
-    """A connection whose opening was interrupted is opened anew."""
+@pytest.mark.parametrize("pool_class", ["ConnectionPool", "BlockingConnectionPool"])
+def test_new_connection(scripted: Scripted, pool_class: str) -> None:
+    """A new connection is opened once."""
+    client = client_of(URL=scripted.url, CONNECTION_POOL_CLASS=f"redis.{pool_class}")
+
+    for _ in range(2):
+        assert client.get("k") == b"0 default k"
+
+    assert scripted.connections == 1
+
+
+@pytest.mark.parametrize("is_open", [True, False])
+def test_broken_connection(own_server: Server, is_open: bool) -> None:
+    """A connection whose opening or closing was interrupted is opened anew."""
     pool = client_of(URL=own_server.url).connection_pool
     connection = pool.get_connection()
+
+    if not is_open:
+        connection.disconnect()
+
     connection.is_broken = True
-    connection.connect()
+
+    if is_open:
+        connection.connect()
+
+    connection.send_command("PING")
+    assert connection.read_response() in (b"PONG", "PONG")
     assert connection.is_open and not connection.is_dirty
     pool.release(connection)
+    assert pool.get_connection() is connection and connection.is_open
+
+
+def test_connection_of_the_parent(server: Server) -> None:
+    """A connection that another process has opened is closed when it is returned."""
+    pool = client_of(URL=server.url).connection_pool
+    connection = pool.get_connection()
+    pid, connection.pid = connection.pid, -1
+    pool.release(connection)
+    assert not connection.is_open
+    connection.pid = pid
+    assert pool.get_connection() is not connection
+
+
+@pytest.mark.parametrize("is_open", [True, False])
+def test_failure_of_an_idle_connection(server: Server, is_open: bool) -> None:
+    """A connection is not lost if nobody can look whether it is alive, or open it
+    again. Who handles the error may use the pool.
+    """
+    client = client_of(URL=server.url, MAX_CONNECTIONS=1)
+    connection = client.connection_pool.get_connection()
+    client.connection_pool.release(connection)
+
+    def fail(argument: object) -> t.NoReturn:
+        connection.poll = connection.redis_connect_func = None
+        raise LookupError
+
+    if is_open:
+        connection.poll = fail
+        # Otherwise it is lent without a look.
+        time.sleep(0.01)
+    else:
+        connection.redis_connect_func = fail
+        connection.disconnect()
+
+    with pytest.raises(LookupError) as raised:
+        client.ping()
+
+    assert client.ping()
+    assert raised.value.__traceback__ is not None
+    assert client.connection_pool.get_connection() is connection
+
+
+def test_closed_by_the_server_a_moment_ago(server: Server) -> None:
+    """A connection that the server closes right after its use is not lent."""
+    client = client_of(URL=server.url, RETRY=0)
+    client.ping()
+
+    with server.admin() as admin:
+        admin.client_kill_filter(_type="normal", skipme=True)
+
+    assert client.ping()
+
+
+#: What redis-py raises when it meets a closed buffer, or no socket.
+ERRORS = [ValueError("none"), AttributeError("none")]
+#: What the connection's socket does meanwhile.
+STEPS = ["send", "receive"]
+
+
+@pytest.mark.parametrize("error", ERRORS, ids=repr)
+@pytest.mark.parametrize("step", STEPS)
+def test_closed_while_in_use(server: Server, step: str, error: Exception) -> None:
+    """An error of a command is that of a lost connection if another thread has closed
+    the connection meanwhile, and only then.
+    """
+    pool = client_of(URL=server.url).connection_pool
+    connection = pool.get_connection()
+
+    def fail(*args: object) -> t.NoReturn:
+        raise error
+
+    def fail_closed(*args: object) -> t.NoReturn:
+        with ThreadPoolExecutor(1) as threads:
+            threads.submit(connection.disconnect).result()
+
+        raise error
+
+    def use(function: cabc.Callable[..., t.NoReturn]) -> None:
+        connection.connect()
+
+        for name in ("sendall",) if step == "send" else ("recv", "recv_into"):
+            setattr(connection.paced, name, function)
+
+        connection.send_command("PING")
+        connection.read_response(disconnect_on_error=False)
+
+    with pytest.raises(type(error), match="none"):
+        use(fail)
+
+    connection.disconnect()
+
+    with pytest.raises(redis.ConnectionError, match="Another thread or task"):
+        use(fail_closed)
+
+    pool.release(connection)
+
+
+@pytest.mark.parametrize("error", ERRORS, ids=repr)
+@pytest.mark.parametrize("step", STEPS)
+def test_closed_while_in_use_in_asyncio(
+    server: Server, monkeypatch: pytest.MonkeyPatch, step: str, error: Exception
+) -> None:
+    """The same for tasks of asyncio."""
+    app = Flask(__name__)
+    app.config["REDIS_URL"] = server.url
+    manager = RedisManager(app)
+
+    async def main() -> None:
+        async with manager.get_async() as client:
+            pool: t.Any = client.connection_pool
+            connection = await pool.get_connection()
+
+            async def fail(*args: object) -> t.NoReturn:
+                raise error
+
+            async def fail_closed(*args: object) -> t.NoReturn:
+                await asyncio.create_task(connection.disconnect(nowait=True))
+                raise error
+
+            async def use(function: cabc.Callable[..., t.Any]) -> None:
+                await connection.connect()
+
+                with monkeypatch.context() as patch:
+                    if step == "send":
+                        patch.setattr(asyncio.StreamWriter, "drain", function)
+                    else:
+                        patch.setattr(asyncio.StreamReader, "read", function)
+                        patch.setattr(asyncio.StreamReader, "readline", function)
+
+                    await connection.send_command("PING")
+                    await connection.read_response(disconnect_on_error=False)
+
+            with pytest.raises(type(error), match="none"):
+                await use(fail)
+
+            await connection.disconnect(nowait=True)
+
+            with pytest.raises(redis.ConnectionError, match="Another thread or task"):
+                await use(fail_closed)
+
+            await pool.release(connection)
+
+    with app.app_context():
+        asyncio.run(main())
+
+
+def test_error_behind_sentinels(
+    shared_sentinels: Sentinels, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A connection is closed if reading a reply fails, also behind sentinels, where
+    redis-py leaves it open.
+    """
+    url = f"redis+sentinel://{shared_sentinels.address}/mymaster"
+    pool = client_of(URL=url).connection_pool
+    connection = pool.get_connection()
+    app = Flask(__name__)
+    app.config["REDIS_URL"] = url
+    manager = RedisManager(app)
+
+    def fail(*args: object) -> t.NoReturn:
+        raise LookupError
+
+    connection.paced.recv = connection.paced.recv_into = fail
+    connection.send_command("PING")
+
+    with pytest.raises(LookupError):
+        connection.read_response()
+
+    assert not connection.is_open
+    pool.release(connection)
+
+    async def use() -> None:
+        async with manager.get_async() as client:
+            pool: t.Any = client.connection_pool
+            connection = await pool.get_connection()
+            await connection.send_command("PING")
+
+            with monkeypatch.context() as patch:
+                patch.setattr(asyncio.StreamReader, "read", fail)
+                patch.setattr(asyncio.StreamReader, "readline", fail)
+
+                with pytest.raises(LookupError):
+                    await connection.read_response()
+
+            assert not connection.is_open
+            await pool.release(connection)
+
+    with app.app_context():
+        asyncio.run(use())
 
 
 def test_read_of_a_closed_connection(own_server: Server) -> None:
@@ -300,22 +529,27 @@ def test_slots_without_a_cluster(server: Server, name: str) -> None:
     The next reply on the connection is not taken for it.
     """
     client = client_of(URL=server.url, MAX_CONNECTIONS=1)
+    number = client.client_id()
     client.set("k", "v")
 
     with pytest.raises(redis.ResponseError, match="cluster support disabled"):
         client.execute_command(name)
 
-    assert client.get("k") == b"v"
+    assert client.mget("k", "k") == [b"v", b"v"]
+    assert client.client_id() == number
     app = Flask(__name__)
     app.config.update(REDIS_URL=server.url, REDIS_MAX_CONNECTIONS=1)
     manager = RedisManager(app)
 
     async def use() -> None:
         async with manager.get_async() as other:
+            number = await other.client_id()
+
             with pytest.raises(redis.ResponseError, match="cluster support disabled"):
                 await t.cast(t.Any, other).execute_command(name)
 
-            assert await other.get("k") == b"v"
+            assert await other.mget("k", "k") == [b"v", b"v"]
+            assert await other.client_id() == number
 
     with app.app_context():
         asyncio.run(use())
@@ -325,7 +559,12 @@ def test_slots_that_were_not_read(server: Server) -> None:
     """After a connection was closed, the first reply is not taken for the nodes of a
     cluster.
     """
-    pool = client_of(URL=server.url).connection_pool
+    client = client_of(URL=server.url)
+    pool = client.connection_pool
+    # The first one of all is not either, nor that of a pipeline.
+    assert client.mget("a", "b") == [None, None]
+    pipeline = client.pipeline(transaction=False)
+    assert pipeline.mget("a", "b").execute() == [[None, None]]
     connection = pool.get_connection()
     connection.send_command("CLUSTER SLOTS")
     connection.disconnect()
@@ -333,6 +572,64 @@ def test_slots_that_were_not_read(server: Server) -> None:
     connection.send_command("MGET", "a", "b")
     assert connection.read_response() == [None, None]
     pool.release(connection)
+
+
+#: The nodes of some slots: without a host in three ways, and with one.
+SLOTS = array(
+    *(b":0\r\n", b":16383\r\n"),
+    *(array(host, b":6379\r\n", bulk("id")) for host in (bulk(""), bulk("?"))),
+    *(array(host, b":6379\r\n", bulk("id")) for host in (b"$-1\r\n", bulk("h"))),
+)
+
+
+@pytest.mark.parametrize("decode", [False, True])
+def test_slots_without_hosts(scripted: Scripted, decode: bool) -> None:
+    """CLUSTER SLOTS names the host that replies for nodes without one, also if it is
+    the first command of a connection. The next reply is left as it is.
+    """
+    config = {"URL": scripted.url, "PROTOCOL": 2, "DECODE_RESPONSES": decode}
+    pool = client_of(**config).connection_pool
+    connection = pool.get_connection()
+    app = Flask(__name__)
+    app.config.update({f"REDIS_{name}": value for name, value in config.items()})
+    manager = RedisManager(app)
+
+    def check(slots: t.Any, other: t.Any) -> None:
+        ((first, last, *nodes),) = slots
+        assert (first, last) == (0, 16383)
+        assert [node[0] for node in nodes] == ["127.0.0.1"] * 3 + ["h"]
+        assert [node[1] for node in nodes] == [6379] * 4
+        assert other[0][2][0] in ("", b"")
+
+    async def use() -> None:
+        async with manager.get_async() as client:
+            pool: t.Any = client.connection_pool
+            connection = await pool.get_connection()
+
+            for _ in range(2):
+                await connection.disconnect()
+                scripted.plan(b"CLUSTER SLOTS", array(SLOTS))
+                scripted.plan(b"GET", array(SLOTS))
+                await connection.send_command("CLUSTER SLOTS")
+                slots = await connection.read_response()
+                await connection.send_command("GET", "k")
+                check(slots, await connection.read_response())
+
+            await pool.release(connection)
+
+    for _ in range(2):
+        connection.disconnect()
+        scripted.plan(b"CLUSTER SLOTS", array(SLOTS))
+        scripted.plan(b"GET", array(SLOTS))
+        connection.send_command("CLUSTER SLOTS")
+        slots = connection.read_response()
+        connection.send_command("GET", "k")
+        check(slots, connection.read_response())
+
+    pool.release(connection)
+
+    with app.app_context():
+        asyncio.run(use())
 
 
 def test_queued_slots(cluster: Cluster) -> None:
@@ -370,6 +667,41 @@ def test_transactions_keep_their_connection(server: Server) -> None:
 
     client.connection_pool.release(connection)
     assert client.client_id() == number
+
+    # One that has not ended does not.
+    connection = client.connection_pool.get_connection()
+
+    for arguments in (("WATCH", "k"), ("GET", "k")):
+        connection.send_command(*arguments)
+        connection.read_response()
+
+    client.connection_pool.release(connection)
+    assert client.client_id() != number
+
+
+def test_transactions_keep_their_connection_in_asyncio(server: Server) -> None:
+    """The same in asyncio."""
+    app = Flask(__name__)
+    app.config.update(REDIS_URL=server.url, REDIS_MAX_CONNECTIONS=1)
+    manager = RedisManager(app)
+
+    async def use() -> None:
+        async with manager.get_async() as other:
+            client: t.Any = other
+            number = await client.client_id()
+            assert await client.pipeline().get("k").execute() == [None]
+            assert await client.client_id() == number
+            connection = await client.connection_pool.get_connection()
+
+            for arguments in (("WATCH", "k"), ("GET", "k")):
+                await connection.send_command(*arguments)
+                await connection.read_response()
+
+            await client.connection_pool.release(connection)
+            assert await client.client_id() != number
+
+    with app.app_context():
+        asyncio.run(use())
 
 
 @pytest.mark.parametrize("url", ["{}?protocol=2", "{}/5?protocol=2&client_name=worker"])
