@@ -138,7 +138,9 @@ def test_connection_of_the_parent(server: Server) -> None:
     pool.release(connection)
     assert not connection.is_open
     connection.pid = pid
-    assert pool.get_connection() is not connection
+    other = pool.get_connection()
+    assert other is not connection
+    pool.release(other)
 
 
 @pytest.mark.parametrize("is_open", [True, False])
@@ -168,6 +170,8 @@ def test_failure_of_an_idle_connection(server: Server, is_open: bool) -> None:
     assert client.ping()
     assert raised.value.__traceback__ is not None
     assert client.connection_pool.get_connection() is connection
+    # The error refers to it.
+    connection.disconnect()
 
 
 def test_closed_by_the_server_a_moment_ago(server: Server) -> None:
@@ -677,6 +681,24 @@ def test_transactions_keep_their_connection(server: Server) -> None:
 
     client.connection_pool.release(connection)
     assert client.client_id() != number
+
+
+def test_unwatch_within_a_transaction(server: Server) -> None:
+    """UNWATCH does not end a transaction, so its connection is closed."""
+    client = client_of(URL=server.url, MAX_CONNECTIONS=1)
+    client.set("k", "v")
+    pipeline = client.pipeline(transaction=False)
+    pipeline.execute_command("MULTI").execute_command("UNWATCH").execute()
+    assert client.get("k") == b"v"
+    number = client.client_id()
+    connection = client.connection_pool.get_connection()
+
+    for name in ("MULTI", "UNWATCH", "EXEC", "WATCH k", "UNWATCH"):
+        connection.send_command(*name.split())
+        connection.read_response()
+
+    client.connection_pool.release(connection)
+    assert client.client_id() == number
 
 
 def test_transactions_keep_their_connection_in_asyncio(server: Server) -> None:

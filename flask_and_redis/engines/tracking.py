@@ -21,11 +21,13 @@ from .marks import mark_unsent
 from .messages import clean_error
 
 # Commands that change what later commands on the same connection do. An ending command
-# undoes what a beginning one did. Nothing undoes a switching one, so its connection is
+# undoes what MULTI and WATCH did. Nothing undoes a switching one, so its connection is
 # closed.
 _SWITCHING = ("AUTH", "HELLO", "RESET", "SELECT")
-_BEGINNING = ("MULTI", "WATCH")
-_ENDING = ("DISCARD", "EXEC", "UNWATCH")
+_QUEUEING = ("MULTI",)
+_WATCHING = ("WATCH",)
+_UNWATCHING = ("UNWATCH",)
+_ENDING = ("DISCARD", "EXEC")
 _NAMING = ("CLUSTER SLOTS",)
 
 #: What CLUSTER SLOTS says instead of a host for nodes at the address that replies.
@@ -42,7 +44,7 @@ def _find_kind(name: object) -> tuple[str, ...] | None:
     """
     text = name.decode("latin-1") if isinstance(name, bytes) else str(name)
     words = {text.upper(), text.partition(" ")[0].upper()}
-    kinds = (_SWITCHING, _BEGINNING, _ENDING, _NAMING)
+    kinds = (_SWITCHING, _QUEUEING, _WATCHING, _UNWATCHING, _ENDING, _NAMING)
     return next((kind for kind in kinds if not words.isdisjoint(kind)), None)
 
 
@@ -61,6 +63,8 @@ class _Tracked:
     #: Whether a command has changed the database, the user, or what is watched.
     is_altered: bool = False
     _is_switched: bool = False
+    # Whether the server queues commands until a transaction ends.
+    _is_queueing: bool = False
     # Whether the next reply names the nodes of a cluster.
     _names_nodes: bool = False
     #: When opening it began, by :func:`time.monotonic`.
@@ -119,7 +123,7 @@ class _Tracked:
         self.unread = 0
         self._packed = 1
         self._restores = self.is_altered = self._is_switched = False
-        self._names_nodes = False
+        self._is_queueing = self._names_nodes = False
         self.poll = None
         self.is_open = False
         # redis-py's own Retry opens it again after closing it.
@@ -132,9 +136,15 @@ class _Tracked:
         self._names_nodes = kind is _NAMING
 
         if not self._names_nodes:
-            self._restores = kind is _ENDING
+            # Within a transaction, UNWATCH is only queued.
+            self._restores = kind is _ENDING or (
+                kind is _UNWATCHING and not self._is_queueing
+            )
+            self._is_queueing = kind is _QUEUEING or (
+                self._is_queueing and not self._restores
+            )
             self._is_switched = self._is_switched or kind is _SWITCHING
-            self.is_altered = self.is_altered or kind is not _ENDING
+            self.is_altered = self.is_altered or not self._restores
 
     def _name_nodes(self, slots: object) -> t.Any:
         """The reply to CLUSTER SLOTS, with the hosts that it leaves out."""
