@@ -20,6 +20,8 @@ import redis
 from flask import Flask
 
 from flask_and_redis import RedisManager
+from flask_and_redis.engines.interruptions import raise_interruption
+from flask_and_redis.engines.library import get_library
 
 from .servers import Cluster
 from .servers import Sentinels
@@ -310,6 +312,24 @@ def test_late_timeout(limited: t.Any, monkeypatch: pytest.MonkeyPatch) -> None:
 
     with pytest.raises(TimeoutError, match="^mine$"):
         limited.incr("k")
+
+
+@pytest.mark.parametrize(("seconds", "is_early"), [(4.97, True), (4.99, False)])
+def test_margin(seconds: float, is_early: bool) -> None:
+    """Not all clocks are exact: an attempt that took nearly as long as the timeout may
+    have met the socket's own.
+    """
+    cause = TimeoutError("mine")
+    error = redis.TimeoutError()
+    error.__cause__ = cause
+    raised: list[BaseException] = []
+
+    try:
+        raise_interruption([error, cause], get_library("redis"), seconds, 5)
+    except TimeoutError as other:
+        raised.append(other)
+
+    assert raised == [cause] * is_early
 
 
 @pytest.mark.parametrize("limited", [None], indirect=True)
