@@ -8,6 +8,7 @@ import time
 import types
 import typing as t
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 import redis
@@ -17,6 +18,7 @@ from flask import Flask
 from flask_and_redis import ConfigError
 from flask_and_redis import RedisManager
 from flask_and_redis.engines import adoption
+from flask_and_redis.engines.marks import is_unsent
 from flask_and_redis.operate.settings import list_settings
 
 from .objects import Provider
@@ -93,9 +95,21 @@ def test_replaced_connections_of_a_coarse_clock(
     assert client.client_id() == before
     client.connection_pool.replace_connections()
     now += 1
+    connection = client.connection_pool.get_connection()
+    assert connection.is_open
+    client.connection_pool.release(connection)
     after = client.client_id()
     assert after != before
     assert client.client_id() == after
+
+
+def test_connection_with_current_credentials(server: Server, tmp_path: Path) -> None:
+    """A connection whose credentials have not been renewed is kept."""
+    # Without one, this user may have any password.
+    (tmp_path / "password").write_text("any")
+    config = {"USERNAME": "default", "PASSWORD_FILE": str(tmp_path / "password")}
+    client = client_of(URL=server.url, **config)
+    assert client.client_id() == client.client_id()
 
 
 @pytest.mark.parametrize("pool_class", ["ConnectionPool", "BlockingConnectionPool"])
@@ -168,7 +182,7 @@ def test_failure_of_an_idle_connection(server: Server, is_open: bool) -> None:
         client.ping()
 
     assert client.ping()
-    assert raised.value.__traceback__ is not None
+    assert is_unsent(raised.value) == (not is_open)
     assert client.connection_pool.get_connection() is connection
     # The error refers to it.
     connection.disconnect()
@@ -183,6 +197,78 @@ def test_closed_by_the_server_a_moment_ago(server: Server) -> None:
         admin.client_kill_filter(_type="normal", skipme=True)
 
     assert client.ping()
+
+
+def test_fake_connection() -> None:
+    """A connection without a socket is lent, too, after some time."""
+    client = client_of(URL="fakeredis://")
+    client.set("k", "v")
+    time.sleep(0.01)
+    assert client.get("k") == b"v"
+
+
+def test_health_check(scripted: Scripted) -> None:
+    """A connection is checked before a command or a pipeline, but not before each. If
+    that fails, the command is sent on another one, even with RETRY = 0.
+    """
+    config = {"URL": scripted.url, "PROTOCOL": 2, "RETRY": 0}
+    app = Flask(__name__)
+    app.config.update({f"REDIS_{name}": value for name, value in config.items()})
+    app.config["REDIS_HEALTH_CHECK_INTERVAL"] = 1000
+    manager = RedisManager(app)
+
+    def prepare(connection: t.Any, answer: list[bytes]) -> None:
+        # The next check is due.
+        connection.next_health_check = 0
+        scripted.plan(b"PING", *answer)
+        scripted.requests.clear()
+
+    def check(number: int, answer: list[bytes]) -> None:
+        commands = [] if answer else [b"GET", b"GET"]
+        assert scripted.names(number) == [b"PING", *commands]
+        assert scripted.names().count(b"GET") == 2
+
+    loading = [b"-LOADING\r\n"]
+
+    def use(client: t.Any) -> None:
+        pool, number = client.connection_pool, scripted.connections + 1
+        connection = pool.get_connection()
+        pool.release(connection)
+        client.get("k")
+
+        for pipelined, answer in ((False, []), (True, []), (False, loading)):
+            prepare(connection, answer)
+
+            if pipelined:
+                client.pipeline(transaction=False).get("k").execute()
+            else:
+                client.get("k")
+
+            client.get("k")
+            check(number, answer)
+
+    async def use_async() -> None:
+        async with manager.get_async() as other:
+            client: t.Any = other
+            pool, number = client.connection_pool, scripted.connections + 1
+            connection = await pool.get_connection()
+            await pool.release(connection)
+            await client.get("k")
+
+            for pipelined, answer in ((False, []), (True, []), (False, loading)):
+                prepare(connection, answer)
+
+                if pipelined:
+                    await client.pipeline(transaction=False).get("k").execute()
+                else:
+                    await client.get("k")
+
+                await client.get("k")
+                check(number, answer)
+
+    with app.app_context():
+        use(manager.get())
+        asyncio.run(use_async())
 
 
 #: What redis-py raises when it meets a closed buffer, or no socket.
@@ -391,12 +477,14 @@ def test_no_wait_for_the_end_of_a_connection(
 
                 # It cannot log in, for a reason that redis-py does not know.
                 connection = await pool.get_connection()
+                assert connection.is_open
                 await connection.disconnect(nowait=True)
                 connection.redis_connect_func = fail
 
-                with pytest.raises(LookupError):
+                with pytest.raises(LookupError) as raised:
                     await connection.connect()
 
+                assert is_unsent(raised.value)
                 await pool.release(connection)
 
             assert not waits
