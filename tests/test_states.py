@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import collections.abc as cabc
+import contextlib
 import time
 import types
 import typing as t
@@ -615,6 +616,77 @@ def test_another_database_in_asyncio(
         asyncio.run(use())
 
 
+#: Commands after which the server treats the connection in another way.
+CHANGES: list[tuple[t.Any, ...]] = [
+    *(("MONITOR",), ("SUBSCRIBE", "c"), ("psubscribe", "c"), (b"SSUBSCRIBE", "c")),
+    *(("READONLY",), ("READWRITE",), ("REPLCONF", "listening-port", 1)),
+    *(("SCRIPT DEBUG", "YES"), ("script", b"debug", "yes")),
+    *(("CLIENT TRACKING", "ON"), ("client", "tracking", "on")),
+    *(("CLIENT\tTRACKING ON",), ("CLIENT", "REPLY", "ON")),
+    *((b"CLIENT", b"NO-EVICT", "ON"), ("CLIENT NO-TOUCH", "ON")),
+    ("CLIENT CACHING", "YES"),
+    *(("CLIENT CAPA", "redirect"), ("CLIENT IMPORT-SOURCE", "ON")),
+]
+
+
+def run_in_pipeline(client: t.Any, command: tuple[t.Any, ...]) -> None:
+    client.pipeline(transaction=False).execute_command(*command).execute()
+
+
+@pytest.mark.parametrize("command", CHANGES, ids=repr)
+@pytest.mark.parametrize("use", [switch, run_in_pipeline])
+def test_changed_connection(
+    server: Server,
+    use: cabc.Callable[[t.Any, tuple[t.Any, ...]], None],
+    command: tuple[t.Any, ...],
+) -> None:
+    """A connection that the server treats in another way is not lent again."""
+    client = client_of(URL=server.url, PROTOCOL=2, MAX_CONNECTIONS=1)
+    number = client.client_id()
+
+    # Some servers do not know all of the commands.
+    with contextlib.suppress(redis.ResponseError):
+        use(client, command)
+
+    assert client.client_id() != number
+
+
+def test_changed_connections_in_asyncio(server: Server) -> None:
+    """The same in asyncio."""
+    app = Flask(__name__)
+    app.config.update(REDIS_URL=server.url, REDIS_PROTOCOL=2, REDIS_MAX_CONNECTIONS=1)
+    manager = RedisManager(app)
+
+    async def use() -> None:
+        async with manager.get_async() as other:
+            client: t.Any = other
+            number = await client.client_id()
+            await client.execute_command("MONITOR")
+            assert await client.client_id() != number
+
+    with app.app_context():
+        asyncio.run(use())
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        *(("CLIENT SETNAME", "x"), ("CLIENT", "SETNAME", "x"), ("CLIENT", "LIST")),
+        *(("CLUSTER", "INFO"), ("SCRIPT", "EXISTS", "x"), ("SCRIPT FLUSH",)),
+    ],
+)
+def test_unchanged_connection(server: Server, command: tuple[t.Any, ...]) -> None:
+    """Other commands with such names leave the connection open."""
+    client = client_of(URL=server.url, MAX_CONNECTIONS=1)
+    number = client.client_id()
+
+    # The server is no cluster.
+    with contextlib.suppress(redis.ResponseError):
+        client.execute_command(*command)
+
+    assert client.client_id() == number
+
+
 @pytest.mark.parametrize("name", ["CLUSTER SLOTS", "cluster slots"])
 def test_slots_without_a_cluster(server: Server, name: str) -> None:
     """A server without a cluster, and a transaction, reply otherwise to CLUSTER SLOTS.
@@ -698,22 +770,22 @@ def test_slots_without_hosts(scripted: Scripted, decode: bool) -> None:
             pool: t.Any = client.connection_pool
             connection = await pool.get_connection()
 
-            for _ in range(2):
+            for name in (("CLUSTER SLOTS",), ("CLUSTER", "SLOTS")):
                 await connection.disconnect()
                 scripted.plan(b"CLUSTER SLOTS", array(SLOTS))
                 scripted.plan(b"GET", array(SLOTS))
-                await connection.send_command("CLUSTER SLOTS")
+                await connection.send_command(*name)
                 slots = await connection.read_response()
                 await connection.send_command("GET", "k")
                 check(slots, await connection.read_response())
 
             await pool.release(connection)
 
-    for _ in range(2):
+    for name in (("CLUSTER SLOTS",), ("CLUSTER", "SLOTS")):
         connection.disconnect()
         scripted.plan(b"CLUSTER SLOTS", array(SLOTS))
         scripted.plan(b"GET", array(SLOTS))
-        connection.send_command("CLUSTER SLOTS")
+        connection.send_command(*name)
         slots = connection.read_response()
         connection.send_command("GET", "k")
         check(slots, connection.read_response())

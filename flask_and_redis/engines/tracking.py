@@ -23,12 +23,20 @@ from .messages import clean_error
 # Commands that change what later commands on the same connection do. An ending command
 # undoes what MULTI and WATCH did. Nothing undoes a switching one, so its connection is
 # closed.
-_SWITCHING = ("AUTH", "HELLO", "RESET", "SELECT")
+_SWITCHING = (
+    *("AUTH", "HELLO", "RESET", "SELECT", "READONLY", "READWRITE", "SCRIPT DEBUG"),
+    *("MONITOR", "PSUBSCRIBE", "SSUBSCRIBE", "SUBSCRIBE", "PSYNC", "REPLCONF", "SYNC"),
+    # Not CLIENT SETNAME, which changes no reply: RQ finds its own connection by name.
+    *("CLIENT CACHING", "CLIENT CAPA", "CLIENT IMPORT-SOURCE", "CLIENT NO-EVICT"),
+    *("CLIENT NO-TOUCH", "CLIENT REPLY", "CLIENT TRACKING"),
+)
 _QUEUEING = ("MULTI",)
 _WATCHING = ("WATCH",)
 _UNWATCHING = ("UNWATCH",)
 _ENDING = ("DISCARD", "EXEC")
 _NAMING = ("CLUSTER SLOTS",)
+# Names that may be given in two parts.
+_CONTAINERS = ("CLIENT", "CLUSTER", "SCRIPT")
 
 #: What CLUSTER SLOTS says instead of a host for nodes at the address that replies.
 HOSTLESS: tuple[str | None, ...] = (None, "", "?")
@@ -42,10 +50,18 @@ def _find_kind(name: object) -> tuple[str, ...] | None:
     :param name: The name, as it was given: in lower case, for example, as bytes, or
         together with an argument.
     """
-    text = name.decode("latin-1") if isinstance(name, bytes) else str(name)
-    words = {text.upper(), text.partition(" ")[0].upper()}
+    words = _to_text(name).upper().split()[:2]
+
+    if len(words) == 1 and words[0] in _CONTAINERS:
+        return _CONTAINERS
+
+    names = {*words[:1], " ".join(words)}
     kinds = (_SWITCHING, _QUEUEING, _WATCHING, _UNWATCHING, _ENDING, _NAMING)
-    return next((kind for kind in kinds if not words.isdisjoint(kind)), None)
+    return next((kind for kind in kinds if not names.isdisjoint(kind)), None)
+
+
+def _to_text(part: object) -> str:
+    return part.decode("latin-1") if isinstance(part, bytes) else str(part)
 
 
 class _Tracked:
@@ -96,7 +112,7 @@ class _Tracked:
 
         for command in commands:
             if kind := _find_kind(command[0]):
-                self._note_command(kind)
+                self._note_command(kind, command)
 
         # The next reply is that of the first command, and not that of CLUSTER SLOTS.
         self._names_nodes = False
@@ -129,8 +145,13 @@ class _Tracked:
         # redis-py's own Retry opens it again after closing it.
         self.is_broken = self._is_opening
 
-    def _note_command(self, kind: tuple[str, ...]) -> None:
-        if self._is_opening:
+    def _note_command(
+        self, kind: tuple[str, ...] | None, command: cabc.Sequence[object]
+    ) -> None:
+        if kind is _CONTAINERS:
+            kind = _find_kind(" ".join(map(_to_text, command[:2])))
+
+        if self._is_opening or kind is None:
             return
 
         self._names_nodes = kind is _NAMING
@@ -250,7 +271,7 @@ class _SyncTracked(_Tracked):
 
     def send_command(self, *args: t.Any, **kwargs: t.Any) -> None:
         if kind := _find_kind(args[0]):
-            self._note_command(kind)
+            self._note_command(kind, args)
 
         super().send_command(*args, **kwargs)  # type: ignore[misc]
 
@@ -365,7 +386,7 @@ class _AsyncTracked(_Tracked):
     def pack_command(self, *args: t.Any) -> t.Any:
         # The nodes of clusters do not call send_command().
         if kind := _find_kind(args[0]):
-            self._note_command(kind)
+            self._note_command(kind, args)
 
         return super().pack_command(*args)  # type: ignore[misc]
 
