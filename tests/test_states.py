@@ -19,6 +19,7 @@ from flask import Flask
 from flask_and_redis import ConfigError
 from flask_and_redis import RedisManager
 from flask_and_redis.engines import adoption
+from flask_and_redis.engines.internals import connections as internals
 from flask_and_redis.engines.marks import is_unsent
 from flask_and_redis.operate.settings import list_settings
 
@@ -198,6 +199,103 @@ def test_closed_by_the_server_a_moment_ago(server: Server) -> None:
         admin.client_kill_filter(_type="normal", skipme=True)
 
     assert client.ping()
+
+
+@pytest.mark.parametrize("is_opening", [True, False])
+def test_closing_is_interrupted(server: Server, is_opening: bool) -> None:
+    """A connection that could not be closed, also while it was opened, is closed when
+    it is returned.
+    """
+    client = client_of(URL=server.url, MAX_CONNECTIONS=1)
+    pool = client.connection_pool
+    connection = pool.get_connection()
+    paced = connection.paced
+
+    def fail(*args: object, **options: object) -> t.NoReturn:
+        raise LookupError
+
+    def use() -> None:
+        if is_opening:
+            connection.disconnect()
+            connection.redis_connect_func = connection.disconnect = fail
+            connection.connect()
+        else:
+            paced.close = fail
+            connection.disconnect()
+
+    with pytest.raises(LookupError):
+        use()
+
+    assert connection.is_dirty
+    vars(connection).pop("disconnect", None)
+    connection.redis_connect_func = None
+    pool.release(connection)
+    assert not connection.is_dirty
+    assert client.ping()
+    paced.connected.close()
+
+
+@pytest.mark.parametrize("is_opening", [True, False])
+def test_closing_is_interrupted_in_asyncio(
+    server: Server, monkeypatch: pytest.MonkeyPatch, is_opening: bool
+) -> None:
+    """The same in asyncio."""
+    app = Flask(__name__)
+    app.config.update(REDIS_URL=server.url, REDIS_MAX_CONNECTIONS=1)
+    manager = RedisManager(app)
+
+    def fail(*args: object, **options: object) -> t.NoReturn:
+        raise LookupError
+
+    async def use(connection: t.Any) -> None:
+        if is_opening:
+            await connection.disconnect()
+            connection.redis_connect_func = connection.disconnect = fail
+            await connection.connect()
+        else:
+            with monkeypatch.context() as patch:
+                patch.setattr(asyncio.StreamWriter, "close", fail)
+                await connection.disconnect()
+
+    async def main() -> None:
+        async with manager.get_async() as client:
+            pool: t.Any = client.connection_pool
+            connection = await pool.get_connection()
+            writer = connection._writer
+
+            with pytest.raises(LookupError):
+                await use(connection)
+
+            assert connection.is_dirty
+            vars(connection).pop("disconnect", None)
+            connection.redis_connect_func = None
+            await pool.release(connection)
+            assert not connection.is_dirty
+            assert await client.ping()
+            writer.close()
+
+    with app.app_context():
+        asyncio.run(main())
+
+
+def test_long_pauses(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However long a connection was unused, the next reply may take all of its time,
+    and so may the next message.
+    """
+    now = 1000.0
+    clock = types.SimpleNamespace(monotonic=lambda: now)
+    monkeypatch.setattr(internals, "time", clock)
+    client = client_of(URL=server.url, RETRY=0)
+
+    with client.pubsub() as pubsub:
+        pubsub.subscribe("news")
+        assert pubsub.get_message(timeout=5)["type"] == "subscribe"
+
+        for _ in range(4):
+            now += 100
+            assert client.publish("news", "text") == 1
+            now += 100
+            assert pubsub.get_message(timeout=5)["data"] == b"text"
 
 
 def test_fake_connection() -> None:
@@ -818,10 +916,10 @@ def test_transactions_keep_their_connection(server: Server) -> None:
 
     with client.pipeline() as pipeline:
         pipeline.watch("k")
+        pipeline.unwatch()
+        pipeline.watch("k")
         pipeline.multi()
         pipeline.get("k").execute()
-        pipeline.watch("k")
-        pipeline.unwatch()
 
     connection = client.connection_pool.get_connection()
 
