@@ -946,7 +946,11 @@ def test_unwatch_within_a_transaction(server: Server) -> None:
     client = client_of(URL=server.url, MAX_CONNECTIONS=1)
     client.set("k", "v")
     pipeline = client.pipeline(transaction=False)
-    pipeline.execute_command("MULTI").execute_command("UNWATCH").execute()
+
+    for name in ("MULTI", "UNWATCH", "UNWATCH"):
+        pipeline.execute_command(name)
+
+    assert len(pipeline.execute()) == 3
     assert client.get("k") == b"v"
     number = client.client_id()
     connection = client.connection_pool.get_connection()
