@@ -963,6 +963,24 @@ def test_unwatch_within_a_transaction(server: Server) -> None:
     assert client.client_id() == number
 
 
+@pytest.mark.parametrize("name", ["DISCARD", "EXEC"])
+def test_end_without_a_transaction(server: Server, name: str) -> None:
+    """Without MULTI, the server refuses these, and goes on watching, so the connection
+    is closed.
+    """
+    pool = client_of(URL=server.url, MAX_CONNECTIONS=1).connection_pool
+    connection = pool.get_connection()
+    connection.send_command("WATCH", "k")
+    connection.read_response()
+    connection.send_command(name)
+
+    with pytest.raises(redis.ResponseError, match="without MULTI"):
+        connection.read_response()
+
+    pool.release(connection)
+    assert not connection.is_open
+
+
 def test_transactions_keep_their_connection_in_asyncio(server: Server) -> None:
     """The same in asyncio."""
     app = Flask(__name__)

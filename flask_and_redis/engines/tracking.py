@@ -157,10 +157,9 @@ class _Tracked:
         self._names_nodes = kind is _NAMING
 
         if not self._names_nodes:
-            # Within a transaction, UNWATCH is only queued.
-            self._restores = kind is _ENDING or (
-                kind is _UNWATCHING and not self._is_queueing
-            )
+            # Within a transaction, UNWATCH is only queued. Outside of one, the server
+            # refuses the others, and goes on watching.
+            self._restores = kind is (_ENDING if self._is_queueing else _UNWATCHING)
             self._is_queueing = kind is _QUEUEING or (
                 self._is_queueing and not self._restores
             )
