@@ -340,6 +340,28 @@ def test_repeated_password(scripted: Scripted, password: str) -> None:
         assert "ss" not in text
 
 
+@pytest.mark.parametrize("place", ["file", "provider", "pool"])
+def test_repeated_password_of_another_origin(
+    scripted: Scripted, tmp_path: Path, place: str
+) -> None:
+    """The same for passwords that are not settings."""
+    path = tmp_path / "password"
+    path.write_text("hush")
+    pool = redis.ConnectionPool.from_url(scripted.url, password="hush", protocol=2)
+    provider = redis.UsernamePasswordCredentialProvider("", "hush")
+    configs: dict[str, dict[str, t.Any]] = {
+        "file": {"REDIS_PASSWORD_FILE": path, "REDIS_PROTOCOL": 2},
+        "provider": {"REDIS_CREDENTIAL_PROVIDER": provider, "REDIS_PROTOCOL": 2},
+        "pool": {"REDIS_URL": None, "REDIS_CONNECTION_POOL": pool},
+    }
+    config = configs[place]
+    scripted.plan(b"AUTH", *4 * [b"-ERR not 'hush'\r\n"])
+    assert ping_error(scripted.url, **config) == "not '***'"
+
+    with pytest.raises(redis.ResponseError, match=r"not '\*\*\*'$"):
+        make_app(scripted.url, **config).extensions["redis"]["REDIS"].get("k")
+
+
 def test_replica_without_master(own_server: Server) -> None:
     """A replica that has lost its master still serves its data, which get old."""
     app = make_app(own_server.url)

@@ -13,6 +13,7 @@ from . import adoption
 from . import checks
 from . import interruptions
 from . import messages
+from .credentials import Credentials
 from .internals.errors import is_cache_refused
 from .internals.errors import is_demoted
 from .internals.errors import is_full_pool
@@ -65,9 +66,13 @@ class Commands(Operations):
         self, error: BaseException, spec: Spec, handled: BaseException | None
     ) -> None:
         """Hide secrets in an error and its causes. See :meth:`is_transient`."""
-        secrets = messages.find_secrets(
-            self.connection_arguments(spec), spec.sentinel_arguments
-        )
+        groups = (self.connection_arguments(spec), spec.sentinel_arguments)
+        secrets = messages.find_secrets(*groups)
+
+        for group in groups:
+            if isinstance(source := group.get("credential_provider"), Credentials):
+                # Without the user name. Passwords are the last part of a login.
+                secrets += filter(None, source.secrets[-1:])
 
         for each in causes(error, handled):
             messages.clean_error(each, secrets)

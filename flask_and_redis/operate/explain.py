@@ -14,7 +14,7 @@ from ..exceptions import ConfigError
 from ..registry import Registry
 from ..spec.spec import Spec
 from ..spec.values import clean
-from ..spec.values import Secret
+from ..spec.values import SECRETS
 
 
 def explain(registry: Registry, prefix: str, error: BaseException | None) -> str:
@@ -106,11 +106,13 @@ def _explain_login(
 
 def _hide_secrets(spec: Spec, text: str) -> str:
     arguments = spec.engine.connection_arguments(spec)
+    secrets: list[str] = []
 
-    for value in (*arguments.values(), *spec.sentinel_arguments.values()):
-        secrets = value.secrets if isinstance(value, Credentials) else (value,)
-        text = hide_secrets(
-            text, [each for each in secrets if isinstance(each, Secret) and each]
-        )
+    for name, value in (*arguments.items(), *spec.sentinel_arguments.items()):
+        if isinstance(value, Credentials):
+            secrets += filter(None, value.secrets)
+        elif name in SECRETS and value:
+            # The application's own pool has ordinary text.
+            secrets.append(str(value))
 
-    return text
+    return hide_secrets(text, secrets)
