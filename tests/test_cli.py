@@ -27,7 +27,11 @@ from redis.retry import Retry
 
 from flask_and_redis import Redis
 from flask_and_redis import RedisManager
+from flask_and_redis.operate import health
 from flask_and_redis.operate import report
+from flask_and_redis.operate.text import print_table
+from flask_and_redis.operate.text import wrap
+from flask_and_redis.operate.text import wrap_error
 
 from . import objects
 from .conftest import miss
@@ -193,8 +197,10 @@ def test_list_all(runner: Run) -> None:
         "DATABASE | 'DATABASE_URL' does not begin with redis://,"
         in done.output.replace("  ", " | ")
     )
+    assert "\n\nSkipped:\n" in done.output
     assert "'X_HOST' must name a host" in done.output
     assert "'ZZ_URL' must end in the number" in done.output
+    assert "Skipped" not in runner({"REDIS_URL": "redis://h"}, "list", "--all").output
 
 
 def test_list_as_json(runner: Run) -> None:
@@ -216,11 +222,50 @@ def test_list_as_json(runner: Run) -> None:
     assert "DATABASE" not in json.loads(runner(CONFIG, "list", "--json").output)
 
 
+@pytest.mark.parametrize("arguments", [["list"], ["list", "REDIS"], ["ping"], ["info"]])
+def test_json_is_indented(runner: Run, arguments: list[str]) -> None:
+    """People can read the JSON, too."""
+    output = runner({"REDIS_URL": "fakeredis://"}, *arguments, "--json").output
+    assert output == json.dumps(json.loads(output), indent=2) + "\n"
+
+
+def test_wide_tables(capsys: pytest.CaptureFixture[str]) -> None:
+    """A table has at most 100 columns. If it is wider, its widest column is narrowed.
+    Words with hyphens, such as the names of hosts, stay whole.
+    """
+
+    def printed(cell: str, **options: t.Any) -> list[str]:
+        print_table([["a", "b", cell]], **options)
+        return capsys.readouterr().out.splitlines()
+
+    fits = 94 * "x"
+    assert printed(fits) == [f"a  b  {fits}"]
+    assert printed(f"{fits}y") == [f"a  b  {fits}", "      y"]
+    assert printed(fits[2:], indent=2) == [f"  a  b  {fits[2:]}"]
+    assert printed(fits[1:], indent=2) == [f"  a  b  {fits[2:]}", "        x"]
+    assert printed(f"{fits[7:]} my-host") == [f"a  b  {fits[7:]}", "      my-host"]
+
+
+def test_long_lines() -> None:
+    """Lines are wrapped after 100 columns, and errors so that "Error: " fits in front
+    of them. Words with hyphens stay whole.
+    """
+    fits = 93 * "x"
+    assert wrap(f"{fits} 123456") == f"{fits} 123456"
+    assert wrap(f"{fits} 1234567") == f"{fits}\n  1234567"
+    assert wrap(f"{fits} a-host") == f"{fits} a-host"
+    assert wrap(f"{fits} my-host") == f"{fits}\n  my-host"
+    assert wrap_error(f"{fits[:-3]} ab") == f"{fits[:-3]} ab"
+    assert wrap_error(f"{fits[:-3]} abc") == f"{fits[:-3]}\nabc"
+    assert wrap_error(f"{fits[:-7]} my-host") == f"{fits[:-7]}\nmy-host"
+
+
 def test_list_of_objects(runner: Run) -> None:
     """The list shows the addresses of pools and nodes that the application created."""
     sentinel = t.cast(t.Any, redis.Sentinel)([("s", 1)])
     config = {
         "POOL_CONNECTION_POOL": redis.ConnectionPool(host="h", port=1, db=2),
+        "NONE_CONNECTION_POOL": redis.ConnectionPool(db=None),
         "TLS_CONNECTION_POOL": redis.ConnectionPool.from_url("rediss://h:2"),
         "SOCKET_CONNECTION_POOL": redis.ConnectionPool.from_url("unix:///s"),
         "FOUND_CONNECTION_POOL": sentinel.master_for("m").connection_pool,
@@ -233,6 +278,7 @@ def test_list_of_objects(runner: Run) -> None:
     }
     lines = runner(config, "list").lines
     assert "POOL | redis | h:1 | 2 | redis.Redis | no | 5 s" in lines
+    assert "NONE | redis | localhost:6379 | 0 | redis.Redis | no | 5 s" in lines
     assert "TLS | redis | h:2 | 0 | redis.Redis | yes | 5 s" in lines
     assert "SOCKET | unix | /s | 0 | redis.Redis | no | 5 s" in lines
     assert (
@@ -330,6 +376,28 @@ def test_optional_prefixes(runner: Run, server: Server) -> None:
     assert runner(config, "ping").code == runner(config, "info").code == 1
 
 
+def test_defaults_of_times(
+    runner: Run, native_client_prints: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without options, servers are pinged once, and must answer within a second. To
+    find the server of the native client, sentinels have five seconds.
+    """
+    timeouts: list[float] = []
+
+    def ask(questions: t.Any, timeout: float) -> t.Any:
+        timeouts.append(timeout)
+        return original(questions, timeout)
+
+    original = health.ask
+    monkeypatch.setattr(health, "ask", ask)
+    config = {"REDIS_URL": f"redis+sentinel://127.0.0.1:{reserve()}/mymaster"}
+
+    for command in ("ping", "cli"):
+        assert runner(config, command).code == 1
+
+    assert timeouts == [1, 5]
+
+
 def test_ping_waits(run: Run, own_server: Server) -> None:
     """With --wait, the servers are pinged until all required ones answer."""
     own_server.stop()
@@ -386,12 +454,35 @@ def test_wrong_prefix(runner: Run, command: str) -> None:
     assert "Error: 'BROKER_URL' must end in the number" in done.output
 
 
-@pytest.mark.parametrize("timeout", ["0", "-1", "x", "nan", "inf"])
-def test_wrong_timeout(runner: Run, timeout: str) -> None:
-    """A timeout must be a number of seconds."""
-    for command in ("ping", "info"):
-        config = {"REDIS_URL": "redis://127.0.0.1:1"}
-        assert runner(config, command, "--timeout", timeout).code == 2
+@pytest.mark.parametrize(
+    ("option", "right", "wrong"),
+    [
+        ("--timeout", ["0.001", "3600"], ["0", "-1", "x", "inf", "3600.5"]),
+        ("--wait", ["0", "86400"], ["-0.5", "x", "inf", "86400.5"]),
+    ],
+)
+def test_limits_of_times(
+    runner: Run, option: str, right: list[str], wrong: list[str]
+) -> None:
+    """A time is a number of seconds, and not too large by mistake."""
+    config = {"REDIS_URL": "fakeredis://"}
+
+    for value in right:
+        assert runner(config, "ping", option, value).code != 2
+
+    for value in wrong:
+        done = runner(config, "ping", option, value)
+        assert done.code == 2
+        assert f"Invalid value for '{option}': " in done.output
+
+
+@pytest.mark.parametrize("command", ["ping", "info"])
+def test_timeout_that_is_no_number(runner: Run, command: str) -> None:
+    """The number that is none is refused, too."""
+    config = {"REDIS_URL": "redis://127.0.0.1:1"}
+    done = runner(config, command, "--timeout", "nan")
+    assert done.code == 2
+    assert "The timeout must be a number of seconds above 0." in done.output
 
 
 @pytest.mark.parametrize("no_color", ["", "1"])
@@ -418,6 +509,24 @@ def test_colors_on_a_terminal(server: Server, no_color: str) -> None:
     assert ("\x1b[31mDOWN" in output) is (not no_color)
     assert "REDIS" in output
     assert "DOWN" in output
+
+
+@pytest.mark.parametrize("no_color", ["", "1"])
+def test_colors(
+    app: Flask, server: Server, monkeypatch: pytest.MonkeyPatch, no_color: str
+) -> None:
+    """The color of a line says whether the server answered."""
+    monkeypatch.setenv("NO_COLOR", no_color)
+    down = f"redis://127.0.0.1:{reserve()}"
+    app.config.update(REDIS_URL=server.url, DOWN_URL=down, CACHE_URL=down)
+    app.config["CACHE_OPTIONAL"] = True
+    RedisManager(app)
+    invoke = app.test_cli_runner().invoke
+    pings = invoke(args=["redis", "ping", "--timeout", "20"], color=True).output
+    info = invoke(args=["redis", "info", "DOWN"], color=True).output
+
+    for text in ("\x1b[32mREDIS", "\x1b[31mDOWN", "\x1b[33mCACHE", "\x1b[31m  error"):
+        assert (text in pings + info) is (not no_color)
 
 
 def test_info(runner: Run, each_server: Server) -> None:
@@ -638,7 +747,8 @@ def test_info_of_a_lying_cluster(runner: Run) -> None:
 
     assert done.code == 1
     assert all(char.isprintable() or char == "\n" for char in done.output)
-    assert " | error | [31mhost:1: " in done.output.replace("  ", " | ")
+    assert "\n  node  role " in done.output
+    assert "\n  error  [31mhost:1: " in done.output
 
     with lying_server(bulk(nodes[1])) as liar:
         config = {"REDIS_URL": f"redis+cluster://{liar}?protocol=2"}
@@ -651,7 +761,7 @@ def test_info_of_another_kind(runner: Run) -> None:
     """A client that does not parse INFO gives no facts."""
     done = runner({"REDIS_HOST": "h", "REDIS_CLASS": Poolless}, "info")
     assert done.code == 0
-    assert " | server | Redis ?, up ?" in done.lines
+    assert "\n  server    Redis ?, up ?\n" in done.output
 
 
 def test_words_for_facts() -> None:
@@ -829,6 +939,26 @@ def test_cli_keeps_the_password_off_the_command_line(
     address = ["-h", "127.0.0.1", "-p", str(locked.port), "-n", "2"]
     assert arguments == [program, *address, "GET", "k"]
     assert environment["REDISCLI_AUTH"] == environment["VALKEYCLI_AUTH"] == SECRET
+
+
+def test_output_before_the_client(
+    runner: Run, native_client_prints: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the application prints first is not lost when the client starts."""
+
+    class Talkative(objects.Provider):
+        def get_credentials(self) -> tuple[str, str]:
+            print("asked")
+            return super().get_credentials()
+
+    seen: list[bytes] = []
+
+    def execute(*args: object) -> None:
+        seen.append(t.cast(t.Any, sys.stdout).buffer.getvalue())
+
+    monkeypatch.setattr(os, "execve", execute)
+    runner({"REDIS_HOST": "h", "REDIS_CREDENTIAL_PROVIDER": Talkative}, "cli")
+    assert seen == [b"asked\n"]
 
 
 def test_cli_on_a_cluster(runner: Run, native_client: None, cluster: Cluster) -> None:
@@ -1144,8 +1274,8 @@ def test_list_of_a_prefix_as_json(runner: Run) -> None:
             ["HOST", "PORT"],
         ),
         (
-            {"URL": "rediss://h", "SSL_CA_DATA": "-----BEGIN-----\n" + "x\n" * 99},
-            {"SSL_CA_DATA": ("-----BEGIN----- " + "x " * 15 + "x...", "setting")},
+            {"URL": "rediss://h", "SSL_CA_DATA": "-BEGIN-\n" + "x\n" * 20 + "yyy"},
+            {"SSL_CA_DATA": ("-BEGIN- " + "x " * 19 + "x...", "setting")},
             [],
         ),
     ],
