@@ -854,10 +854,10 @@ def test_cli_logs_in(
 
 
 def test_cli_asks_the_provider(
-    runner: Run, native_client: None, start: Starter
+    runner: Run, native_client: None, start: Starter, server: Server
 ) -> None:
-    """The password comes from the credential provider. The text of a provider's error
-    is not shown.
+    """The password comes from the credential provider, which may return none. The text
+    of a provider's error is not shown.
     """
     locked = start(Server, password="provided")
 
@@ -868,10 +868,13 @@ def test_cli_asks_the_provider(
     config = {
         "REDIS_URL": locked.url,
         "REDIS_CREDENTIAL_PROVIDER": objects.Provider,
+        "NOBODY_URL": server.url,
+        "NOBODY_CREDENTIAL_PROVIDER": objects.Nobody,
         "BROKEN_URL": locked.url,
         "BROKEN_CREDENTIAL_PROVIDER": Broken(),
     }
     assert runner(config, "cli", "--", "PING").output == "PONG\n"
+    assert runner(config, "cli", "NOBODY", "--", "PING").output == "PONG\n"
     done = runner(config, "cli", "BROKEN", "--", "PING")
     assert done.code == 1
     assert "'BROKEN_CREDENTIAL_PROVIDER' gives no password (LookupError)" in done.output

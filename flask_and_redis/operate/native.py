@@ -91,7 +91,8 @@ def _find_login(spec: Spec, connection: Arguments) -> tuple[str, str]:
         return str(username or ""), str(password or "")
 
     try:
-        *user, password = provider.get_credentials()
+        # Nothing, if the server needs no login.
+        *user, password = provider.get_credentials() or ("",)
     except ConfigError as error:
         raise _error(str(error)) from None
     except Exception as error:
