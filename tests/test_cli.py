@@ -1268,8 +1268,9 @@ def test_list_of_a_prefix_as_json(runner: Run) -> None:
             {
                 "CONNECTION_POOL": ("at localhost:6399", "setting"),
                 "RETRY_DEADLINE": ("5", "default"),
+                "OPTIONAL": ("false", "default"),
             },
-            ["HOST", "PORT", "SOCKET_TIMEOUT"],
+            ["HOST", "PORT", "SOCKET_TIMEOUT", "MAX_IDLE"],
         ),
         (
             {"URL": "fakeredis://stock"},

@@ -78,7 +78,8 @@ def _list_arguments(spec: Spec) -> cabc.Iterator[Setting]:
 def _has_default(spec: Spec, name: str) -> bool:
     """Whether the default of an argument has an effect."""
     # A pool of the application has settings of its own.
-    return "connection_pool" not in spec.arguments or name == "retry_deadline"
+    own = ("retry_deadline", "optional")
+    return "connection_pool" not in spec.arguments or name in own
 
 
 # Settings that are attributes of a spec.
