@@ -86,10 +86,15 @@ def subtitle(response: TestResponse) -> str:
     return match[1]
 
 
+def content(response: TestResponse) -> str:
+    """The panel."""
+    return response.text.partition('<div id="flDebugRedisPanel-content"')[2]
+
+
 def sections(response: TestResponse) -> dict[str, list[Row]]:
     """The rows of the panel by prefix."""
-    panel = response.text.partition('<div id="flDebugRedisPanel-content"')[2]
-    tables = re.findall(r"<h4>(.*?)</h4>.*?(<table.*?</table>)", panel, re.S)
+    pattern = r"<h4>(.*?)</h4>.*?(<table.*?</table>)"
+    tables = re.findall(pattern, content(response), re.S)
     return {
         prefix: [
             Row(*(cell.text or "" for cell in row))
@@ -160,6 +165,60 @@ def test_one_command(app: Flask, manager: RedisManager) -> None:
     response = app.test_client().get("/")
     assert subtitle(response).startswith("1 command in ")
     assert commands(response) == {"REDIS": ["PING"]}
+
+
+def finish(app: Flask, prefix: str, command: str, seconds: float) -> None:
+    """Tell the panel of a command that takes exactly this long."""
+    values: dict[str, t.Any] = {"tries": 1, "error": None}
+    values |= {"prefix": prefix, "commands": (command,), "seconds": seconds}
+    command_finished.send(app, **values)
+
+
+def test_figures(app: Flask, manager: RedisManager) -> None:
+    """Durations are in milliseconds, and the shares of all prefixes are 100 %. A
+    command that runs twice is repeated, but another prefix has commands of its own.
+    """
+
+    @app.get("/")
+    def index() -> str:
+        for prefix, command, seconds in (
+            *[("REDIS", "SET", 0.006)] * 2,
+            *[("REDIS", "GET", 0.0025)] * 3,
+            ("CACHE", "GET", 0.0005),
+        ):
+            finish(app, prefix, command, seconds)
+
+        return PAGE
+
+    response = app.test_client().get("/")
+    assert subtitle(response) == "6 commands in 20.00 ms"
+    assert sections(response) == {
+        "REDIS": [
+            Row("1", "6.000", "30.0 %", "SET", "2 times", "1", ""),
+            Row("2", "6.000", "30.0 %", "SET", "2 times", "1", ""),
+            Row("3", "2.500", "12.5 %", "GET", "3 times", "1", ""),
+            Row("4", "2.500", "12.5 %", "GET", "3 times", "1", ""),
+            Row("5", "2.500", "12.5 %", "GET", "3 times", "1", ""),
+        ],
+        "CACHE": [Row("6", "0.500", "2.5 %", "GET", "", "1", "")],
+    }
+    totals = re.findall(r"</h4>\s*<p>(.*?)</p>", content(response), re.S)
+    assert [" ".join(re.sub("<.*?>", "", text).split()) for text in totals] == [
+        "5 commands in 19.50 ms. Repeated: GET 3 times, SET 2 times",
+        "1 command in 0.50 ms",
+    ]
+
+
+def test_coarse_clock(app: Flask, manager: RedisManager) -> None:
+    """A clock may be too coarse to measure any of the commands."""
+
+    @app.get("/")
+    def index() -> str:
+        finish(app, "REDIS", "GET", 0.0)
+        return PAGE
+
+    (row,) = sections(app.test_client().get("/"))["REDIS"]
+    assert (row.milliseconds, row.share) == ("0.000", "0.0 %")
 
 
 def test_pipelines(app: Flask, manager: RedisManager) -> None:

@@ -89,7 +89,7 @@ class RedisPanel(DebugPanel):
     """
 
     name = "Redis"
-    has_content: bool = False
+    has_content: bool
     _calls: cabc.Sequence[_Call] = ()
 
     @classmethod
