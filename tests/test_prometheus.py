@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import collections.abc as cabc
 import gc
+import types
 import typing as t
 import weakref
 from pathlib import Path
@@ -20,6 +21,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from flask_and_redis import command_finished
 from flask_and_redis import ConfigError
+from flask_and_redis.contrib import prometheus
 from flask_and_redis.contrib.prometheus import RedisMetrics
 
 from .cutter import Cutter
@@ -103,6 +105,11 @@ def test_commands(app: Flask, server: Server, registry: CollectorRegistry) -> No
     assert samples.values("errors_total", "command") == {"INCRBY": 1, "pipeline": 1}
     assert set(samples.values("errors_total", "error")) == {"ResponseError"}
     assert 0 < (samples.get("command_duration_seconds_sum", command="GET") or 0) < 30
+    # Alert rules and dashboards depend on them.
+    assert list(samples.values("command_duration_seconds_bucket", "le")) == [
+        *("0.00025", "0.0005", "0.001", "0.0025", "0.005", "0.01", "0.025", "0.05"),
+        *("0.1", "0.25", "0.5", "1.0", "2.5", "5.0", "10.0", "+Inf"),
+    ]
     assert samples.get(count, flask_app="tests", prefix="CACHE") == 7
 
 
@@ -146,7 +153,9 @@ def test_pool(app: Flask, server: Server, registry: CollectorRegistry) -> None:
 def test_outage(
     app: Flask, own_server: Server, registry: CollectorRegistry, cutter: Cutter
 ) -> None:
-    """An outage is shown while it lasts, and is counted."""
+    """An outage is shown while it lasts, and is counted. It is not hidden by another
+    app of the same name.
+    """
     manager = make_manager(
         app,
         REDIS_URL=own_server.url,
@@ -154,6 +163,9 @@ def test_outage(
         OTHER_URL=cutter.url,
     )
     RedisMetrics(app, registry=registry)
+    other = Flask(app.name)
+    make_manager(other, REDIS_URL=cutter.url)
+    RedisMetrics(other, registry=registry)
     redis_labels = {"prefix": "REDIS"}
 
     with app.app_context():
@@ -259,7 +271,8 @@ def test_several_apps(server: Server, registry: CollectorRegistry) -> None:
         with app.app_context():
             manager.get().set("k", "v")
 
-    metrics.init_app(Flask("without-redis"))
+    without_redis = Flask("shop")
+    metrics.init_app(without_redis)
     samples = Samples(registry)
     assert samples.get("commands_total", flask_app="shop") == 2
     assert samples.get("commands_total", flask_app="admin") == 1
@@ -381,6 +394,75 @@ def test_multi_process_mode(
 
     # The registry itself has the figures of this process.
     assert Samples(registry).get("up", prefix="REDIS") == 1
+
+
+def test_times_of_writing(
+    app: Flask,
+    own_server: Server,
+    registry: CollectorRegistry,
+    shared: cabc.Callable[[], CollectorRegistry],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """In the multi-process mode, commands write the figures every 0.1 s. They write
+    them at once in a fork, and if connections were in use. So do outages.
+    """
+    manager = make_manager(app, REDIS_URL=own_server.url, REDIS_RETRY_DEADLINE=0.3)
+    # Another app of the same name, which uses no connections.
+    other = Flask(app.name)
+    make_manager(other, REDIS_URL=own_server.url)
+
+    for each in (app, other):
+        RedisMetrics(each, registry=registry)
+
+    now, process = [0.0], [1]
+    clock = types.SimpleNamespace(monotonic=lambda: now[0])
+    system = types.SimpleNamespace(getpid=lambda: process[0])
+    monkeypatch.setattr(prometheus, "time", clock)
+    monkeypatch.setattr(prometheus, "os", system)
+
+    with app.app_context():
+        client: t.Any = manager.get()
+        pool = client.connection_pool
+
+        def written(name: str) -> float | None:
+            return Samples(shared()).get(name)
+
+        def connect(count: int) -> None:
+            """Let the pool have so many idle connections."""
+            for connection in [pool.get_connection() for _ in range(count)]:
+                pool.release(connection)
+
+        client.get("k")
+        assert written("pool_connections_idle") == 1
+        connect(2)
+        client.get("k")
+        assert written("pool_connections_idle") == 1
+        now[0] = 0.1
+        client.get("k")
+        assert written("pool_connections_idle") == 2
+
+        connect(3)
+        process[0] = 2
+        client.get("k")
+        assert written("pool_connections_idle") == 3
+
+        now[0] = 0.2
+        held = pool.get_connection()
+        client.get("k")
+        assert written("pool_connections_in_use") == 1
+        pool.release(held)
+        client.get("k")
+        assert written("pool_connections_in_use") == 0
+
+        own_server.stop()
+
+        with pytest.raises(redis.ConnectionError):
+            client.get("k")
+
+        assert written("up") == 0
+        own_server.start()
+        wait_until(lambda: client.get("k") is None, "it is back", timeout=30)
+        assert written("up") == 1
 
 
 def test_dropped_registry(
