@@ -1,8 +1,6 @@
 from __future__ import annotations
 
-import collections.abc as cabc
 import contextlib
-import functools
 import json
 import os
 import socket
@@ -27,8 +25,6 @@ from flask_and_redis import PoolStats
 from flask_and_redis import Redis
 from flask_and_redis import RedisManager
 from flask_and_redis import UnknownPrefixError
-from flask_and_redis.operate import health
-from flask_and_redis.operate.health import ask
 
 from . import objects
 from .conftest import Starter
@@ -146,23 +142,6 @@ def test_ping_is_json(app: Flask) -> None:
     }
 
 
-def test_errors_after_the_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An error that comes because the time is over does not say so. The answer does."""
-    times = iter([0.0, 2.5])
-    main = threading.current_thread()
-
-    def monotonic() -> float:
-        return 0.0 if threading.current_thread() is main else next(times)
-
-    def question() -> None:
-        raise redis.ConnectionError("Connection closed.")
-
-    monkeypatch.setattr(health, "time", types.SimpleNamespace(monotonic=monotonic))
-    answer = ask({"X": [question]}, 2)["X"]
-    assert str(answer.error) == "No answer within 2 s."
-    assert answer.seconds == 2.5
-
-
 def test_ping_never_waits_longer(
     app: Flask, start: Starter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -235,58 +214,6 @@ def test_ping_of_one_node_is_enough(
     other = results.pop("OTHER")
     assert all(result.ok for result in results.values()), results
     assert other.error is not None and "'other'" in other.error
-
-
-def test_answers_are_not_waited_for() -> None:
-    """Once each name has an answer, ask() does not wait for the other functions."""
-    failed, hung = threading.Event(), threading.Event()
-
-    def fail() -> str:
-        time.sleep(0.1)
-        failed.set()
-        raise LookupError
-
-    def answer() -> str:
-        assert failed.wait(10)
-        time.sleep(0.1)
-        return "late"
-
-    def hang() -> str:
-        hung.wait(30)
-        return "never"
-
-    started = time.monotonic()
-    answers = ask({"a": [lambda: "soon", fail, hang], "b": [answer]}, 20)
-    assert time.monotonic() - started < 10
-    assert (answers["a"].value, answers["b"].value) == ("soon", "late")
-    hung.set()
-
-
-@pytest.mark.parametrize("replies_first", [False, True])
-def test_reply_says_more(replies_first: bool) -> None:
-    """If no server is healthy, the answer is what one of them replied, and not that
-    another one is down.
-    """
-    has_failed = threading.Event()
-
-    def reply() -> t.NoReturn:
-        assert replies_first or has_failed.wait(10)
-        raise redis.AuthenticationError("wrong password")
-
-    def fail() -> t.NoReturn:
-        assert not replies_first or has_failed.wait(10)
-        raise redis.ConnectionError("refused")
-
-    def run(function: cabc.Callable[[], t.NoReturn]) -> t.NoReturn:
-        try:
-            function()
-        finally:
-            # The other one answers later.
-            threading.Timer(0.1, has_failed.set).start()
-
-    questions = [functools.partial(run, each) for each in (fail, reply)]
-    answer = ask({"X": questions}, 20)["X"]
-    assert str(answer.error) == "wrong password"
 
 
 def test_ping_of_a_broken_cluster(app: Flask, fresh_cluster: Cluster) -> None:
@@ -585,6 +512,34 @@ def test_stats_of_an_override(app: Flask) -> None:
                 "REDIS": PoolStats(True, 0, 0, 0, 3, False),
                 "X": PoolStats(True, None, None, None, None, False),
             }
+
+
+@pytest.mark.parametrize(
+    ("limits", "figures"),
+    [
+        ((3, 4), (0, 0, 0, 7)),
+        ((3, 2**31), (0, 0, 0, None)),
+        ((3, None), (None, None, None, None)),
+    ],
+)
+def test_stats_of_several_pools(
+    app: Flask,
+    monkeypatch: pytest.MonkeyPatch,
+    limits: tuple[int | None, ...],
+    figures: tuple[int | None, int | None, int | None, int | None],
+) -> None:
+    """If one of several pools has no limit or no statistics, all together have none."""
+    manager = make_manager(app, REDIS_URL="fakeredis://")
+    engine = app.extensions["redis"].get_spec("REDIS").engine
+    pools = [
+        redis.ConnectionPool(max_connections=limit) if limit else object()
+        for limit in limits
+    ]
+
+    with app.app_context():
+        assert manager.get().connection
+        monkeypatch.setattr(engine, "pools", lambda client: pools)
+        assert manager.stats()["REDIS"] == PoolStats(True, *figures, False)
 
 
 def test_stats_of_other_pools(app: Flask, server: Server) -> None:

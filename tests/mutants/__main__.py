@@ -53,6 +53,8 @@ TESTS = {
     " own_exceptions",
     "engines/watchers": "engines replicas pings own_exceptions",
     "operate": "cli health pings operating",
+    "operate/health": "asking health pings cli",
+    "operate/report": "report cli wrong_servers",
     "settings": "settings discovery errors misspellings",
     "settings/discovery": "settings discovery errors misspellings names",
     "settings/hints": "settings misspellings errors credentials",
