@@ -189,7 +189,7 @@ def _report_nodes(
 
 def _list_facts(spec: Spec, info: Info) -> list[list[str]]:
     address = [["address", info["address"]]] if "address" in info else []
-    limit = "" if info.get("maxmemory") else " without limit"
+    limit = " without limit" if info.get("maxmemory") == 0 else ""
     policy = info.get("maxmemory_policy", "?")
     rate = f"{_hit_rate(info)} of {_reads(info)} reads" if _reads(info) else "no reads"
     database = spec.engine.connection_arguments(spec)["db"] or 0
@@ -237,8 +237,9 @@ def _role(info: Info) -> str:
 
 
 def _memory(info: Info) -> str:
-    used, limit = _size(info.get("used_memory", 0)), info.get("maxmemory", 0)
-    return f"{used} of {_size(limit)}" if limit else used
+    used, limit = info.get("used_memory"), info.get("maxmemory")
+    text = "?" if used is None else _size(used)
+    return f"{text} of {_size(limit)}" if limit else text
 
 
 def _size(count: float) -> str:
@@ -285,15 +286,16 @@ def _reads(info: Info) -> int:
 
 
 def _hit_rate(info: Info) -> str:
-    rate = 100 * info.get("keyspace_hits", 0) / (_reads(info) or 1)
-    return f"{rate:.1f} %" if _reads(info) else "-"
+    hits, reads = info.get("keyspace_hits", 0), _reads(info)
+    return f"{100 * hits / reads:.1f} %" if reads else "-"
 
 
 def _warn(spec: Spec, info: Info) -> cabc.Iterator[str]:
     policy, limit = info.get("maxmemory_policy"), info.get("maxmemory")
 
-    if "CACHE" in spec.prefix and (policy == "noeviction" or not limit):
-        why = f"its policy is {policy}" if limit else "its memory has no limit"
+    # A server that does not report its limit may have one.
+    if "CACHE" in spec.prefix and (policy == "noeviction" or limit == 0):
+        why = "its memory has no limit" if limit == 0 else f"its policy is {policy}"
         yield (
             f"{spec.prefix} looks like a cache, but its server evicts nothing, because"
             f" {why}. It will run out of memory. Set its maxmemory, and set its"

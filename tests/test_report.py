@@ -1,0 +1,269 @@
+"""What ``flask redis info`` makes of what servers say of themselves."""
+
+from __future__ import annotations
+
+import typing as t
+
+import pytest
+import redis
+from flask import Flask
+
+from flask_and_redis import RedisManager
+from flask_and_redis.operate import report
+from flask_and_redis.operate.health import Answer
+from flask_and_redis.registry import Registry
+from flask_and_redis.spec.spec import Spec
+
+LARGEST = 2**63 - 1
+
+# What a busy server says.
+INFO = {
+    "redis_version": "8.0.2",
+    "role": "master",
+    "connected_slaves": 2,
+    "uptime_in_seconds": 86399,
+    "used_memory": 2048,
+    "maxmemory": 4096,
+    "maxmemory_policy": "allkeys-lru",
+    "connected_clients": 3,
+    "maxclients": 10,
+    "blocked_clients": 1,
+    "keyspace_hits": 1,
+    "keyspace_misses": 3,
+    "db0": {"keys": 5, "expires": 1},
+}
+
+
+def registry_of(**config: t.Any) -> Registry:
+    app = Flask("tests")
+    app.config.update(config)
+    RedisManager(app)
+    registry: Registry = app.extensions["redis"]
+    return registry
+
+
+def spec_of(**config: t.Any) -> Spec:
+    """The spec of the only prefix in these settings."""
+    registry = registry_of(**config)
+    (prefix,) = registry
+    return registry.get_spec(prefix)
+
+
+@pytest.mark.parametrize("name", ["used_memory", "db0"])
+@pytest.mark.parametrize(
+    ("number", "is_valid"),
+    [
+        *((0, True), (1, True), (LARGEST, True), (LARGEST + 1, False)),
+        *((-1, False), (1.5, False), (True, False), ("1", False), (None, False)),
+    ],
+)
+def test_numbers(name: str, number: object, is_valid: bool) -> None:
+    """Numbers that make no sense are left out."""
+    value = {"keys": number, "expires": 0} if name == "db0" else number
+    read: t.Any = report.read_info({name: value})
+
+    if name == "db0":
+        assert read == {"db0": {**({"keys": number} if is_valid else {}), "expires": 0}}
+    else:
+        assert read == ({name: number} if is_valid else {})
+
+
+def test_texts() -> None:
+    """Texts are cut. Fields of other names, and other values, are left out."""
+    info = {
+        "redis_version": 7.4,
+        "role": "x" * 101,
+        "address": "x" * 100,
+        "maxmemory_policy": ["lru"],
+        "db1": "keys=1",
+        "db1234567890": {"keys": 1},
+        "dbsize": {"keys": 1},
+        "mode": "standalone",
+    }
+    kept = {"redis_version": "7.4", "role": "x" * 100, "address": "x" * 100}
+    assert report.read_info(info) == kept
+    assert report.read_info("PONG") == {}
+
+
+@pytest.mark.parametrize(
+    ("info", "facts"),
+    [
+        (
+            INFO,
+            {
+                "server": "Redis 8.0.2, up 23 h 59 min",
+                "role": "master of 2 replicas",
+                "memory": "2.0 KiB of 4.0 KiB, policy allkeys-lru",
+                "clients": "3 connected of at most 10, 1 blocked",
+                "keys": "db0: 5, 1 expiring; db2 (this one): 0",
+                "hit rate": "25.0 % of 4 reads",
+            },
+        ),
+        (
+            {
+                "address": "db.example:6379",
+                "valkey_version": "8.1.0",
+                "redis_version": "7.2.4",
+                "uptime_in_seconds": 180_000,
+                "role": "slave",
+                "master_host": "::1",
+                "master_port": 6380,
+                "master_link_status": "up",
+                "used_memory": 0,
+                "maxmemory": 0,
+                "maxmemory_policy": "noeviction",
+                "connected_clients": 1,
+                "blocked_clients": 0,
+                "keyspace_misses": 1,
+                "db10": {"keys": 3},
+                "db2": {"keys": 2, "expires": 0},
+            },
+            {
+                "address": "db.example:6379",
+                "server": "Valkey 8.1.0, up 2 d 2 h",
+                "role": "replica of [::1]:6380, link up",
+                "memory": "0.0 B without limit, policy noeviction",
+                "clients": "1 connected",
+                "keys": "db2 (this one): 2; db10: 3",
+                "hit rate": "0.0 % of 1 reads",
+            },
+        ),
+        (
+            {"role": "slave", "keyspace_hits": 2, "db2": {"expires": 1}},
+            {
+                "server": "Redis ?, up ?",
+                "role": "replica of ?:0, link ?",
+                "memory": "?, policy ?",
+                "clients": "? connected",
+                "keys": "db2 (this one): 0, 1 expiring",
+                "hit rate": "100.0 % of 2 reads",
+            },
+        ),
+        (
+            {},
+            {
+                "server": "Redis ?, up ?",
+                "role": "master of 0 replicas",
+                "memory": "?, policy ?",
+                "clients": "? connected",
+                "keys": "db2 (this one): 0",
+                "hit rate": "no reads",
+            },
+        ),
+    ],
+    ids=["busy", "replica", "few", "none"],
+)
+def test_facts(info: dict[str, t.Any], facts: dict[str, str]) -> None:
+    """What a server does not say is unknown, or 0 where servers leave zeros out."""
+    spec = spec_of(REDIS_URL="redis://h/2")
+    assert report._list_facts(spec, info) == [list(fact) for fact in facts.items()]
+
+
+def test_database_of_a_pool() -> None:
+    """A pool without a database uses the first one."""
+    pool = redis.ConnectionPool(host="h", db=t.cast(t.Any, None))
+    facts = dict(report._list_facts(spec_of(REDIS_CONNECTION_POOL=pool), {}))
+    assert facts["keys"] == "db0 (this one): 0"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        *((0, "0 s"), (59, "59 s"), (60, "1 min"), (3599, "59 min")),
+        *((3600, "1 h 0 min"), (86399, "23 h 59 min"), (86400, "1 d 0 h")),
+    ],
+)
+def test_durations(seconds: int, text: str) -> None:
+    """The two largest units are shown."""
+    assert report._duration({"uptime_in_seconds": seconds}) == text
+
+
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [
+        *((1023, "1023.0 B"), (1024, "1.0 KiB"), (2**20, "1.0 MiB")),
+        *((2**30, "1.0 GiB"), (5 * 2**40, "5120.0 GiB")),
+    ],
+)
+def test_sizes(count: int, text: str) -> None:
+    """The largest unit of which there is at least one is shown."""
+    assert report._size(count) == text
+
+
+@pytest.mark.parametrize(
+    ("count", "text"), [(0, "0 replicas"), (1, "1 replica"), (2, "2 replicas")]
+)
+def test_replicas(count: int, text: str) -> None:
+    assert report._role({"connected_slaves": count}) == f"master of {text}"
+
+
+EVICTS = "looks like a cache, but its server evicts nothing"
+NO_LIMIT = {"maxmemory": 0, "maxmemory_policy": "allkeys-lru"}
+CLUSTER = {"URL": "redis+cluster://h"}
+
+
+@pytest.mark.parametrize(
+    ("prefix", "config", "info", "texts"),
+    [
+        ("PAGE_CACHE", {}, {**INFO, **NO_LIMIT}, [EVICTS, "its memory has no limit"]),
+        (
+            "CACHE",
+            {},
+            {**INFO, "maxmemory_policy": "noeviction"},
+            [EVICTS, "its policy is noeviction"],
+        ),
+        ("CACHE", {}, {**INFO, "maxmemory": 1}, []),
+        ("REDIS", {}, {**INFO, **NO_LIMIT}, []),
+        # It does not say whether it has a limit.
+        ("CACHE", {}, {"maxmemory_policy": "allkeys-lru"}, []),
+        ("CACHE", {}, {}, []),
+        ("REDIS", {}, {"cluster_enabled": 1}, ["a single node of a cluster"]),
+        ("REDIS", {}, {"cluster_enabled": 0}, []),
+        ("REDIS", CLUSTER, {"cluster_enabled": 1}, []),
+        ("REDIS", {}, {"role": "slave", "master_link_status": "up"}, []),
+        ("REDIS", {}, {"role": "slave"}, ["no link to its master"]),
+        ("REDIS", {}, {"role": "master", "master_link_status": "down"}, []),
+        ("REDIS", {}, {"redis_version": "7.1.9"}, ["Redis 7.1.9 is older than 7.2, "]),
+        ("REDIS", {}, {"redis_version": "7.2.0"}, []),
+        ("REDIS", {}, {"redis_version": "10.0"}, []),
+        ("REDIS", {}, {"redis_version": "unstable"}, []),
+        ("REDIS", {"CLASS": "valkey.Valkey"}, {"redis_version": "6.2.0"}, []),
+    ],
+)
+def test_warnings(
+    prefix: str, config: dict[str, str], info: dict[str, t.Any], texts: list[str]
+) -> None:
+    """What is probably a mistake causes a warning."""
+    settings = {"URL": "redis://h", **config}
+    spec = spec_of(**{f"{prefix}_{name}": value for name, value in settings.items()})
+    warnings = list(report._warn(spec, info))
+    assert len(warnings) == bool(texts)
+    assert all(text in "".join(warnings) for text in texts)
+
+
+def test_nodes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each node has a line or an error, and each warning is there once."""
+    refused = redis.ConnectionError("Connection refused.")
+    answers = {
+        "a:1": Answer[t.Any](1.0, error=refused),
+        "a:2": Answer[t.Any](1.0, INFO),
+        "a:3": Answer[t.Any](1.0, {"role": "slave"}),
+        "a:4": Answer[t.Any](1.0, {"role": "slave"}),
+    }
+    monkeypatch.setattr(report, "ask", lambda questions, timeout: answers)
+    registry = registry_of(REDIS_URL="redis+cluster://a:1")
+    spec = registry.get_spec("REDIS")
+    made = report._report_nodes(registry, spec, dict.fromkeys(answers, spec), 1.0)
+    text = "23 h 59 min, 2.0 KiB of 4.0 KiB, allkeys-lru, 3, 5, 25.0 %"
+    few = "replica, Redis ?, ?, ?, ?, ?, 0, -"
+    assert made.has_header
+    assert [", ".join(row) for row in made.facts[1:]] == [
+        f"a:2, master, Redis 8.0.2, {text}",
+        f"a:3, {few}",
+        f"a:4, {few}",
+    ]
+    assert list(made.nodes) == ["a:2", "a:3", "a:4"]
+    assert made.nodes["a:2"] == INFO
+    assert made.errors == ["a:1: Connection refused."]
+    assert len(made.warnings) == 1
+    assert "no link to its master" in made.warnings[0]
