@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections.abc as cabc
 import typing as t
 
 import pytest
@@ -34,11 +35,15 @@ INFO = {
 }
 
 
-def registry_of(**config: t.Any) -> Registry:
+def make_app(**config: t.Any) -> Flask:
     app = Flask("tests")
     app.config.update(config)
     RedisManager(app)
-    registry: Registry = app.extensions["redis"]
+    return app
+
+
+def registry_of(**config: t.Any) -> Registry:
+    registry: Registry = make_app(**config).extensions["redis"]
     return registry
 
 
@@ -267,3 +272,58 @@ def test_nodes(monkeypatch: pytest.MonkeyPatch) -> None:
     assert made.errors == ["a:1: Connection refused."]
     assert len(made.warnings) == 1
     assert "no link to its master" in made.warnings[0]
+
+
+OUTPUT = """\
+CACHE  redis  h:6379
+  server    Redis 8.0.2, up 1 min
+  role      replica of ?:0, link ?
+  memory    ?, policy ?
+  clients   ? connected
+  keys      db0 (this one): 0
+  hit rate  no reads
+  warning   A replica of CACHE has no link to its master, so its data may be old.
+
+CARTS  redis+cluster  a:6379
+  node  role    server       up   memory  policy  clients  keys  hits
+  a:1   master  Redis 8.0.2  5 s  ?       ?       ?        0     -
+  error  a:2: refused
+
+DOWN  redis  h:6379
+  error  refused
+
+EMPTY  redis+cluster  a:6379
+  node  role  server  up  memory  policy  clients  keys  hits
+  error  The cluster returned no nodes.
+
+FAKE  fakeredis  this process
+  server  fakeredis, inside each process of the app. It has no INFO.
+"""
+
+
+def test_output(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Facts are aligned with warnings and errors, and the table of nodes is not."""
+    version, refused = {"redis_version": "8.0.2"}, redis.ConnectionError("refused")
+    node, cache = {"flags": "master"}, {"uptime_in_seconds": 60, "role": "slave"}
+    answers = {
+        "CACHE": Answer[t.Any](1.0, {**version, **cache}),
+        "CARTS": Answer[t.Any](1.0, {"a:1": node, "a:2": node}),
+        "a:1": Answer[t.Any](1.0, {**version, "uptime_in_seconds": 5}),
+        "a:2": Answer[t.Any](1.0, error=refused),
+        "DOWN": Answer[t.Any](1.0, error=refused),
+        "EMPTY": Answer[t.Any](1.0, {}),
+    }
+
+    def ask(questions: cabc.Iterable[str], timeout: float) -> dict[str, Answer[t.Any]]:
+        return {name: answers[name] for name in questions}
+
+    monkeypatch.setattr(report, "ask", ask)
+    app = make_app(
+        CACHE_URL="redis://h",
+        CARTS_URL="redis+cluster://a",
+        DOWN_URL="redis://h",
+        EMPTY_URL="redis+cluster://a",
+        FAKE_URL="fakeredis://",
+    )
+    result = app.test_cli_runner().invoke(args=["redis", "info"])
+    assert (result.output, result.exit_code) == (OUTPUT, 1)
