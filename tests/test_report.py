@@ -327,3 +327,11 @@ def test_output(monkeypatch: pytest.MonkeyPatch) -> None:
     )
     result = app.test_cli_runner().invoke(args=["redis", "info"])
     assert (result.output, result.exit_code) == (OUTPUT, 1)
+
+
+def test_wrong_timeout() -> None:
+    """No server is asked if the timeout makes no sense."""
+    registry = registry_of(REDIS_URL="redis://127.0.0.1:1")
+
+    with pytest.raises(ValueError, match="seconds above 0"):
+        report.report(registry, ["REDIS"], 0)
