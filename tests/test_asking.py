@@ -140,10 +140,10 @@ class Replies:
 def test_first_answer(monkeypatch: pytest.MonkeyPatch) -> None:
     """The first answer to each name counts, whatever the others reply."""
     replies = Replies(
-        ("X", health.Answer(0.1, error=redis.ConnectionError("refused"))),
+        ("X", health.Answer(0.1, error=redis.ResponseError("wrong"))),
         ("X", health.Answer(0.2, "first")),
         ("X", health.Answer(0.3, "second")),
-        ("X", health.Answer(0.4, error=redis.ResponseError("wrong"))),
+        ("X", health.Answer(0.4, error=redis.ConnectionError("refused"))),
         ("Y", health.Answer(0.5, "last")),
     )
     replies.use(monkeypatch)

@@ -88,10 +88,6 @@ def ping(
     """
     check_timeout(timeout)
     wanted = dict.fromkeys(prefixes or registry)
-
-    for prefix in wanted:
-        registry.check_known(prefix)
-
     questions = {prefix: _make_pings(registry, prefix, timeout) for prefix in wanted}
     answers = ask(questions, timeout).items()
     return {prefix: _read_ping(registry, prefix, answer) for prefix, answer in answers}
@@ -208,16 +204,16 @@ def ask(
     replies: queue.SimpleQueue[tuple[str, Answer[R]]] = queue.SimpleQueue()
 
     def run(name: str, function: cabc.Callable[[], R]) -> None:
-        answer: Answer[R] = Answer(0)
+        value: R | None = None
+        failure: BaseException | None = None
         started = time.monotonic()
 
         try:
-            answer.value = function()
+            value = function()
         except BaseException as error:
-            answer.error = error
+            failure = error
 
-        answer.seconds = time.monotonic() - started
-        replies.put((name, answer))
+        replies.put((name, Answer(time.monotonic() - started, value, failure)))
 
     for name, functions in questions.items():
         for function in functions:
