@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import gc
 import socket
+import socketserver
 import threading
 import typing as t
+from pathlib import Path
 from unittest import mock
 
 import pytest
@@ -248,6 +250,49 @@ def test_tls_to_a_slow_port(app: Flask) -> None:
         opened.close()
 
     assert error in ("Timeout connecting to server", "No answer within 3 s.")
+
+
+def test_closed_socket(app: Flask, tmp_path: Path) -> None:
+    """A port may speak TLS, but not a socket in the file system."""
+    path = str(tmp_path / "s")
+    handler = socketserver.BaseRequestHandler
+
+    # It closes all connections.
+    with socketserver.UnixStreamServer(path, handler) as closing:
+        thread = threading.Thread(target=closing.serve_forever, args=[0.01])
+        thread.start()
+        error = error_of(app, REDIS_URL=f"unix://{path}")
+        closing.shutdown()
+        thread.join()
+
+    assert error.startswith(("Connection ", "Error "))
+
+
+def test_closed_connection_before_silence(app: Flask) -> None:
+    """A server that closes a connection, and then says nothing. There is time to report
+    that, although it may be one that speaks TLS.
+    """
+    accepted: list[socket.socket] = []
+
+    def serve() -> None:
+        with listener.accept()[0] as first:
+            first.recv(1)
+
+        accepted.append(listener.accept()[0])
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        url = f"redis://127.0.0.1:{listener.getsockname()[1]}"
+        manager = make_manager(app, REDIS_URL=url)
+
+        with app.app_context():
+            error = manager.ping(timeout=2)["REDIS"].error
+
+        thread.join(10)
+        accepted[0].close()
+
+    assert error is not None and error.startswith(("Connection ", "Error "))
 
 
 def test_refused_certificates(

@@ -117,7 +117,7 @@ class _LimitedConnection:
             raise
 
     def _uses_plain_text(self) -> bool:
-        return hasattr(self, "host") and not hasattr(self, "cert_reqs")
+        return hasattr(self, "port") and not hasattr(self, "cert_reqs")
 
     def _speaks_tls(self) -> bool:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
