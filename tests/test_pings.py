@@ -328,12 +328,21 @@ def test_refused_by_a_sentinel(
     error = error_of(app, REDIS_URL=url)
     assert error.startswith("No master found for 'mymaster'")
     assert error.endswith(
-        "A sentinel asks for a password: set 'REDIS_SENTINEL_KWARGS'."
+        "A sentinel asks for a password: set 'REDIS_SENTINEL_PASSWORD'."
     )
-    wrong = {"password": "wrong"}
-    error = error_of(Flask("b"), REDIS_URL=url, REDIS_SENTINEL_KWARGS=wrong)
-    assert "A sentinel refuses the login (" in error
-    assert error.endswith("): check 'REDIS_SENTINEL_KWARGS'.")
+    provider = redis.UsernamePasswordCredentialProvider("default", "wrong")
+    configs: list[dict[str, t.Any]] = [
+        {"REDIS_SENTINEL_PASSWORD": "wrong"},
+        {"REDIS_SENTINEL_KWARGS": {"credential_provider": provider}},
+    ]
+
+    for config in configs:
+        error = error_of(Flask("b"), REDIS_URL=url, **config)
+        assert "A sentinel refuses the login (" in error
+        assert error.endswith(
+            "): check 'REDIS_SENTINEL_PASSWORD' or 'REDIS_SENTINEL_KWARGS'."
+        )
+
     secure = start(Server, certificates=certificates)
     url = f"rediss+sentinel://{secure.address}/mymaster"
     error = error_of(Flask("c"), REDIS_URL=url)

@@ -235,8 +235,12 @@ class Sentinel(Engine):
         if not is_no_master(error):
             return super().find_login(spec, error)
 
-        has_login = spec.sentinel_arguments.get("password") is not None
-        return "A sentinel", f"'{spec.prefix}_SENTINEL_KWARGS'", has_login
+        setting = f"'{spec.prefix}_SENTINEL_PASSWORD'"
+
+        if not spec.sentinel_arguments.keys() & {"password", "credential_provider"}:
+            return "A sentinel", setting, False
+
+        return "A sentinel", f"{setting} or '{spec.prefix}_SENTINEL_KWARGS'", True
 
     def error_text(self, spec: Spec, error: BaseException) -> str:
         text = super().error_text(spec, error)
