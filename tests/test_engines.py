@@ -1,6 +1,10 @@
 from __future__ import annotations
 
 import asyncio
+import collections.abc as cabc
+import contextlib
+import gc
+import inspect
 import re
 import ssl
 import threading
@@ -11,6 +15,7 @@ from urllib.parse import quote
 import pytest
 import redis
 import valkey
+from ephemeral_port_reserve import reserve
 from flask import Flask
 
 from flask_and_redis import ConfigError
@@ -19,13 +24,16 @@ from flask_and_redis import RedisManager
 from flask_and_redis.spec.classes import parameters
 
 from .conftest import Starter
+from .cutter import Cutter
 from .objects import deadline_of
+from .scripted import Scripted
 from .servers import Certificates
 from .servers import Cluster
 from .servers import KINDS
 from .servers import Sentinels
 from .servers import Server
 from .servers import wait_until
+from .test_health import silent_server
 from .views import create_app
 
 pytestmark = pytest.mark.each
@@ -553,6 +561,24 @@ def test_three_hung_sentinels(sentinels: Sentinels) -> None:
     assert deadline_of(client).down
 
 
+def test_hung_sentinel_after_another() -> None:
+    """The prefix is down if a sentinel hangs, although the error of the first one is
+    another.
+    """
+    with silent_server() as silent:
+        client = client_of(
+            URL=f"redis+sentinel://127.0.0.1:{reserve()},{silent}/mymaster",
+            RETRY_DEADLINE=0.5,
+            SENTINEL_KWARGS={"socket_timeout": 0.4},
+        )
+
+        with pytest.raises(redis.sentinel.MasterNotFoundError) as info:
+            client.get("k")
+
+    assert type(info.value.__cause__) is redis.ConnectionError
+    assert deadline_of(client).down
+
+
 def test_async_failover(sentinels: Sentinels) -> None:
     """An asynchronous client finds the new master behind Sentinel."""
     app, manager = manage(URL=f"redis+sentinel://{sentinels.address}/mymaster")
@@ -646,6 +672,11 @@ def test_sentinel_replica(sentinels: Sentinels) -> None:
     with pytest.raises(redis.ReadOnlyError):
         client.set("k", "w")
 
+    with pytest.raises(redis.ResponseError, match="unknown command") as info:
+        client.execute_command("HUSH")
+
+    # It is not about sentinels.
+    assert not hasattr(info.value, "__notes__")
     assert client_of(URL=f"{url}?role=master").role()[0] == b"master"
 
 
@@ -812,6 +843,117 @@ def test_async_leaves_no_connection(server: Server) -> None:
         assert current_redis.get("k") == b"50"
 
     assert server.count_clients() <= before + 1
+
+
+async def asked(reply: t.Any) -> t.Any:
+    """The reply of a client of either kind."""
+    return await reply if inspect.isawaitable(reply) else reply
+
+
+@contextlib.asynccontextmanager
+async def opened(manager: RedisManager, is_async: bool) -> cabc.AsyncIterator[t.Any]:
+    """The client of either kind."""
+    if is_async:
+        async with manager.get_async() as client:
+            yield client
+    else:
+        yield manager.get()
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+@pytest.mark.parametrize("query", ["", "?role=replica"])
+def test_refused_while_handling_an_error(
+    start: Starter, cutter: Cutter, query: str, is_async: bool
+) -> None:
+    """What the caller is handling is not taken for the error of a sentinel. One closes
+    its connections, and the next one refuses the password.
+    """
+    cutter.lose(b"", times=100)
+    lost = cutter.url.removeprefix("redis://")
+    locked = start(Server, password="right").address
+    kwargs = {"password": "wrong", "socket_timeout": 20, "socket_connect_timeout": 20}
+    app, manager = manage(
+        URL=f"redis+sentinel://{lost},{locked}/mymaster{query}", SENTINEL_KWARGS=kwargs
+    )
+
+    earlier = redis.TimeoutError("of an earlier command")
+    earlier.__cause__ = TimeoutError("of a socket")
+
+    async def use(handled: Exception) -> None:
+        async with opened(manager, is_async) as client:
+            try:
+                raise handled
+            except (OSError, redis.TimeoutError):
+                with pytest.raises(redis.ConnectionError) as info:
+                    await asked(client.get("k"))
+
+            assert isinstance(info.value.__cause__, redis.AuthenticationError)
+            assert not deadline_of(client).down
+
+    with app.app_context():
+        for handled in (OSError(), ssl.SSLCertVerificationError("expired"), earlier):
+            asyncio.run(use(handled))
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+def test_first_refusal(server: Server, scripted: Scripted, is_async: bool) -> None:
+    """If no server is a sentinel, all are asked, and the first one's error is raised. A
+    question of the application itself gets the server's own error afterwards, too.
+    """
+    scripted.plan(b"SENTINEL", b"-ERR other\r\n")
+    other = scripted.url.removeprefix("redis://")
+    app, manager = manage(URL=f"redis+sentinel://{server.address},{other}/mymaster")
+
+    async def use() -> None:
+        async with opened(manager, is_async) as client:
+            with pytest.raises(redis.ResponseError, match="unknown command"):
+                await asked(client.get("k"))
+
+            assert b"SENTINEL" in scripted.names()
+            sentinel = client.connection_pool.sentinel_manager.sentinels[0]
+
+            with pytest.raises(redis.ResponseError, match="unknown command"):
+                await asked(sentinel.sentinel_masters())
+
+    with app.app_context():
+        asyncio.run(use())
+
+
+def connection_errors() -> list[redis.ConnectionError]:
+    """Those that exist."""
+    return [
+        each
+        for each in gc.get_objects()
+        if issubclass(type(each), redis.ConnectionError)
+    ]
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+def test_errors_of_sentinels_are_freed(
+    shared_sentinels: Sentinels, is_async: bool
+) -> None:
+    """They are not kept until the garbage is collected."""
+    addresses = f"127.0.0.1:{reserve()},{shared_sentinels.address}"
+    app, manager = manage(URL=f"redis+sentinel://{addresses}/mymaster")
+
+    async def use() -> None:
+        async with opened(manager, is_async) as client:
+            gc.collect()
+            # Other tests may have left some that are in use.
+            before = connection_errors()
+            gc.disable()
+
+            try:
+                assert await asked(client.exists("k")) == 0
+                assert all(
+                    any(error is each for each in before)
+                    for error in connection_errors()
+                )
+            finally:
+                gc.enable()
+
+    with app.app_context():
+        asyncio.run(use())
 
 
 @pytest.mark.parametrize("query", ["", "?role=replica"])

@@ -5,13 +5,16 @@ from __future__ import annotations
 import asyncio
 import collections.abc as cabc
 import typing as t
+from pathlib import Path
 
 import pytest
 from flask import Flask
 
 from flask_and_redis import RedisManager
 
+from .servers import Sentinel
 from .servers import Sentinels
+from .servers import Server
 from .servers import wait_until
 
 
@@ -79,6 +82,25 @@ def test_no_replica_is_left(sentinels: Sentinels, manager: RedisManager) -> None
     client = manager.get()
     wait_until(lambda: client.role()[0] == "master", "the master answers", timeout=20)
     asyncio.run(use())
+
+
+def test_service_without_replicas(own_server: Server, tmp_path: Path) -> None:
+    """The same if the sentinels know no replica."""
+    sentinel = Sentinel(own_server.command, tmp_path)
+    sentinel.configure([f"sentinel monitor mymaster 127.0.0.1 {own_server.port} 1"])
+    app = Flask("replicas")
+    app.config["REDIS_URL"] = (
+        f"redis+sentinel://{sentinel.address}/mymaster?role=replica"
+    )
+    manager = RedisManager(app)
+
+    async def use() -> None:
+        async with manager.get_async() as client:
+            assert (await client.role())[0] == b"master"
+
+    with sentinel, app.app_context():
+        assert manager.get().role()[0] == b"master"
+        asyncio.run(use())
 
 
 def test_role_is_not_permitted(sentinels: Sentinels, manager: RedisManager) -> None:

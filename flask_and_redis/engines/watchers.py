@@ -205,12 +205,12 @@ def _raise_interruption(
     client: t.Any, error: Exception, handled: BaseException | None, started: float
 ) -> None:
     """Raise the application's own exception, if a sentinel's client hid one."""
-    timeouts = map(client.connection_pool.connection_kwargs.get, checks.TIMEOUTS)
+    arguments = client.connection_pool.connection_kwargs
     interruptions.raise_interruption(
         causes(error, handled),
         library_of(type(client)),
         time.monotonic() - started,
-        min(filter(None, timeouts), default=0),
+        min(arguments[name] for name in checks.TIMEOUTS),
     )
 
 

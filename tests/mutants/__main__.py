@@ -51,7 +51,7 @@ TESTS = {
     "engines/sentinel": "engines replicas pings errors health",
     "engines/tracking": "connections states internals interruptions cancellations"
     " own_exceptions",
-    "engines/watchers": "engines replicas pings own_exceptions",
+    "engines/watchers": "engines replicas own_exceptions secrets",
     "operate": "cli health pings operating",
     "operate/health": "asking health pings",
     "operate/report": "report",
