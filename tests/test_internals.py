@@ -695,6 +695,8 @@ def test_replica_connection(start: Starter, is_async: bool) -> None:
     # redis-py begins with any of them, and continues with the next one.
     for _ in range(2):
         assert asyncio.run(connect()) == replica.port
+        # asyncio closes a connection a moment later.
+        wait_until(lambda: promoted.count_clients() == 0, "the master is left")
 
 
 @pytest.mark.parametrize("redis_entraid", [False, True])
@@ -755,29 +757,36 @@ def test_retry_renewal(issuer: Issuer, retry: bool) -> None:
     clients.retry_renewal(object(), 1)
 
 
-def test_limited_socket() -> None:
+def test_limit_has_passed() -> None:
+    """A socket may wait for a moment: with 0 it would not wait, or without end."""
+    assert 0 < probes.Limit(time.monotonic() - 60).left < 0.1
+
+
+@pytest.mark.parametrize(
+    ("method", "argument"), [("recv", 1), ("recv_into", bytearray(1))]
+)
+def test_limited_socket(method: str, argument: t.Any) -> None:
     """Each read of a limited socket may only take what is left of the time, but one
     that must not wait at all does not wait.
     """
     one, other = socket.socketpair()
 
     with one, other:
-        one.settimeout(30)
-        limited = t.cast(
-            t.Any,
-            probes._LimitedSocket(one, probes.Limit(time.monotonic() + 0.1)),
-        )
-        buffer = bytearray(10)
+        one.settimeout(5)
+        limit = probes.Limit(time.monotonic() + 0.1)
+        limited = t.cast(t.Any, probes._LimitedSocket(one, limit))
+        read = getattr(limited, method)
         other.sendall(b"x")
-        assert limited.recv_into(buffer) == 1
+        assert read(argument)
+        assert limited.gettimeout() <= 0.1
 
         with pytest.raises(TimeoutError):
-            limited.recv(1)
+            read(argument)
 
         limited.setblocking(False)
 
         with pytest.raises(BlockingIOError):
-            limited.recv_into(buffer)
+            read(argument)
 
 
 @pytest.mark.skipif(redis.VERSION < (7, 1), reason="Older ones record no metrics.")
@@ -801,8 +810,11 @@ def test_leave_no_series(
         probes.leave_no_series(pool)
         probes.limit_connections(pool, probes.Limit(time.monotonic() + 20))
 
+    connection = pool.get_connection()
+    assert connection._sock is not None
     assert probes.ask_once(client, "PING") is True
     pool.disconnect()
+    assert connection._sock is None
     recorded = {name for name, _, _ in collector.mock_calls}
     assert recorded == set() if is_probe else len(recorded) >= 3
     client.close()
@@ -810,7 +822,7 @@ def test_leave_no_series(
 
 def test_connections_have_a_socket(server: Server) -> None:
     """A connection gets its socket from _connect(), with the timeouts that are set on
-    it at that time.
+    it at that time. No error repeats what was sent.
     """
     for library in (redis, valkey):
         pool: t.Any = library.ConnectionPool.from_url(server.url)
@@ -820,8 +832,16 @@ def test_connections_have_a_socket(server: Server) -> None:
         connection.connect()
         connection.send_command("PING")
         assert connection.read_response() in (b"PONG", "PONG")
-        assert isinstance(connection._sock, probes._LimitedSocket)
-        assert 0 < connection._sock.gettimeout() <= 20
+        connected = connection._sock
+        assert isinstance(connected, probes._LimitedSocket)
+        assert 0 < connected.gettimeout() <= 20
+        assert 0 < connection.socket_connect_timeout <= 20
+        connection.send_command("HUSH", "secret")
+
+        with pytest.raises((redis.ResponseError, valkey.ResponseError)) as info:
+            connection.read_response()
+
+        assert "HUSH" in str(info.value) and "secret" not in str(info.value)
         limit.ends = time.monotonic()
         connection.send_command("BLPOP", "none", 5)
 
@@ -830,6 +850,36 @@ def test_connections_have_a_socket(server: Server) -> None:
 
         assert isinstance(limit.failures[-1], (redis.TimeoutError, valkey.TimeoutError))
         connection.disconnect()
+        # Both the socket and the parser are closed.
+        assert connected.fileno() == -1
+        assert connection._parser._sock is None
+
+
+def test_other_connections_have_no_limit() -> None:
+    """A client of the application may have a pool of any kind."""
+    pool: t.Any = types.SimpleNamespace(connection_class=object)
+    probes.limit_connections(pool, probes.Limit(time.monotonic()))
+    assert pool.connection_class is object
+
+
+def test_connecting_counts() -> None:
+    """A server must show that it speaks plain text in what connecting to it leaves of
+    the time. This one says nothing.
+    """
+
+    class Shrinking(probes.Limit):
+        seconds: t.ClassVar = [10, 0.1]
+
+        @property
+        def left(self) -> float:
+            return self.seconds.pop(0)
+
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        started = time.monotonic()
+        port = silent.getsockname()[1]
+        assert not probes._speaks_plain_text("127.0.0.1", port, Shrinking(0))
+
+    assert time.monotonic() - started < 5
 
 
 @pytest.mark.parametrize("library", [redis, valkey])
