@@ -709,6 +709,9 @@ def test_sentinel_without_tls(app: Flask) -> None:
         (pool.connection_kwargs["host"], pool.connection_kwargs["port"])
         for pool in sentinels_of("C")
     ] == [("h", 1), ("::1", 2), ("i", 26379)]
+    spec = app.extensions["redis"].get_spec("A")
+    assert spec.engine.scheme_name(spec) == "rediss+sentinel"
+    assert spec.engine.describe_address(spec) == "m at h:26379"
 
 
 @pytest.mark.parametrize(

@@ -289,6 +289,7 @@ def test_wrong_url(url: object, message: str) -> None:
     [
         *("redis://a,b", "redis://${HOST}", "redis://${HOST}:1", "redis://h_:${PORT}"),
         *("redis://h/1?db=2", "redis://%ff", "redis://h=x"),
+        *("redis+sentinel://h/${SERVICE}", "redis+sentinel://h"),
     ],
 )
 def test_advice_about_special_characters(url: str) -> None:

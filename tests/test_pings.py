@@ -366,6 +366,14 @@ def test_refused_by_the_master(app: Flask, sentinels: Sentinels) -> None:
     assert error == "The server asks for a password: set 'REDIS_PASSWORD'."
 
 
+def test_pool_of_replicas(app: Flask, sentinels: Sentinels) -> None:
+    """The application's own pool may look for a replica."""
+    addresses = [("127.0.0.1", each.port) for each in sentinels.sentinels]
+    sentinel = t.cast(t.Any, redis.Sentinel)(addresses, socket_timeout=5)
+    pool = sentinel.slave_for("mymaster").connection_pool
+    assert error_of(app, REDIS_CONNECTION_POOL=pool) == ""
+
+
 def test_refused_provider(app: Flask, start: Starter) -> None:
     """The error names the provider if it gave the wrong password."""
     locked = start(Server, password="hush")

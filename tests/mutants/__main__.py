@@ -48,7 +48,7 @@ TESTS = {
     "engines/marks": "attempts retry connections",
     "engines/messages": "messages secrets retry health wrong_servers",
     "engines/names": "names",
-    "engines/sentinel": "engines replicas pings errors health",
+    "engines/sentinel": "engines replicas pings errors clients wrong_servers",
     "engines/tracking": "connections states internals interruptions cancellations"
     " own_exceptions",
     "engines/watchers": "engines replicas own_exceptions secrets",
