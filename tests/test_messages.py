@@ -279,6 +279,8 @@ def test_note_after_the_deadline(own_server: Server) -> None:
     with pytest.raises(redis.ConnectionError) as info:
         client.get("k")
 
+    # Of the settings, only secrets are hidden in redis-py's message.
+    assert f" {own_server.address}. " in str(info.value)
     (note,) = notes(info.value)
     where = f"Redis 'CACHE', {own_server.address}: "
     assert note.startswith(f"{where}failed after 0.")

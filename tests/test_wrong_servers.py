@@ -328,14 +328,22 @@ def test_no_cluster(server: Server, shared_sentinels: Sentinels) -> None:
 def test_repeated_password(scripted: Scripted, password: str) -> None:
     """A program that repeats what it does not understand. redis-py quotes its reply."""
     reply = b"You said " + password.encode() + b" and 'more'.\r\n"
-    scripted.plan(b"AUTH", reply, reply)
+    scripted.plan(b"AUTH", reply, reply, reply)
     config = {"REDIS_PASSWORD": password, "REDIS_PROTOCOL": 2}
-    error = ping_error(scripted.url, **config) or ""
+    texts = [ping_error(scripted.url, **config) or ""]
+    # To this package, the password of the application's own pool is ordinary text.
+    pool = redis.ConnectionPool.from_url(scripted.url, password=password, protocol=2)
 
-    with pytest.raises(redis.InvalidResponse) as caught:
-        make_app(scripted.url, **config).extensions["redis"]["REDIS"].get("k")
+    for app in (
+        make_app(scripted.url, **config),
+        make_app("", REDIS_CONNECTION_POOL=pool),
+    ):
+        with pytest.raises(redis.InvalidResponse) as caught:
+            app.extensions["redis"]["REDIS"].get("k")
 
-    for text in (error, str(caught.value)):
+        texts.append(str(caught.value))
+
+    for text in texts:
         assert text.startswith("Protocol ")
         assert "ss" not in text
 
