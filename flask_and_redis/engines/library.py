@@ -86,7 +86,7 @@ class Library:
         cls: type[t.Any] = getattr(self._part, f"{self.name.capitalize()}Cluster")
         return cls
 
-    def connection_class(self, *, socket: bool = False, tls: bool = False) -> type:
+    def connection_class(self, *, socket: bool = False, tls: bool) -> type:
         """The class of connections to a Unix socket, with TLS or with neither.
 
         :param socket: Whether to connect to a Unix socket.
