@@ -235,7 +235,9 @@ def test_name_behind_sentinels(app: Flask, sentinels: Sentinels) -> None:
         assert manager.get("X").set("k", "v")
 
 
-def test_other_refusals_are_errors(app: Flask, server: Server) -> None:
+def test_other_refusals_are_errors(
+    app: Flask, server: Server, caplog: pytest.LogCaptureFixture
+) -> None:
     """A server that refuses something else while connecting, such as the database, is
     an error.
     """
@@ -264,6 +266,10 @@ def test_other_refusals_are_errors(app: Flask, server: Server) -> None:
 
         with pytest.raises(redis.exceptions.NoPermissionError, match="select"):
             asyncio.run(use())
+
+    assert "'X_CLIENT_NAME'" in caplog.text
+    # Its name was not refused.
+    assert "'Z_CLIENT_NAME'" not in caplog.text
 
     with server.admin() as admin:
         admin.acl_deluser("other", "third")
