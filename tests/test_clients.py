@@ -27,6 +27,7 @@ from flask_and_redis import RedisManager
 
 from .conftest import Starter
 from .cutter import Cutter
+from .objects import deadline_of
 from .servers import Cluster
 from .servers import Sentinels
 from .servers import Server
@@ -573,6 +574,24 @@ def test_full_pool_with_retry_0(server: Server) -> None:
     timer.join()
 
 
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"HOST": "h"},
+        {"HOST": "h", "MAX_CONNECTIONS": 3},
+        {"HOST": "h", "CONNECTION_POOL_CLASS": redis.BlockingConnectionPool},
+        {"CONNECTION_POOL": redis.ConnectionPool(max_connections=4)},
+    ],
+)
+def test_limit_of_a_pool(config: dict[str, t.Any]) -> None:
+    """The error of a full pool says how many connections it may have."""
+    client = client_of(**config)
+    deadline = deadline_of(client)
+    limit = client.connection_pool.max_connections
+    # By default, a pool of redis-py before 8 is never full.
+    assert limit in (deadline.engine.max_connections(deadline.spec), 2**31)
+
+
 @pytest.mark.parametrize("transaction", [True, False])
 def test_explicit_transaction_is_replayed_as_one(
     server: Server, transaction: bool
@@ -619,6 +638,43 @@ def test_pool_of_sentinels_with_valkey() -> None:
     assert spec.engine.describe_address(spec) == "mymaster behind sentinels"
     assert not spec.engine.has_fixed_address(spec)
     assert spec.engine.native_clients(spec)[0] == "valkey-cli"
+
+
+class Elsewhere(redis.Redis):
+    """A client class with another port by default."""
+
+    def __init__(self, *, port: int = 7000, **kwargs: t.Any) -> None:
+        super().__init__(port=port, **kwargs)
+
+
+@pytest.mark.parametrize(
+    ("config", "address"),
+    [
+        ({"HOST": "h", "CLASS": Elsewhere}, "h:7000"),
+        ({"CONNECTION_POOL": redis.ConnectionPool()}, "localhost:6379"),
+    ],
+)
+def test_address_by_default(config: dict[str, t.Any], address: str) -> None:
+    """What no setting says is what the class or the pool has by default."""
+    client = client_of(**config)
+    deadline = deadline_of(client)
+    assert deadline.engine.describe_address(deadline.spec) == address
+    connection = client.connection_pool.make_connection()
+    assert f"{connection.host}:{connection.port}" == address
+
+
+def test_probe_is_disconnected(server: Server) -> None:
+    """A short-lived client has no connection any more, even if it is still used."""
+    deadline = deadline_of(client_of(URL=server.url))
+    (spec,) = deadline.engine.probe_specs(deadline.spec, 5)
+    before = server.count_clients()
+
+    with deadline.engine.open_probe(spec, {}, 5) as probe:
+        assert probe.ping()
+        assert server.count_clients() == before + 1
+
+    wait_until(lambda: server.count_clients() == before, "it is disconnected")
+    assert probe.connection_pool
 
 
 def test_ping_through_a_pool_of_sentinels() -> None:

@@ -17,6 +17,7 @@ from flask_and_redis import RedisManager
 
 from .conftest import Starter
 from .cutter import Cutter
+from .objects import deadline_of
 from .servers import Cluster
 from .servers import free_ports
 from .servers import Server
@@ -221,6 +222,35 @@ def test_unnamed_nodes_behind_several_addresses(unnamed: Cluster) -> None:
     with app.app_context():
         asyncio.run(use())
         assert app.extensions["manager"].ping(timeout=10)["REDIS"].ok
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("GET", "k"),
+        ("EVAL", "return 1", 1, "k"),
+        ("evalsha_ro", "ffff", "2", "k", "{k}2"),
+        ("FCALL", "f", 1, "k", "0"),
+        ("XREAD", "COUNT", 1, b"STREAMS", "k", "0"),
+        ("xreadgroup", "GROUP", "k1", "k2", "streams", "k", ">"),
+    ],
+)
+def test_shard_of_a_command(cluster: Cluster, command: tuple[object, ...]) -> None:
+    """Only the node that has the first key can run a command."""
+    app = make_app(URL=f"redis+cluster://{cluster.address}")
+    client: t.Any = app.extensions["redis"]["REDIS"]
+    parts = deadline_of(client).engine.find_parts(client, [("PING",), command])
+    assert parts == {f"127.0.0.1:{cluster.master_of('k').port}"}
+
+
+@pytest.mark.parametrize(
+    "command", [("EVAL", "return 1", 0), ("EVAL", "return 1", "0", "k"), ("XREAD", "k")]
+)
+def test_no_shard_of_a_command(cluster: Cluster, command: tuple[object, ...]) -> None:
+    """Any node may run a command without keys."""
+    app = make_app(URL=f"redis+cluster://{cluster.address}")
+    client: t.Any = app.extensions["redis"]["REDIS"]
+    assert deadline_of(client).engine.find_parts(client, [command]) == frozenset()
 
 
 def remap(address: tuple[str, int]) -> tuple[str, int]:

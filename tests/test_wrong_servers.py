@@ -291,6 +291,15 @@ def test_unknown_service(shared_sentinels: Sentinels) -> None:
     assert ping_error(url) == f"No master found for 'other'. {advice}"
 
 
+@pytest.mark.parametrize("query", ["", "?role=replica"])
+def test_refused_behind_sentinels(shared_sentinels: Sentinels, query: str) -> None:
+    """The servers refuse a login. For replicas, redis-py's error does not say why."""
+    url = f"redis+sentinel://nobody:wrong@{shared_sentinels.address}/mymaster{query}"
+    error = ping_error(url) or ""
+    assert "The server refuses the login (" in error
+    assert error.endswith("): check 'REDIS_PASSWORD', or the login in 'REDIS_URL'.")
+
+
 @needs_notes
 def test_no_sentinel_answers(caplog: pytest.LogCaptureFixture) -> None:
     """The ping and the log say why. No advice is about the service."""
