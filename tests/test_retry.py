@@ -526,6 +526,31 @@ def test_hung_server_while_down(
     client.connection_pool.disconnect()
 
 
+def test_probe_needs_a_reply(
+    app: Flask, own_server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With protocol 2, a connection to a server that hangs can be opened."""
+    monkeypatch.setattr("flask_and_redis.engines.operations.ANSWER_TIMEOUT", 0.1)
+    app.config.update(REDIS_URL=own_server.url, REDIS_PROTOCOL=2)
+    manager = RedisManager(app)
+    client: t.Any = app.extensions["redis"]["REDIS"]
+    engine = deadline_of(client).engine
+    own_server.pause()
+
+    async def use() -> None:
+        async with manager.get_async() as client:
+            with pytest.raises(redis.TimeoutError):
+                await engine.probe_async(client)
+
+    with pytest.raises(redis.TimeoutError):
+        engine.probe(client)
+
+    with app.app_context():
+        asyncio.run(use())
+
+    own_server.resume()
+
+
 def test_one_hung_try_is_not_all(own_server: Server) -> None:
     """If one attempt used up the deadline, the server is probed once more. If it
     answers, the command is sent again.
