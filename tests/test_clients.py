@@ -419,8 +419,40 @@ class Interruption(BaseException):
     """What a time limit might raise."""
 
 
+class OwnPool:
+    """A pool that derives from no library's, with a single connection."""
+
+    connection_class: type[t.Any] = redis.Connection
+
+    def __init__(self, **kwargs: t.Any) -> None:
+        self.connection_kwargs = kwargs
+        self._made: list[t.Any] = []
+
+    def get_connection(self, *args: object) -> t.Any:
+        if not self._made:
+            self._made.append(self.connection_class(**self.connection_kwargs))
+
+        self._made[0].connect()
+        return self._made[0]
+
+    def release(self, connection: object) -> None:
+        pass
+
+    def disconnect(self, inuse_connections: bool = True) -> None:
+        for connection in self._made:
+            connection.disconnect()
+
+
+class HasOwnPool(redis.Redis):
+    """A client class with a pool of the application."""
+
+    def __init__(self, **kwargs: t.Any) -> None:
+        super().__init__(connection_pool=t.cast(t.Any, OwnPool(**kwargs)))
+
+
 WHOLE: dict[str, dict[str, t.Any]] = {
     "plain": {},
+    "client with its own pool": {"CLASS": HasOwnPool},
     "blocking": {"CONNECTION_POOL_CLASS": redis.BlockingConnectionPool},
     "valkey": {"CLASS": "valkey.Valkey"},
     "pool of the application": {},

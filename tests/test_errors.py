@@ -288,7 +288,7 @@ def test_wrong_url(url: object, message: str) -> None:
     "url",
     [
         *("redis://a,b", "redis://${HOST}", "redis://${HOST}:1", "redis://h_:${PORT}"),
-        *("redis://h/1?db=2", "redis://%ff", "redis://h=x"),
+        *("redis://h/1?db=2", "redis://%ff", "redis://h=x", "fakeredis://h:1"),
         *("redis+sentinel://h/${SERVICE}", "redis+sentinel://h"),
     ],
 )

@@ -53,9 +53,11 @@ def test_apps_share_nothing(app: Flask, manager: RedisManager) -> None:
         assert current_redis.get("k") is None
 
 
-def test_settings_of_sentinels(app: Flask) -> None:
+@pytest.mark.parametrize("client_class", [None, objects.MyRedis])
+def test_settings_of_sentinels(app: Flask, client_class: type | None) -> None:
     """A test can override only the URL. Settings of sentinels then have no effect."""
     app.config["REDIS_URL"] = "fakeredis://"
+    app.config["REDIS_CLASS"] = client_class
     app.config["REDIS_SENTINEL_KWARGS"] = {"socket_timeout": 1}
     app.config["REDIS_SENTINEL_PASSWORD"] = "s3ntinel"
     manager = RedisManager(app)
