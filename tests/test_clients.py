@@ -293,6 +293,21 @@ def test_pool_with_a_function_for_connections(server: Server) -> None:
     pool.disconnect()
 
 
+@pytest.mark.parametrize("name", ["get_connection", "release"])
+def test_pool_class_with_one_own_method(server: Server, name: str) -> None:
+    """A method of the application's pool class is called each time, whichever it is."""
+    calls = []
+
+    def count(self: object, *args: t.Any, **options: t.Any) -> t.Any:
+        calls.append(name)
+        return getattr(redis.ConnectionPool, name)(self, *args, **options)
+
+    pool_class = type("OneMethod", (redis.ConnectionPool,), {name: count})
+    client = client_of(URL=server.url, CONNECTION_POOL_CLASS=pool_class)
+    assert client.ping() and client.ping()
+    assert len(calls) == 2
+
+
 def test_client_without_pipelines(server: Server) -> None:
     """A class that has no pipelines gets none, and one that delegates still does."""
 

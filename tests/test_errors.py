@@ -250,6 +250,7 @@ def test_unbound_pool() -> None:
         ("unix://:pa/ss@/tmp/redis.sock", ESCAPE),
         ("unix://:1/ss@/tmp/redis.sock", ESCAPE),
         ("unix://", "must be like unix:///path/to/redis.sock"),
+        ("unix:///", "must be like unix:///path/to/redis.sock"),
         ("unix:///tmp/x?ssl_ca_certs=/x", "cannot be used with a socket"),
         ("fakeredis://h:6379/0", "must be like fakeredis://name/0"),
         ("fakeredis://u:p@h", "must be like fakeredis://name/0"),
