@@ -293,6 +293,20 @@ def test_pool_with_a_function_for_connections(server: Server) -> None:
     pool.disconnect()
 
 
+def test_class_of_connections(server: Server) -> None:
+    """The address determines it, and no setting of a pool's class does."""
+    unused = "'REDIS_CONNECTION_CLASS' is not used"
+
+    with pytest.warns(UserWarning, match=unused):
+        client = client_of(
+            URL=server.url,
+            CONNECTION_POOL_CLASS=redis.ConnectionPool,
+            CONNECTION_CLASS=redis.SSLConnection,
+        )
+
+    assert client.ping()
+
+
 @pytest.mark.parametrize("name", ["get_connection", "release"])
 def test_pool_class_with_one_own_method(server: Server, name: str) -> None:
     """A method of the application's pool class is called each time, whichever it is."""
