@@ -23,11 +23,13 @@ from flask_and_redis.engines.internals import connections as internals
 from flask_and_redis.engines.marks import is_unsent
 from flask_and_redis.operate.settings import list_settings
 
+from .conftest import Starter
 from .objects import Provider
 from .scripted import array
 from .scripted import bulk
 from .scripted import Scripted
 from .servers import Cluster
+from .servers import KINDS
 from .servers import Sentinels
 from .servers import Server
 
@@ -717,6 +719,7 @@ def test_another_database_in_asyncio(
 #: Commands after which the server treats the connection in another way.
 CHANGES: list[tuple[t.Any, ...]] = [
     *(("MONITOR",), ("SUBSCRIBE", "c"), ("psubscribe", "c"), (b"SSUBSCRIBE", "c")),
+    *(("UNSUBSCRIBE", "c"), ("PUNSUBSCRIBE", "c"), ("SUNSUBSCRIBE", "c")),
     *(("READONLY",), ("READWRITE",), ("REPLCONF", "listening-port", 1)),
     *(("SCRIPT DEBUG", "YES"), ("script", b"debug", "yes")),
     *(("CLIENT TRACKING", "ON"), ("client", "tracking", "on")),
@@ -747,6 +750,59 @@ def test_changed_connection(
         use(client, command)
 
     assert client.client_id() != number
+
+
+#: Commands that would end the server, or let it wait.
+ENDS = {
+    *("SHUTDOWN", "DEBUG", "FAILOVER", "REPLICAOF", "SLAVEOF", "PFSELFTEST"),
+    "CLIENT|PAUSE",
+}
+
+
+def list_commands(server: Server) -> list[str]:
+    """The commands that a server has, with those of containers such as CLIENT."""
+    with server.admin(decode_responses=True) as admin:
+        # Older versions of redis-py do not understand the reply.
+        admin.response_callbacks.clear()
+        commands: list[list[t.Any]] = admin.execute_command("COMMAND")
+
+    # Before Redis 7, there are fewer columns.
+    parts = [part for command in commands for part in [*command, [], [], []][9]]
+    names = [command[0] for command in [*commands, *parts]]
+    return [
+        each.upper().replace("|", " ") for each in names if each.upper() not in ENDS
+    ]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_after_each_command(start: Starter, kind: str) -> None:
+    """Whatever commands a server has, those that come later are not affected by what
+    one has done to its connection.
+    """
+    server = start(Server, kind=kind)
+    # SYNC gets no reply.
+    times = {"SOCKET_TIMEOUT": 1, "RETRY_DEADLINE": 2}
+    client = client_of(URL=server.url, PROTOCOL=2, MAX_CONNECTIONS=1, **times)
+
+    def find_state() -> object:
+        info = client.client_info()
+        names = ("db", "flags", "multi", "psub", "redir", "resp", "sub", "user")
+        return {name: info.get(name) for name in (*names, "ssub", "watch", "capa")}
+
+    before = find_state()
+    changes = {}
+
+    for command in list_commands(server):
+        for arguments in ("", "ON", "YES", "k", "k v", "1 k"):
+            # redis-py fails to read some replies, too.
+            with contextlib.suppress(Exception):
+                client.execute_command(*command.split(), *arguments.split())
+
+            if (after := find_state()) != before:
+                changes[f"{command} {arguments}"] = after
+                client.connection_pool.disconnect()
+
+    assert changes == {}
 
 
 def test_changed_connections_in_asyncio(server: Server) -> None:

@@ -26,6 +26,8 @@ from .messages import clean_error
 _SWITCHING = (
     *("AUTH", "HELLO", "RESET", "SELECT", "READONLY", "READWRITE", "SCRIPT DEBUG"),
     *("MONITOR", "PSUBSCRIBE", "SSUBSCRIBE", "SUBSCRIBE", "PSYNC", "REPLCONF", "SYNC"),
+    # For each channel, these get a reply.
+    *("PUNSUBSCRIBE", "SUNSUBSCRIBE", "UNSUBSCRIBE"),
     # Not CLIENT SETNAME, which changes no reply: RQ finds its own connection by name.
     *("CLIENT CACHING", "CLIENT CAPA", "CLIENT IMPORT-SOURCE", "CLIENT NO-EVICT"),
     *("CLIENT NO-TOUCH", "CLIENT REPLY", "CLIENT TRACKING"),
