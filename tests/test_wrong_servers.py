@@ -357,25 +357,37 @@ def test_repeated_password(scripted: Scripted, password: str) -> None:
         assert "ss" not in text
 
 
-@pytest.mark.parametrize("place", ["file", "provider", "pool"])
+@pytest.mark.parametrize("place", ["file", "provider", "pool", "sentinel"])
 def test_repeated_password_of_another_origin(
     scripted: Scripted, tmp_path: Path, place: str
 ) -> None:
-    """The same for passwords that are not settings."""
+    """The same for passwords that are not settings. The error of a command may name the
+    user.
+    """
     path = tmp_path / "password"
     path.write_text("hush")
     pool = redis.ConnectionPool.from_url(scripted.url, password="hush", protocol=2)
     provider = redis.UsernamePasswordCredentialProvider("", "hush")
+    sentinels = [scripted.server_address]
+    kwargs = {"password": "hush", "protocol": 2}
+    sentinel = t.cast(t.Any, redis.Sentinel)(sentinels, sentinel_kwargs=kwargs)
+    behind = sentinel.master_for("m").connection_pool
     configs: dict[str, dict[str, t.Any]] = {
-        "file": {"REDIS_PASSWORD_FILE": path, "REDIS_PROTOCOL": 2},
+        "file": {
+            "REDIS_USERNAME": "ada",
+            "REDIS_PASSWORD_FILE": path,
+            "REDIS_PROTOCOL": 2,
+        },
         "provider": {"REDIS_CREDENTIAL_PROVIDER": provider, "REDIS_PROTOCOL": 2},
         "pool": {"REDIS_URL": None, "REDIS_CONNECTION_POOL": pool},
+        "sentinel": {"REDIS_URL": None, "REDIS_CONNECTION_POOL": behind},
     }
     config = configs[place]
-    scripted.plan(b"AUTH", *4 * [b"-ERR not 'hush'\r\n"])
-    assert ping_error(scripted.url, **config) == "not '***'"
+    scripted.plan(b"AUTH", *4 * [b"-ERR ada, not 'hush'\r\n"])
+    error = ping_error(scripted.url, **config) or ""
+    assert error.endswith(", not '***'")
 
-    with pytest.raises(redis.ResponseError, match=r"not '\*\*\*'$"):
+    with pytest.raises(redis.ResponseError, match=r"^ada, not '\*\*\*'$"):
         make_app(scripted.url, **config).extensions["redis"]["REDIS"].get("k")
 
 

@@ -66,7 +66,7 @@ class Commands(Operations):
         self, error: BaseException, spec: Spec, handled: BaseException | None
     ) -> None:
         """Hide secrets in an error and its causes. See :meth:`is_transient`."""
-        groups = (self.connection_arguments(spec), spec.sentinel_arguments)
+        groups = self.secret_arguments(spec)
         secrets = messages.find_secrets(*groups)
 
         for group in groups:

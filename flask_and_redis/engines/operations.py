@@ -264,6 +264,13 @@ class Operations:
         kwargs["ssl"] = "SSLConnection" in names
         return arguments | kwargs
 
+    def secret_arguments(self, spec: Spec) -> list[Arguments]:
+        """The arguments of all connections, to hide their secrets.
+
+        :param spec: The spec.
+        """
+        return [self.connection_arguments(spec), spec.sentinel_arguments]
+
     def has_fixed_address(self, spec: Spec) -> bool:
         """Whether the settings say where the server is. Otherwise it must be asked."""
         return True

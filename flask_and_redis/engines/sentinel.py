@@ -270,6 +270,12 @@ class Sentinel(Engine):
         service = spec.address.service or getattr(pool, "service_name", "")
         return f"{kind}{service} {where}"
 
+    def secret_arguments(self, spec: Spec) -> list[Arguments]:
+        # The pool of the application has its own sentinels.
+        sentinels = list_sentinels(spec.arguments.get("connection_pool"))
+        own = [each.connection_pool.connection_kwargs for each in sentinels]
+        return [*super().secret_arguments(spec), *own]
+
     def has_fixed_address(self, spec: Spec) -> bool:
         return False
 

@@ -105,10 +105,10 @@ def _explain_login(
 
 
 def _hide_secrets(spec: Spec, text: str) -> str:
-    arguments = spec.engine.connection_arguments(spec)
+    groups = spec.engine.secret_arguments(spec)
     secrets: list[str] = []
 
-    for name, value in (*arguments.items(), *spec.sentinel_arguments.items()):
+    for name, value in (pair for group in groups for pair in group.items()):
         if isinstance(value, Credentials):
             secrets += filter(None, value.secrets)
         elif name in SECRETS and value:
