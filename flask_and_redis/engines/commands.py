@@ -66,6 +66,16 @@ class Commands(Operations):
         self, error: BaseException, spec: Spec, handled: BaseException | None
     ) -> None:
         """Hide secrets in an error and its causes. See :meth:`is_transient`."""
+        secrets = self.find_secrets(spec)
+
+        for each in causes(error, handled):
+            messages.clean_error(each, secrets)
+
+    def find_secrets(self, spec: Spec) -> list[str]:
+        """The secrets of all connections, to hide them.
+
+        :param spec: The spec.
+        """
         groups = self.secret_arguments(spec)
         secrets = messages.find_secrets(*groups)
 
@@ -74,8 +84,7 @@ class Commands(Operations):
                 # Without the user name. Passwords are the last part of a login.
                 secrets += filter(None, source.secrets[-1:])
 
-        for each in causes(error, handled):
-            messages.clean_error(each, secrets)
+        return secrets
 
     def complete_error(
         self,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import ssl
 
 from ..engines.commands import causes
-from ..engines.credentials import Credentials
 from ..engines.internals.probes import NeedsTls
 from ..engines.internals.probes import PlainText
 from ..engines.library import library_name
@@ -14,7 +13,6 @@ from ..exceptions import ConfigError
 from ..registry import Registry
 from ..spec.spec import Spec
 from ..spec.values import clean
-from ..spec.values import SECRETS
 
 
 def explain(registry: Registry, prefix: str, error: BaseException | None) -> str:
@@ -42,7 +40,8 @@ def explain(registry: Registry, prefix: str, error: BaseException | None) -> str
         if advice := spec.engine.explain_error(spec, error):
             text = f"{text.rstrip('.')}. {advice}"
 
-    return clean(_hide_secrets(spec, text or "")) or type(error).__name__
+    text = hide_secrets(text or "", spec.engine.find_secrets(spec))
+    return clean(text) or type(error).__name__
 
 
 def _find_cause(spec: Spec, error: BaseException | None) -> str | None:
@@ -102,17 +101,3 @@ def _explain_login(
     # What failed because of it, such as the search for the master.
     failed = spec.engine.error_text(spec, error or refusal).rstrip(".")
     return f"{failed}. {sentence}"
-
-
-def _hide_secrets(spec: Spec, text: str) -> str:
-    groups = spec.engine.secret_arguments(spec)
-    secrets: list[str] = []
-
-    for name, value in (pair for group in groups for pair in group.items()):
-        if isinstance(value, Credentials):
-            secrets += filter(None, value.secrets)
-        elif name in SECRETS and value:
-            # The application's own pool has ordinary text.
-            secrets.append(str(value))
-
-    return hide_secrets(text, secrets)
