@@ -148,6 +148,67 @@ def test_broken_connection(own_server: Server, is_open: bool) -> None:
     assert pool.get_connection() is connection and connection.is_open
 
 
+def test_failed_opening(server: Server) -> None:
+    """A connection that cannot log in is closed at once, for whatever reason."""
+    pool = client_of(URL=server.url).connection_pool
+    connection = pool.get_connection()
+    connection.disconnect()
+
+    def fail(connection: object) -> t.NoReturn:
+        raise LookupError
+
+    connection.redis_connect_func = fail
+
+    with pytest.raises(LookupError):
+        connection.connect()
+
+    assert connection.paced is None and not connection.is_dirty
+    pool.release(connection)
+
+
+def test_error_of_a_connection(server: Server) -> None:
+    """The arguments of a command are hidden before tracing sees the error."""
+    pool = client_of(URL=server.url).connection_pool
+    connection = pool.get_connection()
+    connection.send_command("UNKNOWN", "s3cret")
+
+    with pytest.raises(redis.ResponseError, match="unknown command") as raised:
+        connection.read_response()
+
+    assert "s3cret" not in str(raised.value)
+    assert connection.is_open and not connection.is_dirty
+    pool.release(connection)
+
+
+def test_marked_connection(server: Server) -> None:
+    """A connection that redis-py marks to be closed is used until it is returned."""
+    client = client_of(URL=server.url, MAX_CONNECTIONS=1)
+    number = client.client_id()
+    connection = client.connection_pool.get_connection()
+    connection.is_broken = True
+    connection.send_command("CLIENT", "ID")
+    assert connection.read_response() == number
+    client.connection_pool.release(connection)
+    assert client.client_id() != number
+    app = Flask(__name__)
+    app.config.update(REDIS_URL=server.url, REDIS_MAX_CONNECTIONS=1)
+    manager = RedisManager(app)
+
+    async def use() -> None:
+        async with manager.get_async() as other:
+            client: t.Any = other
+            number = await client.client_id()
+            connection = await client.connection_pool.get_connection()
+            connection.is_broken = True
+            await connection.send_command("CLIENT", "ID")
+            assert await connection.read_response() == number
+            await client.connection_pool.release(connection)
+            assert await client.client_id() != number
+
+    with app.app_context():
+        asyncio.run(use())
+
+
 def test_connection_of_the_parent(server: Server) -> None:
     """A connection that another process has opened is closed when it is returned."""
     pool = client_of(URL=server.url).connection_pool
@@ -586,6 +647,7 @@ def test_no_wait_for_the_end_of_a_connection(
                     await connection.connect()
 
                 assert is_unsent(raised.value)
+                assert not connection.is_dirty
                 await pool.release(connection)
 
             assert not waits
@@ -973,6 +1035,8 @@ def test_transactions_keep_their_connection(server: Server) -> None:
     with client.pipeline() as pipeline:
         pipeline.watch("k")
         pipeline.unwatch()
+
+    with client.pipeline() as pipeline:
         pipeline.watch("k")
         pipeline.multi()
         pipeline.get("k").execute()
