@@ -628,6 +628,14 @@ def test_no_wait_for_the_end_of_a_connection(
                 await connection.connect()
                 connection.is_broken = True
                 await connection.connect()
+                assert not connection.is_dirty
+
+                # Closing it was interrupted.
+                await connection.disconnect(nowait=True)
+                connection.is_broken = True
+                await connection.send_command("PING")
+                assert await connection.read_response() in (b"PONG", "PONG")
+                assert not connection.is_dirty
                 await connection.send_command("BLPOP", "none", 5)
                 await pool.release(connection)
                 assert not connection.is_open
