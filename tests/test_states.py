@@ -560,6 +560,8 @@ def test_error_behind_sentinels(
             with monkeypatch.context() as patch:
                 patch.setattr(asyncio.StreamReader, "read", fail)
                 patch.setattr(asyncio.StreamReader, "readline", fail)
+                # It is closed without waiting.
+                patch.setattr(asyncio.StreamWriter, "wait_closed", fail)
 
                 with pytest.raises(LookupError):
                     await connection.read_response()
