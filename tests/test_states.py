@@ -597,6 +597,34 @@ def test_read_of_a_closed_connection(own_server: Server) -> None:
         asyncio.run(use())
 
 
+def test_reply_that_is_still_to_come(own_server: Server) -> None:
+    """With a time limit, an asynchronous read returns None if no reply has arrived. The
+    reply is not taken for that of the next command.
+    """
+    app = Flask(__name__)
+    app.config.update(REDIS_URL=own_server.url, REDIS_MAX_CONNECTIONS=1)
+    manager = RedisManager(app)
+
+    async def use() -> None:
+        async with manager.get_async() as other:
+            client: t.Any = other
+            pool = client.connection_pool
+            connection = await pool.get_connection()
+            await connection.send_command("BLPOP", "none", 0.1)
+            assert await connection.read_response(timeout=0) is None
+            await pool.release(connection)
+            assert await client.echo("mine") == b"mine"
+            number = await client.client_id()
+            connection = await pool.get_connection()
+            await connection.send_command("PING")
+            assert await connection.read_response(timeout=5) in (b"PONG", "PONG")
+            await pool.release(connection)
+            assert await client.client_id() == number
+
+    with app.app_context():
+        asyncio.run(use())
+
+
 def test_no_wait_for_the_end_of_a_connection(
     own_server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -418,15 +418,15 @@ class _AsyncTracked(_Tracked):
         try:
             response = await super().read_response(*args, **kwargs)  # type: ignore[misc]
         except BaseException as error:
-            is_reply = self._take_error(error)
-
-            if not is_reply and kwargs.get("disconnect_on_error", True):
-                await self.disconnect(nowait=True)
-
+            # In asyncio, each client library closes it, also behind sentinels.
+            self._take_error(error)
             self._check_closed(error, _current_task())
             raise
 
-        self.unread -= 1
+        # With this, None may say that no reply has arrived.
+        if response is not None or kwargs.get("timeout") is None:
+            self.unread -= 1
+
         return self._name_nodes(response) if self._names_nodes else response
 
 
