@@ -194,8 +194,13 @@ def test_timeout_stays(read: cabc.Callable[..., SlowSocket]) -> None:
         ("mine", 1.0, False),
     ],
 )
+@pytest.mark.parametrize("method", ["recv", "recv_into"])
 def test_time_limits(
-    monkeypatch: pytest.MonkeyPatch, text: str, seconds: float, is_foreign: bool
+    monkeypatch: pytest.MonkeyPatch,
+    method: str,
+    text: str,
+    seconds: float,
+    is_foreign: bool,
 ) -> None:
     """A TimeoutError before the end of the socket's timeout is not the socket's. One
     that says what the socket's says must be earlier.
@@ -205,14 +210,14 @@ def test_time_limits(
     monkeypatch.setattr(connections, "time", clock)
     error = TimeoutError(text)
 
-    def fail(size: int) -> t.NoReturn:
+    def fail(argument: object) -> t.NoReturn:
         slow.now += seconds
         raise error
 
-    monkeypatch.setattr(slow, "recv", fail)
+    monkeypatch.setattr(slow, method, fail)
 
     with pytest.raises(TimeoutError, match=text):
-        PacedSocket(slow).recv(1)
+        getattr(PacedSocket(slow), method)(1)
 
     assert connections.is_foreign(error) is is_foreign
 
