@@ -253,12 +253,17 @@ def test_failure_of_an_idle_connection(server: Server, is_open: bool) -> None:
     connection.disconnect()
 
 
-def test_closed_by_the_server_a_moment_ago(server: Server) -> None:
+@pytest.mark.parametrize("is_tls", [False, True])
+def test_closed_by_the_server_a_moment_ago(
+    server: Server, tls_server: Server, is_tls: bool
+) -> None:
     """A connection that the server closes right after its use is not lent."""
-    client = client_of(URL=server.url, RETRY=0)
+    config = {"SSL_CERT_REQS": "none", "SSL_CHECK_HOSTNAME": "no"} if is_tls else {}
+    used = tls_server if is_tls else server
+    client = client_of(URL=used.url, RETRY=0, **config)
     client.ping()
 
-    with server.admin() as admin:
+    with used.admin() as admin:
         admin.client_kill_filter(_type="normal", skipme=True)
 
     assert client.ping()
