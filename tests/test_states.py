@@ -898,14 +898,14 @@ def test_after_each_command(start: Starter, kind: str) -> None:
     changes = {}
 
     for command in list_commands(server):
-        for arguments in ("", "ON", "YES", "k", "k v", "1 k"):
+        for arguments in ("", "ON", "YES", "k", "k v"):
             # redis-py fails to read some replies, too.
             with contextlib.suppress(Exception):
                 client.execute_command(*command.split(), *arguments.split())
 
-            if (after := find_state()) != before:
-                changes[f"{command} {arguments}"] = after
-                client.connection_pool.disconnect()
+        if (after := find_state()) != before:
+            changes[command] = after
+            client.connection_pool.disconnect()
 
     assert changes == {}
 
