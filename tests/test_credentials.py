@@ -612,6 +612,18 @@ def test_function_that_needs_itself(ada: Server) -> None:
     )
 
 
+def test_thread_of_the_function() -> None:
+    """Without a running loop, the function is called in the thread that needs it."""
+    threads = []
+
+    def make() -> redis.CredentialProvider:
+        threads.append(threading.current_thread())
+        return redis.UsernamePasswordCredentialProvider("ada", "secret")
+
+    SharedProvider(Value("'X'", make)).get_credentials()
+    assert threads == [threading.current_thread()]
+
+
 def test_loop_does_not_wait(ada: Server) -> None:
     """In asyncio, other tasks run while the function and a synchronous provider wait.
     Both can use the current app.
@@ -877,6 +889,8 @@ def test_renewal_after_an_error(
     """If a token cannot be renewed, that is logged once without the error's text, and
     tried again until it succeeds.
     """
+    # The documentation says so.
+    assert credentials.RENEWAL_PAUSE == 5
     monkeypatch.setattr(credentials, "RENEWAL_PAUSE", 0.01)
     client = client_of(URL=server.url, CREDENTIAL_PROVIDER=Streaming(issuer))
     assert client.ping()
@@ -899,12 +913,16 @@ def test_renewal_after_an_error(
 class Manual(Streaming):
     """A streaming provider of another kind, which sends what a test wants."""
 
-    def __init__(self) -> None:
+    def __init__(self, login: t.Any = None) -> None:
+        self.login = login
         self.receive: t.Any = None
         self.fail: t.Any = None
 
     def get_credentials(self) -> t.Any:
-        return None
+        return self.login
+
+    def send(self, token: str) -> None:
+        self.receive(types.SimpleNamespace(get_value=lambda: token))
 
     def on_next(self, callback: t.Any) -> None:
         self.receive = callback
@@ -922,6 +940,20 @@ def test_failed_renewal_keeps_connections(server: Server) -> None:
     assert client.client_id() == connection
 
 
+@pytest.mark.parametrize("login", [("ada", "a"), ("a",)])
+def test_first_token(login: tuple[str, ...]) -> None:
+    """A provider may also send the token that it gave at the first login: no connection
+    must log in again. The login may have no user name.
+    """
+    manual = Manual(login)
+    provider = SharedProvider(Value("'X'", manual))
+    assert provider.get_credentials() == login
+    manual.send("a")
+    assert provider.version == 0
+    manual.send("b")
+    assert provider.version == 1
+
+
 def test_version() -> None:
     """The version increases with each new token, but not if it is the same again. An
     error of a provider of any kind is no problem.
@@ -934,7 +966,7 @@ def test_version() -> None:
     versions = []
 
     for token in "aabb":
-        manual.receive(types.SimpleNamespace(get_value=lambda token=token: token))
+        manual.send(token)
         assert provider.version == other.version
         versions.append(provider.version)
 

@@ -337,7 +337,7 @@ def _run_outside_of_loops(function: t.Callable[[A], R], argument: A) -> R:
     # The function may need the current app.
     context = contextvars.copy_context()
 
-    with ThreadPoolExecutor(1) as executor:
+    with ThreadPoolExecutor() as executor:
         return executor.submit(context.run, function, argument).result()
 
 

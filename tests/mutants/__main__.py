@@ -38,7 +38,7 @@ TESTS = {
     "engines/cluster": "attempts engines cluster_nodes retry outages pings errors",
     "engines/commands": "attempts retry outages messages pings connections engines",
     "engines/connections": "connections states",
-    "engines/credentials": "credentials connections",
+    "engines/credentials": "credentials",
     "engines/fake": "fakeredis errors",
     "engines/internals": "internals connections states health interruptions",
     "engines/internals/clients": "internals connections retry locks credentials",
