@@ -21,6 +21,7 @@ from flask_and_redis import RedisManager
 from .cutter import Cutter
 from .objects import deadline_of
 from .objects import take_down
+from .scripted import Scripted
 from .servers import Cluster
 from .servers import Server
 from .servers import wait_until
@@ -575,6 +576,18 @@ def test_down_and_no_right_to_ping(server: Server) -> None:
     assert not deadline.down
     admin.execute_command("ACL", "DELUSER", "getter")  # type: ignore[no-untyped-call]
     admin.close()
+
+
+@pytest.mark.parametrize(
+    ("user", "password"), [("default", "secret"), ("ada", ""), ("ada", "secret")]
+)
+def test_login_that_was_forgotten(scripted: Scripted, user: str, password: str) -> None:
+    """A proxy may forget who has logged in. The command is sent on a new connection."""
+    scripted.users[user] = password
+    scripted.plan(b"GET", b"-NOAUTH Authentication required.\r\n")
+    login = {"PASSWORD": password, "USERNAME": user if user != "default" else None}
+    assert make(URL=scripted.url, RETRY=0, **login).get("k") == f"0 {user} k".encode()
+    assert scripted.connections == 2
 
 
 def test_pause_is_ridden_out(own_server: Server) -> None:
