@@ -653,6 +653,16 @@ def test_limit_of_a_pool(config: dict[str, t.Any]) -> None:
     assert limit in (deadline.engine.max_connections(deadline.spec), 2**31)
 
 
+@pytest.mark.parametrize(
+    ("config", "seconds"), [({}, 5), ({"RETRY_DEADLINE": 3}, 3), ({"TIMEOUT": 9}, 9)]
+)
+def test_wait_of_a_blocking_pool(config: dict[str, t.Any], seconds: float) -> None:
+    """By default, a command waits for a connection until its deadline."""
+    pool_class = redis.BlockingConnectionPool
+    client = client_of(HOST="h", CONNECTION_POOL_CLASS=pool_class, **config)
+    assert client.connection_pool.timeout == seconds
+
+
 @pytest.mark.parametrize("transaction", [True, False])
 def test_explicit_transaction_is_replayed_as_one(
     server: Server, transaction: bool

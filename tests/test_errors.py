@@ -379,6 +379,13 @@ def test_longest_host() -> None:
             "'REDIS_CLASS' must be derived from redis.Redis for a fakeredis:// URL.",
         ),
         (
+            {
+                "REDIS_URL": "fakeredis://",
+                "REDIS_CONNECTION_POOL_CLASS": "valkey.ConnectionPool",
+            },
+            "'REDIS_CONNECTION_POOL_CLASS' must be a class derived from redis.Connec",
+        ),
+        (
             {"REDIS_URL": "redis://h/1", "REDIS_CLASS": "tests.test_errors.NoRedis"},
             "The database in 'REDIS_URL' needs a client class that takes 'db', and"
             " tests.NoRedis does not.",

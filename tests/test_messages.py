@@ -24,6 +24,7 @@ from flask_and_redis.engines.messages import hide_secrets
 
 from .conftest import Starter
 from .objects import deadline_of
+from .objects import MyRedis
 from .objects import Provider
 from .objects import take_down
 from .servers import Cluster
@@ -268,6 +269,27 @@ def test_secret_in_a_reply(secret: str) -> None:
     hidden = hide_secrets(text, [secret])
     quote = text[-1]
     assert hidden == f"Protocol Error: ***, b{quote}-***.{quote}"
+
+
+def format_arguments(client: t.Any) -> str:
+    """The arguments of connections, as the ``repr`` of older pools shows them."""
+    arguments = client.connection_pool.connection_kwargs
+    assert "password" in arguments
+    return ", ".join(f"{name}={value}" for name, value in arguments.items())
+
+
+@pytest.mark.parametrize("client_class", [None, MyRedis])
+def test_arguments_of_a_pool(client_class: type | None) -> None:
+    """They show no password, whoever formats them."""
+    client = make(HOST="h", PASSWORD=SECRET, CLASS=client_class)
+    assert SECRET not in format_arguments(client)
+
+
+def test_arguments_of_a_pool_in_asyncio() -> None:
+    async def use(client: t.Any) -> None:
+        assert SECRET not in format_arguments(client)
+
+    run_async(make_app(CACHE_HOST="h", CACHE_PASSWORD=SECRET), use)
 
 
 @needs_notes
