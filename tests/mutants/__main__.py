@@ -33,10 +33,13 @@ TESTS = {
     "engines": "engines clients connections settings errors pings health",
     "engines/adoption": "internals states clients concurrency credentials"
     " interruptions",
+    "engines/base": "settings errors clients fakeredis engines retry messages health"
+    " names credentials concurrency cluster_nodes",
     "engines/checks": "settings states discovery errors connections clients engines"
     " pings docs",
     "engines/cluster": "attempts engines cluster_nodes retry outages pings errors",
-    "engines/commands": "attempts retry outages messages pings connections engines",
+    "engines/commands": "attempts retry outages messages pings connections engines"
+    " wrong_servers",
     "engines/connections": "connections states",
     "engines/credentials": "credentials",
     "engines/fake": "fakeredis errors",
