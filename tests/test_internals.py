@@ -582,6 +582,8 @@ def test_set_node_connections(cluster: Cluster) -> None:
         port = cluster.nodes[0].port
         client: t.Any = redis.asyncio.RedisCluster(host="127.0.0.1", port=port)
         clusters.set_node_connections(client, lambda cls: subclass(Marked, cls))
+        (given,) = client.nodes_manager.startup_nodes.values()
+        assert issubclass(given.connection_class, Marked)
         await client.ping(target_nodes=client.ALL_NODES)
         nodes = client.get_nodes()
         await client.aclose()
@@ -1112,6 +1114,8 @@ def test_follow_nodes_after_other_errors(cluster: Cluster) -> None:
     clusters.follow_nodes(client)
     client.set("k", "v")
     client.nodes_manager.update_moved_exception(redis.ConnectionError("lost"))
+    # Newer ones never look at it.
+    assert getattr(client.nodes_manager, "_moved_exception", None) is None
     assert client.get("k") == b"v"
     master = cluster.master_of("k")
     moved = redis.exceptions.MovedError(f"{client.keyslot('k')} {master.address}")
