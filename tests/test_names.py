@@ -65,6 +65,18 @@ def test_library(app: Flask, each_server: Server, cluster: Cluster) -> None:
             assert {each["lib-name"] for each in shown} == {f"redis-py({OURS})"}
 
 
+@needs_driver_info
+def test_library_of_a_cluster(app: Flask, cluster: Cluster) -> None:
+    """The same for the nodes of a cluster, even if they do not show it."""
+    manager = make_manager(app, A_URL=f"redis+cluster://{cluster.address}")
+
+    with app.app_context():
+        client: t.Any = manager.get("A").connection
+
+    pool = client.get_redis_connection(client.get_default_node()).connection_pool
+    assert OURS in pool.connection_kwargs["driver_info"].formatted_name
+
+
 def test_no_name(app: Flask) -> None:
     """Without CLIENT_NAME, connections open as redis-py opens them."""
     manager = make_manager(app, A_URL="redis://h", B_URL="redis://h?client_name=b")
