@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import gc
 import time
@@ -105,6 +106,55 @@ def test_node_that_left(fresh_cluster: Cluster) -> None:
 
     wait_until(is_left, "the connections are closed")
     assert client.set("k", 1)
+
+
+class Flaky(redis.CredentialProvider):
+    """Credentials whose source can sometimes not be reached."""
+
+    is_down = False
+    failures = 0
+
+    def get_credentials(self) -> tuple[str, str]:
+        if self.is_down:
+            self.failures += 1
+            raise OSError("no route")
+
+        return "ada", "secret"
+
+
+def test_no_command_without_login_in_asyncio(cluster: Cluster) -> None:
+    """If the login to a node fails, the next command to it logs in."""
+    for node in cluster.nodes:
+        with node.admin() as admin:
+            admin.acl_setuser("ada", True, passwords=["+secret"], commands=["+@all"])
+
+    url, provider = f"redis+cluster://{cluster.address}", Flaky()
+    app = make_app(URL=url, CREDENTIAL_PROVIDER=provider)
+
+    async def use() -> None:
+        async with app.extensions["manager"].get_async() as client:
+            await client.initialize()
+
+            for node in client.get_nodes():
+                ask = functools.partial(
+                    client.execute_command, "ACL WHOAMI", target_nodes=node
+                )
+                provider.is_down = True
+
+                with contextlib.suppress(OSError):
+                    await ask()
+
+                provider.is_down = False
+                assert await ask() in ("ada", b"ada")
+
+    with app.app_context():
+        asyncio.run(use())
+
+    assert provider.failures
+
+    for node in cluster.nodes:
+        with node.admin() as admin:
+            admin.acl_deluser("ada")
 
 
 @pytest.fixture
