@@ -257,6 +257,24 @@ def test_single_unnamed_node(single: Server) -> None:
         assert app.extensions["manager"].ping(timeout=10)["REDIS"].ok
 
 
+def test_slots_that_nobody_serves(start: Starter) -> None:
+    """A ping fails although the cluster accepts commands for the other slots."""
+    arguments = ("--cluster-enabled", "yes", "--cluster-require-full-coverage", "no")
+    server = start(Server, *arguments, port=free_ports(1)[0])
+
+    with server.admin() as admin:
+        admin.execute_command("CLUSTER", "ADDSLOTS", *range(10))
+        ask = functools.partial(admin.execute_command, "CLUSTER", "INFO")
+        wait_until(lambda: "cluster_state:ok" in str(ask()), "some slots are served")
+
+    app = make_app(URL=f"redis+cluster://{server.address}")
+
+    with app.app_context():
+        error = app.extensions["manager"].ping(timeout=10)["REDIS"].error
+
+    assert error == "The cluster's state is 'ok': 10 of 16384 slots are served."
+
+
 def test_unnamed_nodes_behind_several_addresses(unnamed: Cluster) -> None:
     """Nodes without a host are at the address that replied, not at one that is down."""
     down = f"127.0.0.2:{reserve('127.0.0.2')}"
@@ -279,7 +297,7 @@ def test_unnamed_nodes_behind_several_addresses(unnamed: Cluster) -> None:
     [
         ("GET", "k"),
         ("EVAL", "return 1", 1, "k"),
-        ("evalsha_ro", "ffff", "2", "k", "{k}2"),
+        ("evalsha_ro", "ffff", "3", "k", "{k}2", "{k}3"),
         ("FCALL", "f", 1, "k", "0"),
         ("XREAD", "COUNT", 1, b"STREAMS", "k", "0"),
         ("xreadgroup", "GROUP", "k1", "k2", "streams", "k", ">"),

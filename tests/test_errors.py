@@ -481,6 +481,13 @@ def test_wrong_option() -> None:
     )
 
 
+def test_url_as_an_option() -> None:
+    """The class of clusters takes a URL, which is for the setting to say."""
+    config = {"REDIS_URL": "redis+cluster://h"}
+    message = error(config, lambda: RedisManager(url="redis://i"))
+    assert message.endswith("is not an argument of redis.RedisCluster.")
+
+
 def test_wrong_value_of_an_option() -> None:
     """A wrong value of an option is an error that names the option."""
     text = error({"REDIS_URL": "redis://h"}, lambda: RedisManager(socket_timeout="x"))

@@ -408,6 +408,15 @@ def test_note_about_a_login(
 
 
 @needs_notes
+def test_note_about_the_login_of_a_cluster(cluster: Cluster) -> None:
+    """The same for the error of the node that was asked for the slots."""
+    with pytest.raises(RedisClusterException) as info:
+        make(URL=f"redis+cluster://nobody:{SECRET}@{cluster.address}")
+
+    assert notes(info.value)[0].endswith(" Check the password in 'CACHE_URL'.")
+
+
+@needs_notes
 def test_other_errors_have_no_note(own_server: Server) -> None:
     """An error of the command itself has no note."""
     client = make(URL=own_server.url)
