@@ -37,7 +37,8 @@ TESTS = {
     " names credentials concurrency cluster_nodes",
     "engines/checks": "settings states discovery errors connections clients engines"
     " pings docs",
-    "engines/cluster": "attempts engines cluster_nodes retry outages pings errors",
+    "engines/cluster": "cluster_nodes engines attempts retry outages pings errors"
+    " messages names wrong_servers cli clients health",
     "engines/commands": "attempts retry outages messages pings connections engines"
     " wrong_servers",
     "engines/connections": "connections states",
