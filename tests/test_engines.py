@@ -231,6 +231,13 @@ def test_read_from_replicas_in_the_url(cluster: Cluster) -> None:
     assert client_of(URL=url).read_from_replicas is True
 
 
+class NarrowCluster(redis.RedisCluster):
+    """A cluster's client that passes on nothing."""
+
+    def __init__(self, startup_nodes: t.Any) -> None:
+        super().__init__(startup_nodes=startup_nodes)
+
+
 def test_cluster_errors(cluster: Cluster) -> None:
     """Errors that a retry cannot fix are raised immediately, and do not count as an
     outage.
@@ -266,6 +273,10 @@ def test_cluster_errors(cluster: Cluster) -> None:
         (
             {"URL": "redis+cluster://h", "CLASS": "redis.Redis"},
             "must be derived from re",
+        ),
+        (
+            {"URL": "redis+cluster://h", "CLASS": NarrowCluster},
+            "'REDIS_CLASS' must take **kwargs, and pass them to the constructor of",
         ),
         (
             {"URL": "redis+cluster://h?ssl_ca_certs=x"},

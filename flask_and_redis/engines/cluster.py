@@ -12,6 +12,7 @@ import redis
 from redis import exceptions as redis_exceptions
 
 from ..exceptions import ConfigError
+from ..spec.classes import name_of
 from ..spec.classes import once_per_class
 from ..spec.classes import parameters
 from ..spec.classes import subclass
@@ -96,6 +97,13 @@ class Cluster(Engine):
             raise ConfigError(
                 f"'{prefix}_CONNECTION_POOL_CLASS' cannot be used: a cluster has its"
                 " own pool for each node."
+            )
+
+        # Other classes get the timeouts through their pool.
+        if parameters(self.client_class).keys() - parameters(client_class).keys():
+            raise ConfigError(
+                f"'{prefix}_CLASS' must take **kwargs, and pass them to the constructor"
+                f" of {name_of(self.client_class)}, which makes connections with them."
             )
 
     def check(self, spec: Spec, values: Values) -> None:

@@ -78,7 +78,8 @@ class _Tracked:
     is_open: bool = False
     #: Whether opening or closing it was interrupted, or redis-py wants it closed.
     is_broken: bool = False
-    #: Whether a command has changed the database, the user, or what is watched.
+    #: Whether a command has changed the database, the user, what is watched or what the
+    #: server sends.
     is_altered: bool = False
     _is_switched: bool = False
     # Whether the server queues commands until a transaction ends.
