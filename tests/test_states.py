@@ -625,6 +625,12 @@ def test_reply_that_is_still_to_come(own_server: Server) -> None:
             assert await connection.read_response(timeout=5) in (b"PONG", "PONG")
             await pool.release(connection)
             assert await client.client_id() == number
+            # This reply looks the same.
+            connection = await pool.get_connection()
+            await connection.send_command("GET", "none")
+            assert await connection.read_response(timeout=5) is None
+            await pool.release(connection)
+            assert await client.client_id() != number
 
     with app.app_context():
         asyncio.run(use())
