@@ -383,7 +383,7 @@ def test_longest_host() -> None:
                 "REDIS_URL": "fakeredis://",
                 "REDIS_CONNECTION_POOL_CLASS": "valkey.ConnectionPool",
             },
-            "'REDIS_CONNECTION_POOL_CLASS' must be a class derived from redis.Connec",
+            "'REDIS_CONNECTION_POOL_CLASS' must be a class derived from redis.",
         ),
         (
             {"REDIS_URL": "redis://h/1", "REDIS_CLASS": "tests.test_errors.NoRedis"},
