@@ -145,7 +145,7 @@ def test_texts() -> None:
             },
         ),
         (
-            {},
+            {"role": "master", "keyspace_hits": 0},
             {
                 "server": "Redis ?, up ?",
                 "role": "master of 0 replicas",
@@ -155,8 +155,19 @@ def test_texts() -> None:
                 "hit rate": "no reads",
             },
         ),
+        (
+            {},
+            {
+                "server": "Redis ?, up ?",
+                "role": "?",
+                "memory": "?, policy ?",
+                "clients": "? connected",
+                "keys": "db2 (this one): 0",
+                "hit rate": "?",
+            },
+        ),
     ],
-    ids=["busy", "replica", "few", "none"],
+    ids=["busy", "replica", "few", "unused", "none"],
 )
 def test_facts(info: dict[str, t.Any], facts: dict[str, str]) -> None:
     """What a server does not say is unknown, or 0 where servers leave zeros out."""
@@ -199,7 +210,8 @@ def test_sizes(count: int, text: str) -> None:
     ("count", "text"), [(0, "0 replicas"), (1, "1 replica"), (2, "2 replicas")]
 )
 def test_replicas(count: int, text: str) -> None:
-    assert report._role({"connected_slaves": count}) == f"master of {text}"
+    info: t.Any = {"role": "master", "connected_slaves": count}
+    assert report._role(info) == f"master of {text}"
 
 
 EVICTS = "looks like a cache, but its server evicts nothing"
@@ -226,7 +238,14 @@ CLUSTER = {"URL": "redis+cluster://h"}
         ("REDIS", {}, {"cluster_enabled": 0}, []),
         ("REDIS", CLUSTER, {"cluster_enabled": 1}, []),
         ("REDIS", {}, {"role": "slave", "master_link_status": "up"}, []),
-        ("REDIS", {}, {"role": "slave"}, ["no link to its master"]),
+        (
+            "REDIS",
+            {},
+            {"role": "slave", "master_link_status": "down"},
+            ["no link to its master"],
+        ),
+        # It does not say whether it has a link.
+        ("REDIS", {}, {"role": "slave"}, []),
         ("REDIS", {}, {"role": "master", "master_link_status": "down"}, []),
         ("REDIS", {}, {"redis_version": "7.1.9"}, ["Redis 7.1.9 is older than 7.2, "]),
         ("REDIS", {}, {"redis_version": "7.2.0"}, []),
@@ -249,11 +268,13 @@ def test_warnings(
 def test_nodes(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each node has a line or an error, and each warning is there once."""
     refused = redis.ConnectionError("Connection refused.")
+    unlinked = {"role": "slave", "master_link_status": "down"}
     answers = {
         "a:1": Answer[t.Any](1.0, error=refused),
         "a:2": Answer[t.Any](1.0, INFO),
-        "a:3": Answer[t.Any](1.0, {"role": "slave"}),
-        "a:4": Answer[t.Any](1.0, {"role": "slave"}),
+        "a:3": Answer[t.Any](1.0, unlinked),
+        "a:4": Answer[t.Any](1.0, unlinked),
+        "a:5": Answer[t.Any](1.0, {}),
     }
     monkeypatch.setattr(report, "ask", lambda questions, timeout: answers)
     registry = registry_of(REDIS_URL="redis+cluster://a:1")
@@ -266,8 +287,9 @@ def test_nodes(monkeypatch: pytest.MonkeyPatch) -> None:
         f"a:2, master, Redis 8.0.2, {text}",
         f"a:3, {few}",
         f"a:4, {few}",
+        "a:5, ?, Redis ?, ?, ?, ?, ?, 0, -",
     ]
-    assert list(made.nodes) == ["a:2", "a:3", "a:4"]
+    assert list(made.nodes) == ["a:2", "a:3", "a:4", "a:5"]
     assert made.nodes["a:2"] == INFO
     assert made.errors == ["a:1: Connection refused."]
     assert len(made.warnings) == 1
@@ -277,11 +299,11 @@ def test_nodes(monkeypatch: pytest.MonkeyPatch) -> None:
 OUTPUT = """\
 CACHE  redis  h:6379
   server    Redis 8.0.2, up 1 min
-  role      replica of ?:0, link ?
+  role      replica of ?:0, link down
   memory    ?, policy ?
   clients   ? connected
   keys      db0 (this one): 0
-  hit rate  no reads
+  hit rate  ?
   warning   A replica of CACHE has no link to its master, so its data may be old.
 
 CARTS  redis+cluster  a:6379
@@ -304,11 +326,12 @@ FAKE  fakeredis  this process
 def test_output(monkeypatch: pytest.MonkeyPatch) -> None:
     """Facts are aligned with warnings and errors, and the table of nodes is not."""
     version, refused = {"redis_version": "8.0.2"}, redis.ConnectionError("refused")
-    node, cache = {"flags": "master"}, {"uptime_in_seconds": 60, "role": "slave"}
+    node, master = {"flags": "master"}, {"uptime_in_seconds": 5, "role": "master"}
+    replica = {"role": "slave", "master_link_status": "down", "uptime_in_seconds": 60}
     answers = {
-        "CACHE": Answer[t.Any](1.0, {**version, **cache}),
+        "CACHE": Answer[t.Any](1.0, {**version, **replica}),
         "CARTS": Answer[t.Any](1.0, {"a:1": node, "a:2": node}),
-        "a:1": Answer[t.Any](1.0, {**version, "uptime_in_seconds": 5}),
+        "a:1": Answer[t.Any](1.0, {**version, **master}),
         "a:2": Answer[t.Any](1.0, error=refused),
         "DOWN": Answer[t.Any](1.0, error=refused),
         "EMPTY": Answer[t.Any](1.0, {}),

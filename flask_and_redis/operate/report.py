@@ -171,7 +171,7 @@ def _report_nodes(
         report.facts.append(
             [
                 address,
-                "replica" if info.get("role") == "slave" else "master",
+                {"slave": "replica", "master": "master"}.get(info.get("role", ""), "?"),
                 _server(info),
                 _duration(info),
                 _memory(info),
@@ -191,7 +191,8 @@ def _list_facts(spec: Spec, info: Info) -> list[list[str]]:
     address = [["address", info["address"]]] if "address" in info else []
     limit = " without limit" if info.get("maxmemory") == 0 else ""
     policy = info.get("maxmemory_policy", "?")
-    rate = f"{_hit_rate(info)} of {_reads(info)} reads" if _reads(info) else "no reads"
+    reads = _reads(info)
+    rate = f"{_hit_rate(info)} of {reads} reads" if reads else "no reads"
     database = spec.engine.connection_arguments(spec)["db"] or 0
     return [
         *address,
@@ -200,7 +201,7 @@ def _list_facts(spec: Spec, info: Info) -> list[list[str]]:
         ["memory", f"{_memory(info)}{limit}, policy {policy}"],
         ["clients", _clients(info)],
         ["keys", _keys(info, database)],
-        ["hit rate", rate],
+        ["hit rate", "?" if reads is None else rate],
     ]
 
 
@@ -231,6 +232,9 @@ def _role(info: Info) -> str:
         host, port = info.get("master_host", "?"), info.get("master_port", 0)
         master = join_address(host, port)
         return f"replica of {master}, link {info.get('master_link_status', '?')}"
+
+    if info.get("role") != "master":
+        return "?"
 
     count = info.get("connected_slaves", 0)
     return f"master of {count} replica{'' if count == 1 else 's'}"
@@ -280,9 +284,11 @@ def _keys(info: Info, own: int) -> str:
     return "; ".join(texts)
 
 
-def _reads(info: Info) -> int:
-    count: int = info.get("keyspace_hits", 0) + info.get("keyspace_misses", 0)
-    return count
+def _reads(info: Info) -> int | None:
+    """How many reads there were. None if the server does not count them."""
+    names = ("keyspace_hits", "keyspace_misses")
+    counts = [info[name] for name in names if name in info]
+    return sum(counts) if counts else None
 
 
 def _hit_rate(info: Info) -> str:
@@ -308,7 +314,8 @@ def _warn(spec: Spec, info: Info) -> cabc.Iterator[str]:
             " nodes fail. Use a redis+cluster:// URL."
         )
 
-    if info.get("role") == "slave" and info.get("master_link_status") != "up":
+    # Nor is a link down that it does not report.
+    if info.get("role") == "slave" and info.get("master_link_status", "up") != "up":
         yield (
             f"A replica of {spec.prefix} has no link to its master, so its data may be"
             " old."
