@@ -65,7 +65,8 @@ class Gunicorn:
 
     def stop(self) -> None:
         self._process.terminate()
-        self._process.wait(20)
+        # A worker that just starts may miss the signal. Gunicorn kills it after 30 s.
+        self._process.wait(40)
 
 
 @contextlib.contextmanager
