@@ -33,6 +33,10 @@ from .servers import Startable
 
 S = t.TypeVar("S", bound=Startable)
 
+# No test needs the system's CAs. redis-py loads them for each TLS connection, which
+# takes longer than most tests with TLS.
+os.environ["SSL_CERT_FILE"] = os.devnull
+
 # How the reason of a skip begins if the machine lacks something.
 _MISSING = "Missing: "
 
