@@ -331,6 +331,9 @@ def test_nothing_else_is_imported(
     assert importing == set(PATHS)
 
 
+#: For sentinels, which have their own timeout.
+BOUND = {"socket_timeout": 0.1}
+
 PLACES: dict[str, t.Callable[[str], dict[str, t.Any]]] = {
     "URL": lambda address: {"URL": f"redis://{SECRET}:{SECRET}@{address}"},
     "setting": lambda address: {"URL": f"redis://{address}", "PASSWORD": SECRET},
@@ -345,15 +348,17 @@ PLACES: dict[str, t.Callable[[str], dict[str, t.Any]]] = {
     },
     "sentinels": lambda address: {
         "URL": f"redis+sentinel://:{SECRET}@{address}/m",
-        "SENTINEL_KWARGS": {"password": SECRET, "username": SECRET},
+        "SENTINEL_KWARGS": {"password": SECRET, "username": SECRET, **BOUND},
     },
     "sentinels' password": lambda address: {
         "URL": f"redis+sentinel://{address}/m",
         "SENTINEL_USERNAME": SECRET,
         "SENTINEL_PASSWORD": SECRET,
+        "SENTINEL_KWARGS": BOUND,
     },
     "sentinels' URL": lambda address: {
         "URL": f"redis+sentinel://{SECRET}:{SECRET}@{address}/m",
+        "SENTINEL_KWARGS": BOUND,
     },
     "cluster": lambda address: {"URL": f"redis+cluster://:{SECRET}@{address}"},
     "TLS": lambda address: {
