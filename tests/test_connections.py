@@ -462,18 +462,22 @@ def connection_id(client: t.Any) -> int:
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_max_idle(request: pytest.FixtureRequest, engine: str) -> None:
+def test_max_idle(
+    request: pytest.FixtureRequest, engine: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A connection that was idle for longer than MAX_IDLE is replaced before its next
     use, and closed.
     """
     prefix = make_prefix(request, engine, MAX_IDLE="0.5", RETRY=0)
     client = prefix.client
+    real, shift = time.monotonic, 0.0
+    monkeypatch.setattr(time, "monotonic", lambda: real() + shift)
     first = connection_id(client)
-    time.sleep(0.7)
+    shift += 0.7
     second = connection_id(client)
     assert second != first
     prefix.check()
-    time.sleep(0.7)
+    shift += 0.7
     assert client.pipeline().get("a").execute() == [prefix.value("a")]
     assert connection_id(client) != second
     prefix.check()
@@ -590,6 +594,22 @@ def test_closed_by_the_server(request: pytest.FixtureRequest, engine: str) -> No
 
     for admin in admins:
         admin.close()
+
+
+def test_closed_by_the_server_at_once(
+    request: pytest.FixtureRequest, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same, 0.05 ms after its last use. Within a round trip, nobody looks."""
+    prefix = make_prefix(request, "server", RETRY=0)
+    now = time.monotonic()
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    prefix.check()
+
+    with server.admin() as admin:
+        admin.client_kill_filter(_type="normal", skipme=True)
+
+    now += 0.00005
+    prefix.check()
 
 
 # Health checks

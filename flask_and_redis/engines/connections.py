@@ -13,8 +13,9 @@ from .internals.pools import is_recording
 from .internals.pools import PoolState
 
 # Seconds in which a connection that was returned is lent again without a look at its
-# socket. The look takes about 5 % of a whole GET.
-_JUST_USED = 0.0001
+# socket. The look takes about 5 % of a whole GET. Within less than a round trip, nobody
+# has told the server to close it.
+_JUST_USED = 0.000025
 
 
 class Outdates:
