@@ -16,6 +16,7 @@ import pytest
 
 from tests.conftest import Starter
 from tests.servers import Server
+from tests.servers import wait_until
 from tests.web import Gunicorn
 from tests.web import gunicorn
 
@@ -171,8 +172,9 @@ def test_load(start: Starter, tmp_path: Path, worker: list[str]) -> None:
 
 
 def put_under_load(served: Gunicorn, server: Server) -> None:
+    # The first worker may answer before the second one starts.
+    wait_until(lambda: len(served.workers()) == WORKERS, "the workers have started")
     workers = served.workers()
-    assert len(workers) == WORKERS
 
     with Clients(served.port) as clients:
         started = time.monotonic()
