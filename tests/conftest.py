@@ -60,7 +60,11 @@ def pytest_collection() -> cabc.Generator[None, object, object]:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark the tests that ``make quick`` leaves out."""
+    """Mark the tests that ``make quick`` leaves out, and begin with the longest ones,
+    for which the other processes would wait at the end.
+    """
+    items.sort(key=may_take_long, reverse=True)
+
     for item in items:
         fixtures = getattr(item, "fixturenames", ())
 
@@ -69,6 +73,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
         if "scripted" in fixtures:
             item.add_marker("slow")
+
+
+def may_take_long(item: pytest.Item) -> bool:
+    """Whether a test may take longer than usual."""
+    marker = item.get_closest_marker("timeout")
+    return marker is not None and marker.args[0] > 60
 
 
 @pytest.hookimpl(wrapper=True)
