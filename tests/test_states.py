@@ -938,10 +938,11 @@ def test_changed_connections_in_asyncio(server: Server) -> None:
     [
         *(("CLIENT SETNAME", "x"), ("CLIENT", "SETNAME", "x"), ("CLIENT", "LIST")),
         *(("CLUSTER", "INFO"), ("SCRIPT", "EXISTS", "x"), ("SCRIPT FLUSH",)),
+        ("GET SELECT",),
     ],
 )
 def test_unchanged_connection(server: Server, command: tuple[t.Any, ...]) -> None:
-    """Other commands with such names leave the connection open."""
+    """Other commands with such names, or for such a key, leave the connection open."""
     client = client_of(URL=server.url, MAX_CONNECTIONS=1)
     number = client.client_id()
 

@@ -53,11 +53,12 @@ def _find_kind(name: object) -> tuple[str, ...] | None:
         together with an argument.
     """
     words = _to_text(name).upper().split()[:2]
+    whole = " ".join(words)
 
-    if len(words) == 1 and words[0] in _CONTAINERS:
+    if whole in _CONTAINERS:
         return _CONTAINERS
 
-    names = {*words[:1], " ".join(words)}
+    names = {*words[:1], whole}
     kinds = (_SWITCHING, _QUEUEING, _WATCHING, _UNWATCHING, _ENDING, _NAMING)
     return next((kind for kind in kinds if not names.isdisjoint(kind)), None)
 
