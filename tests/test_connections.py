@@ -624,29 +624,31 @@ def test_health_check_is_not_answered(
     """If the PING of a health check is not answered, the command was not sent. It is
     sent on a new connection, even with RETRY = 0.
     """
-    client = make_scripted(
-        scripted,
-        RETRY=0,
-        PROTOCOL=protocol,
-        HEALTH_CHECK_INTERVAL=1,
-        CLASS=CLASSES[library],
-    )
+    config = {"RETRY": 0, "PROTOCOL": protocol, "HEALTH_CHECK_INTERVAL": 1}
+    clients = [
+        make_scripted(scripted, CLASS=CLASSES[library], **config) for _ in range(2)
+    ]
 
-    def use() -> t.Any:
+    def use(client: t.Any) -> t.Any:
         return client.get("own")
 
-    def use_pipeline() -> t.Any:
+    def use_pipeline(client: t.Any) -> t.Any:
         return client.pipeline().get("own").execute()[0]
 
-    for function in (use, use_pipeline):
+    for client in clients:
         check_scripted(client)
-        first = scripted.connections
-        time.sleep(1.1)
+
+    time.sleep(1.1)
+
+    for number, (client, function) in enumerate(
+        zip(clients, (use, use_pipeline), strict=True), start=1
+    ):
         scripted.plan(b"PING", answer)
+        opened = scripted.connections
         before = scripted.names().count(b"GET")
-        assert function() == f"{DATABASE} {USER} own".encode()
-        assert scripted.names(first)[-1] == b"PING"
-        assert scripted.connections == first + 1
+        assert function(client) == f"{DATABASE} {USER} own".encode()
+        assert scripted.names(number)[-1] == b"PING"
+        assert scripted.connections == opened + 1
         assert scripted.names().count(b"GET") == before + 1
 
 

@@ -55,7 +55,7 @@ def make(**config: t.Any) -> t.Any:
 
 
 @contextlib.contextmanager
-def interrupted(error: BaseException) -> cabc.Iterator[None]:
+def interrupted(error: BaseException, seconds: float = 0.15) -> cabc.Iterator[None]:
     """Raise an error in a signal handler soon, while the block waits for a server. It
     must reach the caller unchanged.
     """
@@ -64,7 +64,7 @@ def interrupted(error: BaseException) -> cabc.Iterator[None]:
         raise error
 
     before = signal.signal(signal.SIGUSR1, handle)
-    timer = threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGUSR1))
+    timer = threading.Timer(seconds, os.kill, (os.getpid(), signal.SIGUSR1))
     timer.start()
 
     try:
@@ -109,10 +109,11 @@ def test_signal_handler(
     client = make(**configs[kind])
     client.set("k", 0)
     error.__traceback__ = None
+    seconds = 0.3 if kind == "old" else 0.15
     server.pause()
 
     try:
-        with interrupted(error):
+        with interrupted(error, seconds):
             client.incr("k")
 
         server.resume()
@@ -121,7 +122,7 @@ def test_signal_handler(
         assert kind == "old" or client.get("k") == b"1"
         server.pause()
 
-        with interrupted(error):
+        with interrupted(error, seconds):
             client.pipeline().incr("n").execute()
 
         server.resume()

@@ -374,7 +374,7 @@ PLACES: dict[str, t.Callable[[str], dict[str, t.Any]]] = {
         "CLASS": "valkey.Valkey",
     },
 }
-BOUNDS = {"RETRY_DEADLINE": 0.2, "SOCKET_TIMEOUT": 0.1, "SOCKET_CONNECT_TIMEOUT": 0.1}
+BOUNDS = {"RETRY_DEADLINE": 0.1, "SOCKET_TIMEOUT": 0.1, "SOCKET_CONNECT_TIMEOUT": 0.1}
 
 
 def drive(config: dict[str, t.Any], *, fill: bool = False) -> str:
@@ -412,14 +412,14 @@ def drive(config: dict[str, t.Any], *, fill: bool = False) -> str:
                     output.write("It did not fail.")
 
             output.write(f"{current_redis!r} {app.extensions['redis']!r}")
-            output.write(f"{manager.ping(timeout=0.2)} {manager.stats()}")
+            output.write(f"{manager.ping(timeout=0.1)} {manager.stats()}")
             runner = app.test_cli_runner()
 
             for command in (
                 *("list --all", "list --json", "list REDIS", "list REDIS --json"),
                 *("ping", "ping --json", "info"),
             ):
-                timeout = [] if "list" in command else ["--timeout", "0.2"]
+                timeout = [] if "list" in command else ["--timeout", "0.1"]
                 result = runner.invoke(args=["redis", *command.split(), *timeout])
                 output.write(result.output)
 
