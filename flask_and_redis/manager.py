@@ -121,7 +121,7 @@ class RedisManager:
         for message in discovery.warnings:
             warn(message)
 
-        registry.add_discovery(self._default, discovery)
+        registry.add_discovery(self._default, discovery, self._proxies)
         app.shell_context_processors.append(
             lambda: {"current_redis": current_redis, "redis_manager": self}
         )
@@ -208,7 +208,8 @@ class RedisManager:
         that the sentinels name is asked. For a prefix with an override, the client of
         the override is asked.
 
-        :param prefixes: The prefixes. The default is every registered prefix.
+        :param prefixes: The prefixes. The default is every registered prefix, and those
+            with wrong settings that were requested by :meth:`get`.
         :param timeout: Seconds after which this returns at the latest.
         :return: A result for each prefix, which :func:`flask.jsonify` accepts. It is
             empty if no setting configures a Redis.

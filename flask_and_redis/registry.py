@@ -75,6 +75,8 @@ class Registry(cabc.Mapping[str, redis.Redis]):
         self._specs: dict[str, Spec] = {}
         self._wrong: dict[str, ConfigError] = {}
         self._skipped: dict[str, str] = {}
+        # Prefixes that the application has requested by name.
+        self._requested: cabc.Container[str] = ()
         # Threads that wait for a client share the result of one attempt. The keys have
         # the process: a fork inherits the attempt, but not the thread that makes it.
         self._attempts: dict[tuple[int, str], _Attempt] = {}
@@ -231,6 +233,13 @@ class Registry(cabc.Mapping[str, redis.Redis]):
         return deadline is not None and deadline.down
 
     @property
+    def needed(self) -> list[str]:
+        """The prefixes that health checks ask by default: all that are registered, and
+        those whose settings are wrong although the application has requested them.
+        """
+        return [*self, *(each for each in self._wrong if each in self._requested)]
+
+    @property
     def skipped(self) -> dict[str, str]:
         """The reason for each group of settings that is not registered as a prefix."""
         wrong = {prefix: str(error) for prefix, error in self._wrong.items()}
@@ -338,17 +347,22 @@ class Registry(cabc.Mapping[str, redis.Redis]):
 
         self._claimed.add(prefix)
 
-    def add_discovery(self, default: str, discovery: Discovery) -> None:
+    def add_discovery(
+        self, default: str, discovery: Discovery, requested: cabc.Container[str]
+    ) -> None:
         """Register what a manager found. Prefixes that are registered already stay.
 
         :param default: The default prefix.
         :param discovery: What was found.
+        :param requested: Prefixes that the application has requested by name. Later
+            requests may add to it.
         """
         self.default = default
         self.is_managed = True
         self._specs = self._specs | discovery.specs
         self._wrong = discovery.wrong
         self._skipped = discovery.skipped
+        self._requested = requested
 
 
 class _Attempt:

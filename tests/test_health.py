@@ -20,6 +20,7 @@ from flask import current_app
 from flask import Flask
 from flask import jsonify
 
+from flask_and_redis import ConfigError
 from flask_and_redis import PingResult
 from flask_and_redis import PoolStats
 from flask_and_redis import Redis
@@ -341,6 +342,28 @@ def test_ping_of_wrong_prefixes(app: Flask) -> None:
 
         with pytest.raises(UnknownPrefixError, match="'NONE'; it has: 'REDIS'"):
             manager.ping("REDIS", "NONE")
+
+
+def test_ping_of_requested_wrong_prefixes(app: Flask) -> None:
+    """A health check fails if settings are wrong that the application needs, also if
+    it requests them only after init_app.
+    """
+    manager = make_manager(app, BROKER_URL="redis://h/x", OTHER_URL="redis://h/x")
+    assert app.test_cli_runner().invoke(args=["redis", "ping"]).exit_code == 1
+    broker = manager.get("BROKER")
+
+    with app.app_context():
+        with pytest.raises(ConfigError):
+            broker.get("k")
+
+        assert list(manager.ping()) == ["BROKER"]
+        result = manager.ping()["BROKER"]
+
+    assert not result.ok
+    assert (result.error or "").startswith("'BROKER_URL' must end in")
+    done = app.test_cli_runner().invoke(args=["redis", "ping"])
+    assert done.exit_code == 1
+    assert "'BROKER_URL' must end in" in done.output
 
 
 @pytest.mark.parametrize("timeout", [0, -1, float("nan"), float("inf")])

@@ -166,7 +166,7 @@ def ping_command(
     """
     registry = get_registry(current_app)
 
-    if not (prefixes or registry):
+    if not (prefixes or registry.needed):
         _exit_without_redis(context, as_json)
 
     try:

@@ -81,13 +81,13 @@ def ping(
     """Ask the servers of some prefixes whether they answer, all at the same time.
 
     :param registry: The app's registry.
-    :param prefixes: The prefixes. The default is all that are registered.
+    :param prefixes: The prefixes. The default is all that the app needs.
     :param timeout: Seconds after which this returns at the latest.
     :raises UnknownPrefixError: If the app has no such prefix.
     :raises ValueError: If the timeout is not a number of seconds above 0.
     """
     check_timeout(timeout)
-    wanted = dict.fromkeys(prefixes or registry)
+    wanted = dict.fromkeys(prefixes or registry.needed)
     questions = {prefix: _make_pings(registry, prefix, timeout) for prefix in wanted}
     answers = ask(questions, timeout).items()
     return {prefix: _read_ping(registry, prefix, answer) for prefix, answer in answers}
