@@ -434,13 +434,35 @@ def test_database_that_the_url_leaves_out(url: str) -> None:
     assert arguments(REDIS_URL=url, REDIS_DB="10")["db"] == 10
     assert arguments({"db": 10}, REDIS_URL=url)["db"] == 10
     assert arguments({"db": 9}, REDIS_URL=url, REDIS_DB="10")["db"] == 10
-    assert arguments(REDIS_URL=f"{url}?db=3", REDIS_DB="10")["db"] == 3
 
 
-def test_database_in_the_url() -> None:
-    """The database in a URL overrides the setting."""
-    assert arguments(REDIS_URL="redis://h/3", REDIS_DB="10")["db"] == 3
-    assert arguments(REDIS_URL="redis://h/0", REDIS_DB="10")["db"] == 0
+@pytest.mark.parametrize("url", ["redis://h/3", "redis://h?db=3", "unix:///r?db=3"])
+def test_database_in_the_url(url: str) -> None:
+    """The database in a URL overrides the setting, which causes a warning."""
+    message = "^'REDIS_DB' is ignored: 'REDIS_URL' has another database.$"
+
+    with pytest.warns(UserWarning, match=message):
+        assert arguments(REDIS_URL=url, REDIS_DB="10")["db"] == 3
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {
+            "REDIS_URL": "redis://me:secret@h/3",
+            "REDIS_USERNAME": "me",
+            "REDIS_DB": " 3",
+        },
+        {"REDIS_URL": "redis://h/0", "REDIS_DB": 0, "REDIS_PASSWORD": "secret"},
+        {"REDIS_URL": "redis://:a@h/3", "REDIS_PASSWORD": " ", "REDIS_DB": None},
+        {"REDIS_URL": "fakeredis:///3", "REDIS_DB": 0},
+    ],
+)
+def test_same_as_in_the_url(config: dict[str, t.Any]) -> None:
+    """Settings that repeat the URL, that it leaves out or that are not set cause no
+    warning. Nor do those of the real server next to fakeredis.
+    """
+    assert make(**config) is not None
 
 
 @pytest.mark.parametrize("setting", ["tcp://10.0.0.1:6380", " tcp://10.0.0.1:6380"])
@@ -497,14 +519,20 @@ def test_password_in_place_of_the_user() -> None:
 
 def test_url_over_settings_over_options() -> None:
     """The URL overrides settings, and settings override options."""
-    kwargs = arguments(
-        {"socket_timeout": 1, "socket_connect_timeout": 1, "client_name": "option"},
-        REDIS_URL="redis://me:secret@h?socket_timeout=3",
-        REDIS_SOCKET_TIMEOUT=2,
-        REDIS_SOCKET_CONNECT_TIMEOUT=2,
-        REDIS_PASSWORD="other",
-        REDIS_USERNAME="other",
-    )
+    with pytest.warns(UserWarning) as caught:
+        kwargs = arguments(
+            {"socket_timeout": 1, "socket_connect_timeout": 1, "client_name": "option"},
+            REDIS_URL="redis://me:secret@h?socket_timeout=3",
+            REDIS_SOCKET_TIMEOUT=2,
+            REDIS_SOCKET_CONNECT_TIMEOUT=2,
+            REDIS_PASSWORD="other",
+            REDIS_USERNAME="other",
+        )
+
+    assert [str(each.message) for each in caught] == [
+        "'REDIS_USERNAME' is ignored: 'REDIS_URL' has another user name.",
+        "'REDIS_PASSWORD' is ignored: 'REDIS_URL' has another password.",
+    ]
     assert kwargs["socket_timeout"] == 3
     assert kwargs["socket_connect_timeout"] == 2
     assert kwargs["client_name"] == "option"
@@ -518,7 +546,10 @@ def test_credentials_that_the_url_leaves_out() -> None:
     config = {"REDIS_USERNAME": "me", "REDIS_PASSWORD": "secret"}
     kwargs = arguments(REDIS_URL="redis://h", **config)
     assert (kwargs["username"], kwargs["password"]) == ("me", "secret")
-    kwargs = arguments(REDIS_URL="redis://you@h", **config)
+
+    with pytest.warns(UserWarning, match="'REDIS_USERNAME' is ignored"):
+        kwargs = arguments(REDIS_URL="redis://you@h", **config)
+
     assert (kwargs["username"], kwargs["password"]) == ("you", "secret")
 
 

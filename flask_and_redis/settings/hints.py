@@ -36,6 +36,32 @@ def warn_about_address(spec: Spec, ignored: Values, warn: Warn) -> None:
             )
 
 
+# What a URL overrides besides the address, and what a warning calls it.
+_OVERRIDDEN = {"db": "database", "username": "user name", "password": "password"}
+
+
+def warn_about_overridden(spec: Spec, settings: Values, warn: Warn) -> None:
+    """Warn of a database or a login that is not used, because the URL has another one.
+
+    :param spec: The spec.
+    :param settings: The values before the URL was read.
+    :param warn: Is called with each warning.
+    """
+    if spec.engine.in_process:
+        return
+
+    for name, what in _OVERRIDDEN.items():
+        value, used = settings.get(name), spec.values.get(name)
+
+        if value is None or used is None:
+            continue
+
+        is_same = str(value.value).strip() == str(used.value).strip()
+
+        if value.origin == "setting" and used.origin == "url" and not is_same:
+            warn(f"{value.label} is ignored: '{spec.prefix}_URL' has another {what}.")
+
+
 def _names_same_server(spec: Spec, name: str, value: Value) -> bool:
     arguments = spec.arguments
     path = str(arguments.get("unix_socket_path"))

@@ -34,6 +34,7 @@ from ..spec.url import split_url
 from ..spec.values import convert
 from .hints import warn_about_address
 from .hints import warn_about_login
+from .hints import warn_about_overridden
 from .hints import warn_about_sentinels
 
 #: The names that version 1 had for arguments of the client.
@@ -128,6 +129,7 @@ def read_group(
     values = _read_options(options, kind) | _read_settings(prefix, group, accepted)
     address = NO_URL
     ignored: Values = {}
+    settings = values
 
     if url is not None:
         ignored = {name: values[name] for name in _WHERE if name in values}
@@ -150,6 +152,7 @@ def read_group(
     if ignored:
         warn_about_address(spec, ignored, warn)
 
+    warn_about_overridden(spec, settings, warn)
     warn_about_login(spec, values, warn)
     warn_about_sentinels(spec, warn)
     _read_own(spec)
