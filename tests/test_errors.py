@@ -175,6 +175,22 @@ def test_wrong_value(setting: str, value: object, message: str) -> None:
     assert message in text
 
 
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [("SOCKET_TIMEOUT", 0), ("PORT", -1), ("PROTOCOL", 4), ("MAX_IDLE", -0.5)],
+)
+def test_wrong_value_of_the_right_type(setting: str, value: object) -> None:
+    """If only the value is wrong, the error does not name its type."""
+    assert "type" not in error({"REDIS_HOST": "h", f"REDIS_{setting}": value})
+
+
+def test_boolean_that_is_not_helped_by_quotes() -> None:
+    """The error only advises quotes if the text in them may be right."""
+    text = error({"REDIS_HOST": "h", "REDIS_SSL": True, "REDIS_SSL_CERT_REQS": False})
+    assert "must be none, optional or required." in text
+    assert "quotes" not in text
+
+
 def test_module_that_exits(app: Flask, caplog: pytest.LogCaptureFixture) -> None:
     """A module that exits while it is imported does not end start-up. The setting may
     belong to other software.
@@ -210,6 +226,10 @@ def test_unbound_pool() -> None:
         ("redis://h:port/0", "a port from 1 to 65535"),
         ("redis://h:65536/0", "a port from 1 to 65535"),
         ("redis://h:0/0", "a port from 1 to 65535"),
+        ("redis://h:/0", "a port from 1 to 65535"),
+        ("redis://[::1]:", "a port from 1 to 65535"),
+        ("redis+cluster://a:,b:6380", "a port from 1 to 65535"),
+        ("redis+sentinel://a:/mymaster/0", "a port from 1 to 65535"),
         ("redis://[::1/0", "'REDIS_URL' must be like redis://user:password@host"),
         ("redis://h/cache", "must end in the number of a database"),
         ("redis://h/-1", "must end in the number of a database"),

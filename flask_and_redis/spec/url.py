@@ -140,7 +140,8 @@ class Url(t.NamedTuple):
         except ValueError:
             host, port = None, 0
 
-        if port == 0:
+        # An empty port often means that a variable was not set, like an empty host.
+        if port == 0 or text.endswith(":"):
             if has_placeholder(text):
                 raise plain(UNREPLACED)
 

@@ -80,17 +80,20 @@ def convert(parameter: inspect.Parameter, value: Value) -> t.Any:
     _, to_argument = _CONVERTERS.get(name, ("", None))
     _, is_within_limits = _LIMITS.get(name, ("", None))
 
+    is_converted = False
+
     try:
         if to_argument is None:
             converted = _to_type(types_of(parameter), value.value)
         else:
             converted = to_argument(value.value)
+        is_converted = True
         valid = is_within_limits is None or is_within_limits(converted)
     except (ValueError, TypeError, LookupError, OverflowError):
         valid = False
 
     if not valid:
-        raise value.error(f"must be {_explain(parameter, value)}")
+        raise value.error(f"must be {_explain(parameter, value, is_converted)}")
 
     if name in SECRETS and isinstance(converted, str):
         return Secret(converted)
@@ -98,13 +101,15 @@ def convert(parameter: inspect.Parameter, value: Value) -> t.Any:
     return converted
 
 
-def _explain(parameter: inspect.Parameter, value: Value) -> str:
+def _explain(parameter: inspect.Parameter, value: Value, is_type_right: bool) -> str:
     """What an argument must be, and how to correct a value that it cannot be."""
     name, given = parameter.name, value.value
     expected = types_of(parameter)
+    converter = _CONVERTERS.get(name)
     advice = ""
 
-    if isinstance(given, (bool, float)) and str in expected:
+    # Converters accept certain texts only, and not every one that is put in quotes.
+    if isinstance(given, (bool, float)) and str in expected and not converter:
         advice = " In an environment variable put it into double quotes: it was read as"
         advice += " JSON."
 
@@ -113,8 +118,10 @@ def _explain(parameter: inspect.Parameter, value: Value) -> str:
         advice = " It is the version of Redis's protocol, RESP. For TLS use a rediss://"
         advice += f" URL, or HOST and {tls}."
 
-    advice += explain_type(given, wants_text=str in expected)
-    text, _ = _LIMITS.get(name) or _CONVERTERS.get(name) or (describe(expected), None)
+    if not is_type_right:
+        advice += explain_type(given, wants_text=str in expected)
+
+    text, _ = _LIMITS.get(name) or converter or (describe(expected), None)
     return f"{text}.{advice}"
 
 
