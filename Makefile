@@ -17,7 +17,7 @@ help:  ## Show this help
 run: $(VENV)/.run free-port  ## Serve the example on http://127.0.0.1:8300, or another port with PORT=8080
 	$(BIN)/flask --app examples/comments run --port $(PORT)
 
-run-gunicorn: $(VENV)/.run free-port  ## Serve it as in production: several workers, a real Redis, also with PORT=
+run-gunicorn: $(VENV)/.run free-port  ## Serve it as in production: several workers, a real Redis; another port with PORT=8080
 	REDIS_LINKS_URL=$${REDIS_LINKS_URL:-redis://localhost:6379/0} \
 	REDIS_CONTENT_URL=$${REDIS_CONTENT_URL:-redis://localhost:6379/1} \
 	REDIS_SESSIONS_URL=$${REDIS_SESSIONS_URL:-redis://localhost:6379/2} \
