@@ -247,12 +247,31 @@ def test_secrets_in_a_transaction(server: Server) -> None:
     run_async(make_app(CACHE_URL=server.url), use)
 
 
+@pytest.mark.parametrize("is_queued", [False, True])
+def test_secret_after_a_space(each_server: Server, is_queued: bool) -> None:
+    """Nor does the error repeat the second word of a password without quotes."""
+    client = make(URL=each_server.url)
+    command = f"CONFIG SET requirepass my {SECRET} password"
+
+    with pytest.raises(redis.ResponseError) as info:
+        if is_queued:
+            client.pipeline(transaction=False).execute_command(command).execute()
+        else:
+            client.execute_command(command)
+
+    assert SECRET not in str(info.value)
+
+
 def test_what_is_hidden() -> None:
     """Secrets in the texts of older servers are hidden. Other texts stay the same."""
     texts = {
         "Invalid argument 'x y' for CONFIG SET 'requirepass'": "Invalid argument ***",
         "Command # 1 (config set requirepass x) of pipeline caused error: no": "Command"
         " # 1 (config set ***) of pipeline caused error: no",
+        "Command # 1 (SENTINEL CONFIG SET n x) of pipeline caused error: no": "Command"
+        " # 1 (SENTINEL CONFIG SET ***) of pipeline caused error: no",
+        "Unknown option or number of arguments for SENTINEL SET 'x'": "Unknown option"
+        " or number of arguments for SENTINEL SET ***",
         "Command # 2 (SET k (v)) of pipeline caused error: no": "",
         "WRONGTYPE Operation against a key": "",
     }

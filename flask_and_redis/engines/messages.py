@@ -19,6 +19,7 @@ _ECHOES = (
         re.compile(r"(modifier|HELLO option|Invalid argument) '.*'", re.DOTALL),
         r"\1 ***",
     ),
+    (re.compile(r"(arguments for [A-Z]+ SET) .*", re.DOTALL), r"\1 ***"),
     (QUOTED_COMMAND, r"(\1 ***) of pipe"),
 )
 

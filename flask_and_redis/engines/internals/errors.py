@@ -10,7 +10,8 @@ from redis import exceptions as redis_exceptions
 #: A command with a secret, as redis-py quotes it in the error of a pipeline. Versions:
 #: all. Without it: passwords are in messages and logs.
 QUOTED_COMMAND: re.Pattern[str] = re.compile(
-    r"\((AUTH|HELLO|MIGRATE|CONFIG SET|ACL SETUSER|SENTINEL SET)\b.*\) of pipe",
+    r"\((AUTH|HELLO|MIGRATE|CONFIG SET|ACL SETUSER|SENTINEL(?: CONFIG)? SET)\b.*\)"
+    r" of pipe",
     re.DOTALL | re.IGNORECASE,
 )
 
