@@ -301,6 +301,9 @@ class Server(Startable):
 
     def launch(self) -> None:
         """Start the process without waiting until it is ready."""
+        # One that has ended by itself must be waited for.
+        self.kill()
+
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
                 self._command_line(), stdout=log, stderr=subprocess.STDOUT

@@ -36,6 +36,7 @@ from .prefixes import prepare_server
 from .prefixes import USER
 from .scripted import push
 from .scripted import Scripted
+from .servers import Sentinels
 from .servers import Server
 from .servers import wait_until
 
@@ -446,6 +447,29 @@ def test_replica_behind_sentinels(
             write(client)
 
     assert client.get("n") is None
+
+
+def test_pipeline_to_a_replaced_master(sentinels: Sentinels) -> None:
+    """With RETRY = 0, a pipeline is not sent again if a command after its first one is
+    refused, because the master behind sentinels has become a replica.
+    """
+    url = f"redis+sentinel://{sentinels.address}/mymaster"
+    client = make_client(url, RETRY=0)
+    client.set("k", "v")
+    old, new, _ = sentinels.servers
+
+    with new.admin() as admin:
+        admin.replicaof("NO", "ONE")
+
+    with old.admin() as admin:
+        admin.replicaof("127.0.0.1", new.port)
+        admin.config_resetstat()
+
+    with pytest.raises(redis.ConnectionError):
+        client.pipeline(transaction=False).publish("c", "x").set("k", "v").execute()
+
+    with old.admin() as admin:
+        assert admin.info("commandstats")["cmdstat_publish"]["calls"] == 1
 
 
 # Stale: idle for too long

@@ -23,6 +23,7 @@ from .objects import deadline_of
 from .objects import take_down
 from .scripted import Scripted
 from .servers import Cluster
+from .servers import Sentinels
 from .servers import Server
 from .servers import wait_until
 
@@ -201,6 +202,27 @@ def test_retry_0_sends_once(cutter: Cutter) -> None:
         client.pipeline().incr("k").execute()
 
     assert client.get("k") == b"2"
+
+
+def test_shutdown(own_server: Server) -> None:
+    """A server that starts again is not shut down again."""
+    client = make(URL=own_server.url)
+    client.ping()
+
+    with own_server.starting_soon():
+        client.shutdown(nosave=True)
+
+    assert own_server.alive
+    assert client.ping()
+
+
+def test_shutdown_behind_sentinels(sentinels: Sentinels) -> None:
+    """Nor is the next master."""
+    client = make(URL=f"redis+sentinel://{sentinels.address}/{sentinels.SERVICE}")
+    client.set("k", "v")
+    client.shutdown(nosave=True)
+    wait_until(lambda: client.set("k", "v"), "the failover", timeout=30)
+    assert [server.alive for server in sentinels.servers].count(True) == 2
 
 
 def test_retry_0_with_another_library(cutter: Cutter) -> None:

@@ -11,6 +11,7 @@ from ..engines.internals.errors import is_full_pool
 from ..engines.library import Client
 from ..engines.marks import was_executed
 from .outage import Outage
+from .report import name_of
 from .report import note_retry
 
 if t.TYPE_CHECKING:
@@ -52,7 +53,7 @@ class Attempts:
         client: Client | None,
         started: float,
         handled: BaseException | None,
-        commands: cabc.Iterable[Command] = (),
+        commands: cabc.Collection[Command] = (),
     ) -> None:
         self.client: t.Any = client
         #: Whether an attempt has failed.
@@ -216,12 +217,19 @@ class Attempts:
         # Also for later commands.
         self._engine.replace_connections(client)
 
-        # Other commands of the same pipeline may have run.
-        if was_executed(error) and self._is_sent_too_often(error):
+        if self._was_partly_run(error) and self._is_sent_too_often(error):
             return False
 
         self._report_retry(error)
         return True
+
+    def _was_partly_run(self, error: BaseException) -> bool:
+        """Whether other commands of the same pipeline may have run. Behind sentinels,
+        the library raises the first refusal as a lost connection, and does not read the
+        other replies.
+        """
+        is_reply = isinstance(error, self._deadline.response_error)
+        return was_executed(error) or (len(self._commands) > 1 and not is_reply)
 
     def _report_retry(self, error: BaseException) -> None:
         self._engine.hide_secrets(error, self._spec, self._handled)
@@ -246,8 +254,13 @@ class Attempts:
         ) from None
 
     def _is_sent_too_often(self, error: BaseException) -> bool:
-        """Whether ``<P>_RETRY`` forbids another attempt."""
+        """Whether ``<P>_RETRY`` forbids another attempt. Nothing is shut down twice:
+        behind sentinels, the second one would be the new master.
+        """
         limit = self._spec.retries
+
+        if any(name_of(args[0]) == "SHUTDOWN" for args, _ in self._commands):
+            limit = 0
 
         if limit is None or not self._engine.may_have_been_sent(error):
             return False

@@ -53,7 +53,7 @@ class Deadline:
         self.response_error: type[Exception] = errors.ResponseError
 
     def start(
-        self, client: Client | None, commands: cabc.Iterable[Command] = ()
+        self, client: Client | None, commands: cabc.Collection[Command] = ()
     ) -> Attempts:
         """The attempts of a command that starts now.
 
