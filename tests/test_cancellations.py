@@ -102,7 +102,7 @@ async def cancel_everywhere(
 
 
 @pytest.mark.parametrize("protocol", [2, 3])
-@pytest.mark.parametrize("use", ["get", "pipeline", "transaction", "login"])
+@pytest.mark.parametrize("use", ["get", "pipeline", "transaction", "watch", "login"])
 @pytest.mark.parametrize(
     "engine", ["server", "unix", "tls", "sentinel", "cluster", "valkey", "fake"]
 )
@@ -127,6 +127,12 @@ def test_cancelled_tasks(
 
                 assert replies == [prefix.value("own")] * 2
 
+            async def watch() -> None:
+                async with client.pipeline(transaction=True) as commands:
+                    await commands.watch("own")
+                    commands.multi()
+                    assert await commands.get("own").execute() == [prefix.value("own")]
+
             async def check() -> None:
                 for key in KEYS[1:]:
                     assert await client.get(key) == prefix.value(key)
@@ -140,7 +146,8 @@ def test_cancelled_tasks(
                     await client.connection_pool.disconnect()
 
             await check()
-            function = get if use in ("get", "login") else use_pipeline
+            functions = {"get": get, "login": get, "watch": watch}
+            function = functions.get(use, use_pipeline)
             cancelled = await cancel_everywhere(function, check, prepare)
             # fakeredis may answer without waiting.
             assert cancelled > 0 or engine == "fake"

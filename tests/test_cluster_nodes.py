@@ -18,6 +18,8 @@ from flask_and_redis import RedisManager
 
 from .conftest import Starter
 from .cutter import Cutter
+from .identity import Issuer
+from .identity import Streaming
 from .objects import deadline_of
 from .servers import Cluster
 from .servers import free_ports
@@ -330,3 +332,226 @@ def test_own_remap(cluster: Cluster) -> None:
     app = make_app(URL=f"redis+cluster://{cluster.address}", ADDRESS_REMAP=remap)
     client: t.Any = app.extensions["redis"]["REDIS"]
     assert client.get("k") is None
+
+
+#: Commands after which the server treats a connection in another way.
+CHANGES: list[tuple[t.Any, ...]] = [
+    *(("AUTH", "other", "pw"), ("MULTI",), ("WATCH", "k"), ("MONITOR",)),
+    *(("READONLY",), ("CLIENT", "NO-EVICT", "ON"), ("SUBSCRIBE", "c")),
+]
+
+
+@pytest.mark.parametrize("in_pipeline", [False, True])
+@pytest.mark.parametrize("command", CHANGES, ids=repr)
+def test_changed_connection_in_asyncio(
+    cluster: Cluster, command: tuple[t.Any, ...], in_pipeline: bool
+) -> None:
+    """A connection that the server treats in another way is closed, and not used for
+    the next command. Others remain open.
+    """
+    url = f"redis+cluster://{cluster.nodes[0].address}"
+    app = make_app(URL=url, PROTOCOL=2, MAX_CONNECTIONS=1)
+
+    for node in cluster.nodes:
+        with node.admin() as admin:
+            admin.acl_setuser("other", True, passwords=["+pw"], commands=["+@all"])
+
+    async def use() -> None:
+        async with app.extensions["manager"].get_async() as client:
+            # Two of these were not in the URL.
+            for node in (await client.initialize()).get_primaries():
+                number = await client.client_id(target_nodes=node)
+                assert await client.client_id(target_nodes=node) == number
+
+                if in_pipeline:
+                    pipeline = client.pipeline(transaction=False)
+                    pipeline.execute_command(*command, target_nodes=node)
+                    await pipeline.execute(raise_on_error=False)
+                else:
+                    # The node of the key "k" is another one.
+                    with contextlib.suppress(redis.exceptions.MovedError):
+                        await node.execute_command(*command)
+
+                # At once, not at the next command.
+                (connection,) = node._connections
+                assert not connection.is_connected
+                name = await client.execute_command("ACL WHOAMI", target_nodes=node)
+                assert name in ("default", b"default")
+                assert await client.client_id(target_nodes=node) != number
+
+    with app.app_context():
+        asyncio.run(use())
+
+    for node in cluster.nodes:
+        with node.admin() as admin:
+            admin.acl_deluser("other")
+
+
+def test_unread_reply_in_asyncio(cluster: Cluster) -> None:
+    """A connection with a reply to come is closed."""
+    app = make_app(URL=f"redis+cluster://{cluster.address}", MAX_CONNECTIONS=1)
+
+    async def use() -> None:
+        async with app.extensions["manager"].get_async() as client:
+            await client.set("k", "v")
+            node = client.get_node_from_key("k")
+            connection = node.acquire_connection()
+            await connection.send_command("ECHO", "late")
+            node.release(connection)
+            assert await client.get("k") in ("v", b"v")
+
+    with app.app_context():
+        asyncio.run(use())
+
+
+def test_transactions_in_asyncio(cluster: Cluster) -> None:
+    """A transaction keeps its connection, whether it succeeds or fails. One that does
+    not end leaves nothing on the connection.
+    """
+    app = make_app(URL=f"redis+cluster://{cluster.address}", MAX_CONNECTIONS=1)
+
+    async def use() -> None:
+        async with app.extensions["manager"].get_async() as client:
+            node = (await client.initialize()).get_node_from_key("k")
+            number = await client.client_id(target_nodes=node)
+
+            async with client.pipeline(transaction=True) as pipeline:
+                await pipeline.watch("k")
+                pipeline.multi()
+                assert await pipeline.set("k", 1).incr("k").execute() == [True, 2]
+
+            async with client.pipeline(transaction=True) as pipeline:
+                with pytest.raises(redis.ResponseError):
+                    await pipeline.set("k", "v").incr("k").execute()
+
+            async with client.pipeline(transaction=True) as pipeline:
+                await pipeline.watch("k")
+
+            assert await client.client_id(target_nodes=node) == number
+            pipeline = client.pipeline(transaction=True)
+            await pipeline.watch("k")
+            # As if redis-py did not send UNWATCH.
+            node.release(pipeline._execution_strategy._transaction_connection)
+            assert await client.client_id(target_nodes=node) != number
+
+    with app.app_context():
+        asyncio.run(use())
+
+
+def test_idle_connections_in_asyncio(cluster: Cluster) -> None:
+    """A connection that was unused for MAX_IDLE seconds is replaced."""
+    url = f"redis+cluster://{cluster.nodes[0].address}"
+    app = make_app(URL=url, MAX_IDLE=0, MAX_CONNECTIONS=1)
+
+    async def use() -> None:
+        async with app.extensions["manager"].get_async() as client:
+            for node in (await client.initialize()).get_nodes():
+                number = await client.client_id(target_nodes=node)
+                assert await client.client_id(target_nodes=node) != number
+
+    with app.app_context():
+        asyncio.run(use())
+
+
+def test_redirection_of_idle_connections_in_asyncio(fresh_cluster: Cluster) -> None:
+    """The command after ASKING uses the same connection, even if each is replaced."""
+    url = f"redis+cluster://{fresh_cluster.address}"
+    app = make_app(URL=url, MAX_IDLE=0, MAX_CONNECTIONS=1)
+    start_migration(fresh_cluster, "k")
+
+    async def use() -> None:
+        async with app.extensions["manager"].get_async() as client:
+            assert await client.set("k", "v")
+            assert await client.get("k") in ("v", b"v")
+
+    with app.app_context():
+        asyncio.run(use())
+
+
+def test_replaced_connections(cluster: Cluster) -> None:
+    """All connections are replaced after the credentials or the server's role have
+    changed. So are those of asyncio.
+    """
+    app = make_app(URL=f"redis+cluster://{cluster.address}", MAX_CONNECTIONS=1)
+    sync_client: t.Any = app.extensions["redis"]["REDIS"]
+    node = sync_client.get_primaries()[0]
+    number = sync_client.client_id(target_nodes=node)
+    deadline_of(sync_client).engine.replace_connections(sync_client)
+    assert sync_client.client_id(target_nodes=node) != number
+
+    async def use() -> None:
+        async with app.extensions["manager"].get_async() as client:
+            nodes = (await client.initialize()).get_nodes()
+            numbers = [await client.client_id(target_nodes=node) for node in nodes]
+            deadline_of(client).engine.replace_connections(client)
+
+            for node, number in zip(nodes, numbers, strict=True):
+                new = await client.client_id(target_nodes=node)
+                assert new != number
+                assert await client.client_id(target_nodes=node) == new
+
+    with app.app_context():
+        asyncio.run(use())
+
+
+def test_renewed_tokens_in_asyncio(start: Starter) -> None:
+    """Each node gets renewed tokens."""
+    server = start(Server, "--cluster-enabled", "yes", port=free_ports(1)[0])
+
+    with server.admin() as admin:
+        admin.execute_command("CLUSTER", "ADDSLOTS", *range(16384))
+        ask = functools.partial(admin.execute_command, "CLUSTER", "INFO")
+        wait_until(lambda: "cluster_state:ok" in str(ask()), "the slots are served")
+
+    issuer = Issuer(server)
+    url = f"redis+cluster://{server.address}"
+    app = make_app(URL=url, CREDENTIAL_PROVIDER=Streaming(issuer))
+
+    async def use() -> None:
+        async with app.extensions["manager"].get_async() as client:
+            user = await client.execute_command("ACL WHOAMI")
+
+            while user == await client.execute_command("ACL WHOAMI"):
+                await asyncio.sleep(0.01)
+
+    try:
+        with app.app_context():
+            asyncio.run(asyncio.wait_for(use(), 30))
+    finally:
+        issuer.close()
+
+
+def test_connection_that_is_being_closed_in_asyncio(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A connection that another task is closing is not opened before that has ended."""
+    app = make_app(URL=f"redis+cluster://{cluster.address}", MAX_CONNECTIONS=1)
+
+    async def use() -> None:
+        is_closed = asyncio.Event()
+
+        async def wait_closed(writer: asyncio.StreamWriter) -> None:
+            await is_closed.wait()
+
+        async with app.extensions["manager"].get_async() as client:
+            await client.set("k", "v")
+            node = client.get_node_from_key("k")
+            (connection,) = node._connections
+
+            with monkeypatch.context() as patch:
+                patch.setattr(asyncio.StreamWriter, "wait_closed", wait_closed)
+                closing = asyncio.create_task(node.disconnect())
+
+                while not connection.is_closing:
+                    await asyncio.sleep(0)
+
+                assert node.acquire_connection() is connection
+                node.release(connection)
+                assert connection.is_connected
+                is_closed.set()
+                await closing
+
+            assert await client.get("k") in ("v", b"v")
+
+    with app.app_context():
+        asyncio.run(use())

@@ -37,6 +37,7 @@ from flask_and_redis.engines.internals import pools
 from flask_and_redis.engines.internals import probes
 from flask_and_redis.engines.internals import sentinels
 from flask_and_redis.engines.library import get_library
+from flask_and_redis.engines.tracking import AsyncTrackedConnection
 from flask_and_redis.engines.tracking import TrackedConnection
 from flask_and_redis.spec.classes import parameters
 from flask_and_redis.spec.classes import subclass
@@ -594,6 +595,50 @@ def test_set_node_connections(cluster: Cluster) -> None:
     assert {isinstance(each, Marked) for each in opened} == {True}
 
 
+def test_lend_through(cluster: Cluster) -> None:
+    """Each node tells before it lends a connection, and after it was returned. A
+    connection that could not be checked is not lost.
+    """
+    events: list[tuple[str, t.Any]] = []
+    lender: t.Any = types.SimpleNamespace()
+    lender.make_ready = lambda connection: events.append(("lent", connection))
+    lender.take_back = lambda connection: events.append(("returned", connection))
+
+    async def use() -> None:
+        port = cluster.nodes[0].port
+        client: t.Any = redis.asyncio.RedisCluster(
+            host="127.0.0.1", port=port, max_connections=1
+        )
+        clusters.lend_through(client, lender)
+        await client.initialize()
+        await client.nodes_manager.initialize()
+
+        for node in client.get_nodes():
+            await client.ping(target_nodes=node)
+            (connection,) = node._connections
+            events.clear()
+            await client.ping(target_nodes=node)
+            pipeline = client.pipeline(transaction=False)
+            await pipeline.execute_command("PING", target_nodes=node).execute()
+            assert events == [("lent", connection), ("returned", connection)] * 2
+            assert node.acquire_connection() is connection
+
+            with mock.patch.object(lender, "take_back", side_effect=OSError):
+                with pytest.raises(OSError):
+                    node.release(connection)
+
+            with mock.patch.object(lender, "make_ready", side_effect=OSError):
+                with pytest.raises(OSError):
+                    node.acquire_connection()
+
+            assert node.acquire_connection() is connection
+            node.release(connection)
+
+        await client.aclose()
+
+    asyncio.run(use())
+
+
 def test_refresh_slots(cluster: Cluster) -> None:
     """The slots are read again: a node that was forgotten is found."""
     host, port = cluster.address.split(",")[0].split(":")
@@ -1058,6 +1103,26 @@ def test_reads_as_dirty(pool: t.Any) -> None:
     assert not connection._connect_callbacks
     connection.is_dirty = True
     assert connection.can_read(0)
+
+
+def test_close_now(server: Server) -> None:
+    """An asynchronous connection is closed in the first step of ``disconnect()``."""
+
+    async def use() -> None:
+        cls: t.Any = subclass(AsyncTrackedConnection, redis.asyncio.Connection)
+        connection = cls(port=server.port)
+        await connection.connect()
+        connections.close_now(connection)
+        assert not connection.is_connected
+        assert not connection.is_open
+        assert not connection.is_broken
+        # It can be closed twice, and opened again.
+        connections.close_now(connection)
+        await connection.send_command("PING")
+        assert await connection.read_response() in ("PONG", b"PONG")
+        await connection.disconnect()
+
+    asyncio.run(use())
 
 
 @pytest.mark.parametrize("library", [redis, valkey])

@@ -28,11 +28,13 @@ from .base import Engine
 from .checks import client_settings
 from .checks import TIMEOUTS
 from .commands import causes
+from .connections import NodeLender
 from .internals.clusters import add_startup_nodes
 from .internals.clusters import CLUSTER_ARGUMENTS
 from .internals.clusters import create_pools_with
 from .internals.clusters import find_shard
 from .internals.clusters import follow_nodes
+from .internals.clusters import lend_through
 from .internals.clusters import list_node_pools
 from .internals.clusters import refresh_slots
 from .internals.clusters import set_node_connections
@@ -48,7 +50,7 @@ from .operations import Info
 from .operations import probe_spec
 from .standalone import ENGINE as STANDALONE
 from .standalone import split_arguments
-from .tracking import AsyncTrackedConnection
+from .tracking import AsyncNodeConnection
 from .tracking import HOSTLESS
 
 SLOTS = 16384
@@ -170,9 +172,10 @@ class Cluster(Engine):
 
     def adopt_async(self, spec: Spec, client: t.Any) -> None:
         # Its nodes have connections, but no pools.
-        set_node_connections(
-            client, functools.partial(subclass, AsyncTrackedConnection)
-        )
+        set_node_connections(client, functools.partial(subclass, AsyncNodeConnection))
+        provider = spec.arguments.get("credential_provider")
+        client._node_lender = NodeLender(spec.max_idle, provider)
+        lend_through(client, client._node_lender)
 
     async def close_async(self, client: t.Any) -> None:
         # This closes the nodes as well.
@@ -226,6 +229,13 @@ class Cluster(Engine):
 
     def before_pipeline_retry(self, client: t.Any) -> t.Any:
         return refresh_slots(client)
+
+    def replace_connections(self, client: t.Any) -> None:
+        super().replace_connections(client)
+
+        # Only an asynchronous client has it.
+        if (lender := getattr(client, "_node_lender", None)) is not None:
+            lender.replace_connections()
 
     # For operators
 

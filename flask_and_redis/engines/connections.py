@@ -7,6 +7,7 @@ import typing as t
 
 from ..spec.spec import MAX_IDLE
 from .credentials import Credentials
+from .internals.connections import close_now
 from .internals.connections import has_data
 from .internals.pools import inner_connection
 from .internals.pools import is_recording
@@ -144,3 +145,48 @@ class AsyncTrackedPool(Outdates):
 
         connection.returned_at = time.monotonic()
         await super().release(connection)  # type: ignore[misc]
+
+
+class NodeLender(Outdates):
+    """Does the same for all nodes of an asynchronous cluster's client, which have no
+    pools.
+
+    :param max_idle: Seconds that a connection may be unused.
+    :param provider: The credential provider, if there is one.
+    """
+
+    def __init__(self, max_idle: float, provider: object) -> None:
+        self.max_idle = max_idle
+        self.credentials = provider if isinstance(provider, Credentials) else None
+
+    def make_ready(self, connection: t.Any) -> None:
+        """Close a connection that must not be lent as it is. Its next command opens it
+        again.
+
+        :param connection: The connection.
+        """
+        is_asking, connection.is_asking = connection.is_asking, False
+
+        # redis-py marks idle connections, too, when it has read the slots again.
+        if connection.is_dirty or (
+            connection.is_open
+            and not is_asking
+            and self.is_outdated(connection, time.monotonic())
+        ):
+            self._close(connection)
+
+    def take_back(self, connection: t.Any) -> None:
+        """Close a connection that must not be lent again as it is.
+
+        :param connection: The connection.
+        """
+        if connection.is_dirty:
+            self._close(connection)
+
+        connection.returned_at = time.monotonic()
+
+    def _close(self, connection: t.Any) -> None:
+        # Another task that is closing it would, when it goes on, close the next one
+        # that was opened meanwhile.
+        if not connection.is_closing:
+            close_now(connection)

@@ -447,3 +447,27 @@ class TrackedConnection(Opening, ReconnectMark, PacedConnection, _SyncTracked):
 
 class AsyncTrackedConnection(Opening, ReconnectMark, _AsyncTracked):
     """The same for connections of asyncio. See :class:`TrackedConnection`."""
+
+
+class AsyncNodeConnection(AsyncTrackedConnection):
+    """The same for the nodes of a cluster."""
+
+    #: Whether it was returned after ASKING. The command that follows must use the same
+    #: connection.
+    is_asking: bool = False
+    #: Whether a task is closing it. redis-py also closes connections that it may lend.
+    is_closing: bool = False
+
+    async def disconnect(self, *args: t.Any, **kwargs: t.Any) -> None:
+        self.is_closing = True
+
+        try:
+            await super().disconnect(*args, **kwargs)
+        finally:
+            self.is_closing = False
+
+    def pack_command(self, *args: t.Any) -> t.Any:
+        if args[0] == "ASKING":
+            self.is_asking = True
+
+        return super().pack_command(*args)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import collections.abc as cabc
 import types
 import typing as t
@@ -68,6 +69,81 @@ def set_node_connections(
 
     for node in client.nodes_manager.startup_nodes.values():
         node.connection_class = convert(node.connection_class)
+
+
+class Lender(t.Protocol):
+    """Checks the connections of a cluster's nodes."""
+
+    def make_ready(self, connection: t.Any) -> None:
+        """Called before a connection is lent."""
+
+    def take_back(self, connection: t.Any) -> None:
+        """Called when a connection was returned."""
+
+
+class _Idle(collections.deque[t.Any]):
+    """The idle connections of a node.
+
+    :param lender: What checks them.
+    :param connections: Those that the node has already.
+    """
+
+    def __init__(self, lender: Lender, connections: collections.deque[t.Any]) -> None:
+        super().__init__(connections, connections.maxlen)
+        self.lender = lender
+
+    def popleft(self) -> t.Any:
+        # If this fails, the node keeps the connection.
+        self.lender.make_ready(self[0])
+        return super().popleft()
+
+    def append(self, connection: t.Any) -> None:
+        try:
+            self.lender.take_back(connection)
+        finally:
+            super().append(connection)
+
+
+def _lend_through(lender: Lender, nodes: cabc.Iterable[t.Any]) -> None:
+    for node in nodes:
+        if not isinstance(node._free, _Idle):
+            node._free = _Idle(lender, node._free)
+
+
+@once_per_class
+def _adopts_nodes(cls: type[t.Any]) -> type[t.Any]:
+    def set_nodes(
+        self: t.Any,
+        old: dict[str, t.Any],
+        new: dict[str, t.Any],
+        remove_old: bool = False,
+    ) -> None:
+        # The manager cannot keep the lender: it has no attributes of ours. It always
+        # knows some nodes that have it.
+        known = (*self.startup_nodes.values(), *self.nodes_cache.values())
+        idle = next(node._free for node in known if isinstance(node._free, _Idle))
+        _lend_through(idle.lender, new.values())
+        cls.set_nodes(self, old, new, remove_old)
+
+    # See _follows_nodes.
+    names = {"__slots__": (), "set_nodes": set_nodes}
+    return type(cls.__name__, (cls,), names)
+
+
+def lend_through(client: t.Any, lender: Lender) -> None:
+    """Check the connections of a new asynchronous cluster's client when its nodes lend
+    them, and when they are returned.
+
+    Why: the nodes have no pools, and check nothing. redis-py 6.4 does not even call
+    their ``release()``. Versions: all. Without it: a connection that a command has
+    altered is used for the commands of others.
+
+    :param client: The client.
+    :param lender: What checks them.
+    """
+    manager = client.nodes_manager
+    _lend_through(lender, manager.startup_nodes.values())
+    change_class(manager, _adopts_nodes(type(manager)))
 
 
 def refresh_slots(client: t.Any) -> t.Any:

@@ -227,6 +227,20 @@ class ReadsAsDirty:
         return can_read
 
 
+def close_now(connection: t.Any) -> None:
+    """Close an asynchronous connection outside of a coroutine.
+
+    Why: a node of a cluster lends and takes back connections in functions, and there
+    ``disconnect()`` cannot be awaited. With ``nowait`` it never waits, so its first
+    step is also the last. Versions: all. Without it: the server goes on watching keys
+    or sending messages until the connection is used again.
+
+    :param connection: A connection of :mod:`.tracking`.
+    """
+    with contextlib.suppress(StopIteration):
+        connection.disconnect(nowait=True).send(None)
+
+
 def has_data(connection: t.Any) -> bool:
     """Whether something has arrived on an idle connection, or the server has closed it.
 
