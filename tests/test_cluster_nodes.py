@@ -468,6 +468,26 @@ def test_redirection_of_idle_connections_in_asyncio(fresh_cluster: Cluster) -> N
         asyncio.run(use())
 
 
+def test_redirection_of_many_tasks(fresh_cluster: Cluster) -> None:
+    """The command after ASKING uses the same connection, even if there are others."""
+    app = make_app(URL=f"redis+cluster://{fresh_cluster.address}")
+    start_migration(fresh_cluster, "k")
+
+    async def use() -> None:
+        async with app.extensions["manager"].get_async() as client:
+            for node in (await client.initialize()).get_nodes():
+                pings = [client.ping(target_nodes=node) for _ in range(2)]
+                await asyncio.gather(*pings)
+                assert len(node._connections) == 2
+
+            assert await client.set("k", "v")
+            keys = await asyncio.gather(*[client.get("k") for _ in range(20)])
+            assert set(keys) <= {"v", b"v"}
+
+    with app.app_context():
+        asyncio.run(use())
+
+
 def test_replaced_connections(cluster: Cluster) -> None:
     """All connections are replaced after the credentials or the server's role have
     changed. So are those of asyncio.

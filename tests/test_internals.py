@@ -601,6 +601,10 @@ def test_lend_through(cluster: Cluster) -> None:
     """
     events: list[tuple[str, t.Any]] = []
     lender: t.Any = types.SimpleNamespace()
+
+    class Asking:
+        is_asking = False
+
     lender.make_ready = lambda connection: events.append(("lent", connection))
     lender.take_back = lambda connection: events.append(("returned", connection))
 
@@ -609,6 +613,7 @@ def test_lend_through(cluster: Cluster) -> None:
         client: t.Any = redis.asyncio.RedisCluster(
             host="127.0.0.1", port=port, max_connections=1
         )
+        clusters.set_node_connections(client, lambda cls: subclass(Asking, cls))
         clusters.lend_through(client, lender)
         await client.initialize()
         await client.nodes_manager.initialize()

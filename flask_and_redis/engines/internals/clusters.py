@@ -98,10 +98,13 @@ class _Idle(collections.deque[t.Any]):
         return super().popleft()
 
     def append(self, connection: t.Any) -> None:
+        # The node lends the first one next. The command after ASKING needs this one.
+        put_back = super().appendleft if connection.is_asking else super().append
+
         try:
             self.lender.take_back(connection)
         finally:
-            super().append(connection)
+            put_back(connection)
 
 
 def _lend_through(lender: Lender, nodes: cabc.Iterable[t.Any]) -> None:
@@ -135,10 +138,11 @@ def lend_through(client: t.Any, lender: Lender) -> None:
     them, and when they are returned.
 
     Why: the nodes have no pools, and check nothing. redis-py 6.4 does not even call
-    their ``release()``. Versions: all. Without it: a connection that a command has
-    altered is used for the commands of others.
+    their ``release()``. They lend the connection that was unused for longest, also
+    after ASKING. Versions: all. Without it: a connection that a command has altered is
+    used for the commands of others, and a command that was redirected fails.
 
-    :param client: The client.
+    :param client: The client. Its connections must have the attribute ``is_asking``.
     :param lender: What checks them.
     """
     manager = client.nodes_manager
