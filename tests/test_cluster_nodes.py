@@ -15,6 +15,7 @@ from ephemeral_port_reserve import reserve
 from flask import Flask
 
 from flask_and_redis import RedisManager
+from flask_and_redis.engines.internals.clusters import Shard
 
 from .conftest import Starter
 from .cutter import Cutter
@@ -321,6 +322,18 @@ def test_no_shard_of_a_command(cluster: Cluster, command: tuple[object, ...]) ->
     app = make_app(URL=f"redis+cluster://{cluster.address}")
     client: t.Any = app.extensions["redis"]["REDIS"]
     assert deadline_of(client).engine.find_parts(client, [command]) == frozenset()
+
+
+def test_successor_of_a_shard(cluster: Cluster) -> None:
+    """Without a client, it is not known which shard serves a slot now."""
+    app = make_app(URL=f"redis+cluster://{cluster.address}")
+    client: t.Any = app.extensions["redis"]["REDIS"]
+    engine = deadline_of(client).engine
+    gone = Shard("gone:1", client.keyslot("k"))
+    master = f"127.0.0.1:{cluster.master_of('k').port}"
+    assert engine.find_successor(client, gone) == master
+    assert engine.find_successor(None, gone) is gone
+    assert engine.find_successor(client, None) is None
 
 
 def remap(address: tuple[str, int]) -> tuple[str, int]:

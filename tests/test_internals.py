@@ -1224,8 +1224,13 @@ def test_find_shard(cluster: Cluster) -> None:
         assert clusters.find_shard(client, command) is None
 
     assert clusters.find_shard(client, ("EVAL", "return 1", 1, "k"), 3) == master
+    shard = clusters.find_shard(client, ("GET", "k"))
+    assert shard is not None
+    assert shard.slot == client.keyslot("k")
+    assert clusters.find_shard_of_slot(client, shard.slot) == master
     client.nodes_manager.slots_cache = {}
     assert clusters.find_shard(client, ("GET", "k")) is None
+    assert clusters.find_shard_of_slot(client, shard.slot) is None
     client.close()
 
 

@@ -410,6 +410,52 @@ def test_shard(app: Flask, cluster: Cluster, caplog: pytest.LogCaptureFixture) -
     assert re.search(where, caplog.text)
 
 
+def test_failover_of_a_shard(
+    app: Flask, fresh_cluster: Cluster, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A shard is back once another master serves its slots."""
+    manager = make_manager(
+        app,
+        REDIS_URL=f"redis+cluster://{fresh_cluster.address}",
+        REDIS_RETRY_DEADLINE=0.3,
+    )
+    master = fresh_cluster.master_of("k")
+    keys = (f"k{number}" for number in range(100))
+    neighbour = next(key for key in keys if fresh_cluster.master_of(key) is master)
+
+    def allow_failover(answer: str) -> None:
+        for replica in fresh_cluster.nodes[3:]:
+            with replica.admin() as admin:
+                admin.config_set("cluster-replica-no-failover", answer)
+
+    with app.app_context(), receiving(prefix_down, prefix_up) as sent:
+        client: t.Any = manager.get()
+        client.get("k")
+        allow_failover("yes")
+        master.kill()
+
+        with pytest.raises(redis.RedisError):
+            client.get("k")
+
+        assert [each.signal for each in sent] == [prefix_down]
+        allow_failover("no")
+
+        def is_served() -> bool:
+            with contextlib.suppress(
+                redis.RedisError, redis.exceptions.RedisClusterException
+            ):
+                # Of another slot than the command that failed.
+                return client.get(neighbour) is None
+
+            return False
+
+        wait_until(is_served, "the new master serves", timeout=30)
+        assert not manager.stats()["REDIS"].down
+
+    assert [each.signal for each in sent] == [prefix_down, prefix_up]
+    assert " is back. It was down for " in caplog.text
+
+
 def test_several_shards(app: Flask, monkeypatch: pytest.MonkeyPatch) -> None:
     """Only the first shard that goes down and the last one that comes back are
     reported. A shard whose outage is forgotten is not reported as back.

@@ -183,7 +183,7 @@ class Attempts:
 
         if not self._engine.is_transient(error, self._spec, self._handled):
             if isinstance(error, self._deadline.response_error):
-                self._deadline.go_up(self.parts)
+                self._deadline.go_up(self.parts, self.client)
 
             return False
 

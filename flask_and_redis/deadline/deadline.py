@@ -72,13 +72,20 @@ class Deadline:
         self.down = True
         self.reporter.go_down(part, error)
 
-    def go_up(self, parts: cabc.Iterable[cabc.Hashable] = ()) -> None:
+    def go_up(
+        self, parts: cabc.Collection[cabc.Hashable] = (), client: Client | None = None
+    ) -> None:
         """Note that a server has answered.
 
         :param parts: The parts of the prefix that it serves.
+        :param client: The client, or None if it is not known.
         """
-        for part in (None, *parts):
-            self._outages.pop(part, None)
+        for part in list(self._outages):
+            # After a failover, another part serves the same keys.
+            successor = self.engine.find_successor(client, part)
+
+            if part is None or part in parts or successor in parts:
+                self._outages.pop(part, None)
 
         self.down = bool(self._outages)
 
@@ -181,7 +188,7 @@ class Deadline:
                     raise
             else:
                 if self.down:
-                    self.go_up(attempts.parts)
+                    self.go_up(attempts.parts, attempts.client)
 
                 return result
             finally:
@@ -211,7 +218,7 @@ class Deadline:
                     raise
             else:
                 if self.down:
-                    self.go_up(attempts.parts)
+                    self.go_up(attempts.parts, attempts.client)
 
                 return result
             finally:

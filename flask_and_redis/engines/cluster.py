@@ -33,11 +33,13 @@ from .internals.clusters import add_startup_nodes
 from .internals.clusters import CLUSTER_ARGUMENTS
 from .internals.clusters import create_pools_with
 from .internals.clusters import find_shard
+from .internals.clusters import find_shard_of_slot
 from .internals.clusters import follow_nodes
 from .internals.clusters import lend_through
 from .internals.clusters import list_node_pools
 from .internals.clusters import refresh_slots
 from .internals.clusters import set_node_connections
+from .internals.clusters import Shard
 from .internals.errors import is_uncovered
 from .internals.probes import ask_once
 from .internals.probes import leave_no_series
@@ -210,6 +212,12 @@ class Cluster(Engine):
             find_shard(client, command, _find_key(command)) for command in commands
         )
         return frozenset(shard for shard in shards if shard is not None)
+
+    def find_successor(self, client: t.Any, part: cabc.Hashable) -> cabc.Hashable:
+        if client is None or not isinstance(part, Shard):
+            return part
+
+        return find_shard_of_slot(client, part.slot)
 
     def is_all_down(self, error: BaseException) -> bool:
         # It means that no node has answered when the slots were read.

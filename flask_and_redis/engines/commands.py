@@ -166,6 +166,16 @@ class Commands(Operations):
         """
         return frozenset([None])
 
+    def find_successor(
+        self, client: Client | None, part: cabc.Hashable
+    ) -> cabc.Hashable:
+        """The part of the prefix that serves now what a part served.
+
+        :param client: The client, or None before it is created.
+        :param part: A part from :meth:`find_parts`.
+        """
+        return part
+
     def is_all_down(self, error: BaseException) -> bool:
         """Whether no part of the prefix can be reached.
 

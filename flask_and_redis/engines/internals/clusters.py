@@ -228,10 +228,26 @@ def follow_nodes(client: t.Any) -> None:
     change_class(manager, _follows_nodes(type(manager)))
 
 
+class Shard(str):
+    """A shard of a cluster, as the name of its master. A failover ends it: another
+    master with another name serves its slots.
+
+    :param name: The name of the master.
+    :param slot: One of its slots.
+    """
+
+    slot: int
+
+    def __new__(cls, name: str, slot: int) -> Shard:
+        shard = super().__new__(cls, name)
+        shard.slot = slot
+        return shard
+
+
 def find_shard(
     client: t.Any, command: cabc.Sequence[t.Any], position: int | None = None
-) -> str | None:
-    """The shard that serves a command, as the name of its master.
+) -> Shard | None:
+    """The shard that serves a command.
 
     Why: the public ways raise errors or ask a node, which may be down. Versions: all.
     Without it: while one shard hangs, each command to it waits for its deadline.
@@ -248,5 +264,10 @@ def find_shard(
     if not 0 < position < len(command):
         return None
 
-    nodes = client.nodes_manager.slots_cache.get(client.keyslot(command[position]))
-    return nodes[0].name if nodes else None
+    return find_shard_of_slot(client, client.keyslot(command[position]))
+
+
+def find_shard_of_slot(client: t.Any, slot: int) -> Shard | None:
+    """The shard that serves a slot. See :func:`find_shard`."""
+    nodes = client.nodes_manager.slots_cache.get(slot)
+    return Shard(nodes[0].name, slot) if nodes else None
