@@ -194,8 +194,10 @@ def single(request: pytest.FixtureRequest, start: Starter) -> Server:
     return server
 
 
-def start_migration(cluster: Cluster, key: str) -> None:
-    """Begin to move the slot of a key, so that its node redirects with ASK."""
+def start_migration(cluster: Cluster, key: str, moved: t.Iterable[str] = ()) -> None:
+    """Begin to move the slot of a key, and some keys of it. Its node redirects with ASK
+    for keys that it does not have.
+    """
     source = cluster.master_of(key)
     target = next(node for node in cluster.nodes[:3] if node is not source)
 
@@ -206,6 +208,9 @@ def start_migration(cluster: Cluster, key: str) -> None:
         ]
         new.execute_command("CLUSTER", "SETSLOT", slot, "IMPORTING", ids[0])
         old.execute_command("CLUSTER", "SETSLOT", slot, "MIGRATING", ids[1])
+
+        for each in moved:
+            old.migrate("127.0.0.1", target.port, each, 0, 5000)
 
 
 def finish_migration(cluster: Cluster, key: str) -> None:

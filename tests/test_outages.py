@@ -29,6 +29,7 @@ from .servers import Cluster
 from .servers import Server
 from .servers import wait_until
 from .test_attempts import Clock
+from .test_cluster_nodes import start_migration
 
 pytestmark = pytest.mark.slow
 
@@ -653,6 +654,70 @@ def test_unknown_shard(cluster: Cluster) -> None:
     attempts = deadline.start(client, [(("EVAL", "return 1", 0), {})])
     assert not attempts.may_continue(redis.TimeoutError("hung"))
     assert not deadline.down
+
+
+def set_in_transaction(client: t.Any) -> t.Any:
+    return client.pipeline(transaction=True).set("{k}new", 1).execute()
+
+
+def test_shard_that_redirects(fresh_cluster: Cluster) -> None:
+    """A node that redirects a command is not down, and the URL is not wrong. A
+    transaction cannot follow it.
+    """
+    url = f"redis+cluster://{fresh_cluster.address}"
+    client = make(URL=url, RETRY_DEADLINE=0)
+    client.get("k")
+    start_migration(fresh_cluster, "k")
+    kinds = set()
+
+    for _ in range(4):
+        with pytest.raises(redis.exceptions.AskError) as info:
+            set_in_transaction(client)
+
+        kinds.add(type(info.value))
+        assert "URL" not in "".join(getattr(info.value, "__notes__", ()))
+        assert not deadline_of(client).down
+
+    # The other node has not taken over the slot yet.
+    assert redis.exceptions.MovedError in kinds
+
+
+def test_shard_that_refuses_for_now(fresh_cluster: Cluster) -> None:
+    """A node that asks to try again later is not down. If it was, it is back, and the
+    command is retried.
+    """
+    client = make(URL=f"redis+cluster://{fresh_cluster.address}", RETRY_DEADLINE=0.3)
+    client.mset({"{k}1": 1, "{k}2": 2})
+    start_migration(fresh_cluster, "k", moved=["{k}1"])
+    deadline = deadline_of(client)
+    (shard,) = deadline.engine.find_parts(client, [("GET", "k")])
+    deadline.go_down(shard, redis.TimeoutError("down"))
+    started = time.monotonic()
+    transaction = client.pipeline(transaction=True)
+    transaction.execute_command("MGET", "{k}1", "{k}2")
+
+    with pytest.raises(redis.exceptions.TryAgainError):
+        transaction.execute()
+
+    assert time.monotonic() - started >= 0.3
+    assert not deadline.down
+
+
+def test_several_shards_and_one_answer(cluster: Cluster) -> None:
+    """If a pipeline needs several shards, an error does not tell which one has
+    answered.
+    """
+    client = make(URL=f"redis+cluster://{cluster.address}")
+    other = key_elsewhere(cluster, "k")
+    deadline = deadline_of(client)
+    client.set(other, "text")
+    (shard,) = deadline.engine.find_parts(client, [("GET", "k")])
+    deadline.go_down(shard, redis.TimeoutError("down"))
+
+    with pytest.raises(redis.ResponseError):
+        client.pipeline().get("k").incr(other).execute()
+
+    assert deadline.down
 
 
 def test_replica_without_master(

@@ -181,10 +181,12 @@ class Attempts:
         if self.client is not None and self._engine.is_all_down(error):
             self._engine.after_all_down(self.client)
 
-        if not self._engine.is_transient(error, self._spec, self._handled):
-            if isinstance(error, self._deadline.response_error):
-                self._deadline.go_up(self.parts, self.client)
+        if self._engine.is_answer(error, self._spec):
+            # Of several parts, it is not known which one has answered.
+            parts = self.parts if len(self.parts) == 1 else ()
+            self._deadline.go_up(parts, self.client)
 
+        if not self._engine.is_transient(error, self._spec, self._handled):
             return False
 
         if self._is_sent_too_often(error) or self._is_too_large(error):
@@ -315,6 +317,9 @@ class Attempts:
         """Whether the deadline passed because of the server, and not because the pool
         was full or a blocking command was interrupted at its end.
         """
+        if self._engine.is_answer(error, self._spec):
+            return False
+
         return self._most_left >= self._deadline.seconds / 2 or self._engine.is_hang(
             error, self._spec, self._handled
         )

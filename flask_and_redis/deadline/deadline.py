@@ -19,7 +19,6 @@ from flask import Flask
 
 from ..engines.base import Engine
 from ..engines.library import Client
-from ..engines.library import library_of
 from ..spec.spec import Spec
 from .attempts import Attempts
 from .attempts import Command
@@ -48,9 +47,6 @@ class Deadline:
         self.down: bool = False
         # The parts of the prefix that are down: shards of a cluster, or None for all.
         self._outages: dict[cabc.Hashable, Outage] = {}
-        #: What a server answers when it refuses a command.
-        errors = library_of(spec.client_class).errors
-        self.response_error: type[Exception] = errors.ResponseError
 
     def start(
         self, client: Client | None, commands: cabc.Collection[Command] = ()

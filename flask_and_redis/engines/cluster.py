@@ -318,6 +318,10 @@ class Cluster(Engine):
             # The error of the last node that was asked.
             error = error.__cause__ or error
 
+        if _is_redirection(error):
+            # On a single server, it means that the URL is wrong.
+            return ""
+
         return super().explain_error(spec, error)
 
     def node_specs(self, spec: Spec, info: Info) -> dict[str, Spec]:

@@ -118,6 +118,15 @@ class Commands(Operations):
         """
         return not (is_unsent(error) or is_full_pool(error))
 
+    def is_answer(self, error: BaseException, spec: Spec) -> bool:
+        """Whether an error proves that the server answers, although a retry may be
+        needed. See :meth:`is_transient`.
+        """
+        errors = library_of(spec.client_class).errors
+        # These servers refuse all commands.
+        is_down = isinstance(error, errors.ClusterDownError)
+        return isinstance(error, errors.ResponseError) and not is_down
+
     def is_hang(
         self, error: BaseException, spec: Spec, handled: BaseException | None = None
     ) -> bool:
