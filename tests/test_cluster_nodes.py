@@ -214,13 +214,16 @@ def start_migration(cluster: Cluster, key: str, moved: t.Iterable[str] = ()) -> 
 
 
 def finish_migration(cluster: Cluster, key: str) -> None:
-    """Finish it, so that the old node redirects with MOVED."""
+    """Finish it, with all keys, so that the old node redirects with MOVED."""
     source = cluster.master_of(key)
     target = next(node for node in cluster.nodes[:3] if node is not source)
 
     with source.admin() as old, target.admin() as new:
         slot = old.execute_command("CLUSTER", "KEYSLOT", key)
         node = new.execute_command("CLUSTER", "MYID").decode()
+
+        for each in old.execute_command("CLUSTER", "GETKEYSINSLOT", slot, 10):
+            old.migrate("127.0.0.1", target.port, each, 0, 5000)
 
         for admin in (new, old):
             admin.execute_command("CLUSTER", "SETSLOT", slot, "NODE", node)
@@ -244,6 +247,36 @@ def test_unnamed_nodes(unnamed: Cluster) -> None:
             finish_migration(unnamed, "k")
             assert await other.get("k") is None
             assert client.get("k") is None
+
+    with app.app_context():
+        asyncio.run(use())
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+def test_keys_of_a_slot_that_moves(
+    fresh_cluster: Cluster, caplog: pytest.LogCaptureFixture, is_async: bool
+) -> None:
+    """A command whose keys are on two nodes succeeds once the slot has been moved."""
+    url = f"redis+cluster://{fresh_cluster.address}"
+    app = make_app(URL=url, RETRY_DEADLINE=30)
+    client: t.Any = app.extensions["redis"]["REDIS"]
+    keys = ["{k}1", "{k}2"]
+    client.mset(dict.fromkeys(keys, 1))
+    start_migration(fresh_cluster, "k", moved=keys[:1])
+
+    def finish() -> None:
+        wait_until(lambda: "are retried: TTL" in caplog.text, "the command fails")
+        finish_migration(fresh_cluster, "k")
+
+    async def use() -> None:
+        async with app.extensions["manager"].get_async() as other:
+            if is_async:
+                command = other.mget(keys)
+            else:
+                command = asyncio.to_thread(client.mget, keys)
+
+            result, _ = await asyncio.gather(command, asyncio.to_thread(finish))
+            assert result == [b"1", b"1"]
 
     with app.app_context():
         asyncio.run(use())

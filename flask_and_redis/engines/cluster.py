@@ -196,7 +196,14 @@ class Cluster(Engine):
                 cause is not None and self.is_transient(cause, spec, handled)
             )
 
-        return _is_redirection(error) or super().is_transient(error, spec, handled)
+        return (
+            _is_redirection(error)
+            or _is_redirected_too_often(error)
+            or super().is_transient(error, spec, handled)
+        )
+
+    def is_answer(self, error: BaseException, spec: Spec) -> bool:
+        return _is_redirected_too_often(error) or super().is_answer(error, spec)
 
     def may_have_been_sent(self, error: BaseException) -> bool:
         # With any other error, another node may have received the command.
@@ -430,6 +437,14 @@ _BEFORE_KEYS = ("STREAMS", b"STREAMS", "streams", b"streams")
 def _is_redirection(error: BaseException) -> bool:
     """Whether a node did nothing because it does not have the slot."""
     return isinstance(error, redis_exceptions.AskError)
+
+
+def _is_redirected_too_often(error: BaseException) -> bool:
+    """Whether nodes have answered redirections and ``TRYAGAIN`` until redis-py gave up,
+    which it does after 16 of them. They end when the slot has been moved.
+    """
+    # A node that answers CLUSTERDOWN raises a derived class.
+    return type(error) is redis_exceptions.ClusterError
 
 
 def _masters_first(item: tuple[str, cabc.Mapping[str, t.Any]]) -> bool:
