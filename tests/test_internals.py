@@ -1234,6 +1234,31 @@ def test_find_shard(cluster: Cluster) -> None:
     client.close()
 
 
+def test_find_node_pool(cluster: Cluster) -> None:
+    """A node of a synchronous client has a pool, one of an asynchronous client is like
+    one.
+    """
+    host, port = "127.0.0.1", cluster.nodes[0].port
+    name = f"{host}:{port}"
+    client: t.Any = redis.RedisCluster(host=host, port=port)
+    pool = clusters.find_node_pool(client, name)
+    assert pool.connection_kwargs["port"] == port
+    assert isinstance(pool.make_connection(), pool.connection_class)
+    assert clusters.find_node_pool(client, "gone:1") is None
+    client.get_node(node_name=name).redis_connection = None
+    assert clusters.find_node_pool(client, name) is None
+    client.close()
+
+    async def use() -> None:
+        async with redis.asyncio.RedisCluster(host=host, port=port) as other:
+            node = clusters.find_node_pool(other, name)
+            connection = node.connection_class(**node.connection_kwargs)
+            assert (connection.host, connection.port) == (host, port)
+            assert clusters.find_node_pool(other, "gone:1") is None
+
+    asyncio.run(use())
+
+
 def test_is_cache_refused(server: Server) -> None:
     """The text of redis-py's error tells that a server does not support caching."""
     client = redis.Redis(

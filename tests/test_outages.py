@@ -691,7 +691,8 @@ def test_shard_that_refuses_for_now(fresh_cluster: Cluster) -> None:
     start_migration(fresh_cluster, "k", moved=["{k}1"])
     deadline = deadline_of(client)
     (shard,) = deadline.engine.find_parts(client, [("GET", "k")])
-    deadline.go_down(shard, redis.TimeoutError("down"))
+    # After a timeout, the node would be asked on a separate connection.
+    deadline.go_down(shard, redis.ConnectionError("down"))
     started = time.monotonic()
     transaction = client.pipeline(transaction=True)
     transaction.execute_command("MGET", "{k}1", "{k}2")
@@ -712,12 +713,42 @@ def test_several_shards_and_one_answer(cluster: Cluster) -> None:
     deadline = deadline_of(client)
     client.set(other, "text")
     (shard,) = deadline.engine.find_parts(client, [("GET", "k")])
-    deadline.go_down(shard, redis.TimeoutError("down"))
+    # After a timeout, the node would be asked on a separate connection.
+    deadline.go_down(shard, redis.ConnectionError("down"))
 
     with pytest.raises(redis.ResponseError):
         client.pipeline().get("k").incr(other).execute()
 
     assert deadline.down
+
+
+def test_blocking_command_in_a_cluster(cluster: Cluster) -> None:
+    """A blocking command that waits for too long keeps no other command from its
+    shard.
+    """
+    client = make(
+        URL=f"redis+cluster://{cluster.address}", SOCKET_TIMEOUT=1, RETRY_DEADLINE=0.5
+    )
+
+    with pytest.raises(redis.TimeoutError):
+        client.blpop(["k"], timeout=5)
+
+    assert deadline_of(client).down
+
+    def is_waiting() -> bool:
+        with cluster.master_of("k").admin() as admin:
+            return int(admin.info("clients")["blocked_clients"]) > 0
+
+    wait_until(lambda: not is_waiting(), "its connection is closed")
+
+    with ThreadPoolExecutor() as pool:
+        blocked = pool.submit(client.blpop, ["k"], timeout=5)
+        wait_until(is_waiting, "the next one waits")
+        assert client.get("k") is None
+        client.rpush("k", 1)
+        assert blocked.result() == (b"k", b"1")
+
+    assert not deadline_of(client).down
 
 
 def test_replica_without_master(

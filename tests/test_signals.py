@@ -410,8 +410,12 @@ def test_shard(app: Flask, cluster: Cluster, caplog: pytest.LogCaptureFixture) -
     assert re.search(where, caplog.text)
 
 
+@pytest.mark.parametrize("stop", [Server.kill, Server.pause])
 def test_failover_of_a_shard(
-    app: Flask, fresh_cluster: Cluster, caplog: pytest.LogCaptureFixture
+    app: Flask,
+    fresh_cluster: Cluster,
+    caplog: pytest.LogCaptureFixture,
+    stop: t.Callable[[Server], None],
 ) -> None:
     """A shard is back once another master serves its slots."""
     manager = make_manager(
@@ -432,7 +436,7 @@ def test_failover_of_a_shard(
         client: t.Any = manager.get()
         client.get("k")
         allow_failover("yes")
-        master.kill()
+        stop(master)
 
         with pytest.raises(redis.RedisError):
             client.get("k")

@@ -95,12 +95,14 @@ class Attempts:
         """The outage that concerns the command."""
         return self._deadline.find_outage(self.parts)
 
-    def may_probe(self) -> bool:
+    def may_probe(self, outage: Outage) -> bool:
         """Whether to ask the server on a separate connection. Otherwise the command
         itself asks.
         """
         may_probe, self._may_probe = self._may_probe, False
-        return may_probe
+        return may_probe or self._engine.can_probe_part(
+            self.client, outage.part, outage.error()
+        )
 
     def take_turn(self, outage: Outage) -> bool:
         """Whether the command may ask whether an outage is over."""

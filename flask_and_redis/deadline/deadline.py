@@ -64,7 +64,7 @@ class Deadline:
         :param part: The part of it that is down, or None for all.
         :param error: What a command raised.
         """
-        self._outages.setdefault(part, Outage(error))
+        self._outages.setdefault(part, Outage(error, part))
         self.down = True
         self.reporter.go_down(part, error)
 
@@ -108,8 +108,8 @@ class Deadline:
         if (outage := attempts.find_outage()) is None:
             return
 
-        if attempts.may_probe():
-            answered = outage.ask(functools.partial(self._probe, attempts))
+        if attempts.may_probe(outage):
+            answered = outage.ask(functools.partial(self._probe, attempts, outage.part))
         else:
             answered = attempts.take_turn(outage)
 
@@ -121,8 +121,8 @@ class Deadline:
         if (outage := attempts.find_outage()) is None:
             return
 
-        if attempts.may_probe():
-            probe = functools.partial(self._probe_async, attempts)
+        if attempts.may_probe(outage):
+            probe = functools.partial(self._probe_async, attempts, outage.part)
             answered = await outage.ask_async(probe)
         else:
             answered = attempts.take_turn(outage)
@@ -130,27 +130,27 @@ class Deadline:
         if not answered:
             raise attempts.refuse(outage)
 
-    def _probe(self, attempts: Attempts) -> bool:
-        """Whether a server answers. If it does, no part of the prefix is down."""
+    def _probe(self, attempts: Attempts, part: cabc.Hashable) -> bool:
+        """Whether the server of a part of the prefix answers."""
         try:
-            self.engine.probe(attempts.client)
+            self.engine.probe(attempts.client, part)
         except Exception as error:
             # The command itself raises what is no outage, such as a wrong password.
             if self.engine.is_transient(error, self.spec):
                 return False
 
-        self.go_up()
+        self.go_up([part])
         return True
 
-    async def _probe_async(self, attempts: Attempts) -> bool:
+    async def _probe_async(self, attempts: Attempts, part: cabc.Hashable) -> bool:
         """The same for an asynchronous client. See :meth:`_probe`."""
         try:
-            await self.engine.probe_async(attempts.client)
+            await self.engine.probe_async(attempts.client, part)
         except Exception as error:
             if self.engine.is_transient(error, self.spec):
                 return False
 
-        self.go_up()
+        self.go_up([part])
         return True
 
     def run(

@@ -53,9 +53,11 @@ class Outage:
     """The outage of a server, or of a part of a cluster.
 
     :param error: What the command raised that noticed it.
+    :param part: The part, or None for all.
     """
 
-    def __init__(self, error: BaseException) -> None:
+    def __init__(self, error: BaseException, part: cabc.Hashable = None) -> None:
+        self.part: cabc.Hashable = part
         self.started: float = time.monotonic()
         self._error = copy_error(error)
         self._next = self._last = self.started

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections.abc as cabc
+import contextlib
 import functools
 import inspect
 import re
@@ -32,6 +33,7 @@ from .connections import NodeLender
 from .internals.clusters import add_startup_nodes
 from .internals.clusters import CLUSTER_ARGUMENTS
 from .internals.clusters import create_pools_with
+from .internals.clusters import find_node_pool
 from .internals.clusters import find_shard
 from .internals.clusters import find_shard_of_slot
 from .internals.clusters import follow_nodes
@@ -46,6 +48,8 @@ from .internals.probes import leave_no_series
 from .library import Client
 from .library import get_library
 from .library import library_of
+from .operations import check_answer
+from .operations import check_answer_async
 from .operations import copy_pool
 from .operations import FakeServers
 from .operations import Info
@@ -238,6 +242,37 @@ class Cluster(Engine):
     def can_probe(self, client: t.Any) -> bool:
         # The next command is the probe, because it also reads the slots again.
         return False
+
+    def can_probe_part(
+        self, client: t.Any, part: cabc.Hashable, error: BaseException
+    ) -> bool:
+        # A blocking command may have waited for too long. The next one, as the probe,
+        # would take the shard away from all others meanwhile.
+        return (
+            isinstance(part, Shard)
+            and isinstance(error, redis.TimeoutError)
+            and find_node_pool(client, part) is not None
+        )
+
+    def probe(self, client: t.Any, part: t.Any = None) -> None:
+        try:
+            check_answer(find_node_pool(client, part), library_of(type(client)))
+        except Exception:
+            # Another node may have taken over. The next command uses that one.
+            with contextlib.suppress(Exception):
+                refresh_slots(client)
+
+            raise
+
+    async def probe_async(self, client: t.Any, part: t.Any = None) -> None:
+        try:
+            pool = find_node_pool(client, part)
+            await check_answer_async(pool, library_of(type(client)))
+        except Exception:
+            with contextlib.suppress(Exception):
+                await refresh_slots(client)
+
+            raise
 
     def before_retry(self, client: t.Any) -> None:
         client.replace_default_node()

@@ -209,14 +209,26 @@ class Commands(Operations):
         """
         return hasattr(client, "connection_pool")
 
-    def probe(self, client: Client) -> None:
+    def can_probe_part(
+        self, client: Client, part: cabc.Hashable, error: BaseException
+    ) -> bool:
+        """The same for a part of the prefix, if :meth:`can_probe` is false.
+
+        :param client: The client.
+        :param part: A part from :meth:`find_parts`.
+        :param error: What the command raised that noticed its outage.
+        """
+        return False
+
+    def probe(self, client: Client, part: cabc.Hashable = None) -> None:
         """Raise unless the server answers, on a separate connection.
 
         :param client: The client.
+        :param part: The part of the prefix to ask.
         """
         check_answer(client.connection_pool, library_of(type(client)))
 
-    async def probe_async(self, client: Client) -> None:
+    async def probe_async(self, client: Client, part: cabc.Hashable = None) -> None:
         """Raise unless the server of an asynchronous client answers."""
         await check_answer_async(client.connection_pool, library_of(type(client)))
 

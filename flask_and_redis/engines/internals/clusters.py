@@ -52,6 +52,25 @@ def list_node_pools(client: t.Any) -> list[t.Any]:
     return [each.connection_pool for each in clients if each is not None]
 
 
+def find_node_pool(client: t.Any, name: str) -> t.Any:
+    """The pool of a cluster's node. A node of an asynchronous client is like a pool.
+
+    Why: the public way creates the client of a node that was never used, and there is
+    none for asyncio. Versions: all. Without it: a shard cannot be probed.
+
+    :param client: The cluster's client.
+    :param name: The name of the node.
+    :return: None if the node is not known, or was never used.
+    """
+    node = client.get_node(node_name=name)
+
+    if library_of(type(client)).is_async:
+        return node
+
+    node_client = getattr(node, "redis_connection", None)
+    return None if node_client is None else node_client.connection_pool
+
+
 def set_node_connections(
     client: t.Any, convert: cabc.Callable[[type[t.Any]], type[t.Any]]
 ) -> None:
