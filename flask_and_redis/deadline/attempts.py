@@ -232,8 +232,8 @@ class Attempts:
         the library raises the first refusal as a lost connection, and does not read the
         other replies.
         """
-        is_reply = isinstance(error, self._deadline.response_error)
-        return was_executed(error) or (len(self._commands) > 1 and not is_reply)
+        is_answer = self._engine.is_answer(error, self._spec)
+        return was_executed(error) or (len(self._commands) > 1 and not is_answer)
 
     def _report_retry(self, error: BaseException) -> None:
         self._engine.hide_secrets(error, self._spec, self._handled)
