@@ -8,6 +8,8 @@ import itertools
 import typing as t
 
 import pytest
+import redis
+import valkey
 
 from .interrupter import Interrupted
 from .prefixes import KEYS
@@ -151,6 +153,71 @@ def test_cancelled_tasks(
             cancelled = await cancel_everywhere(function, check, prepare)
             # fakeredis may answer without waiting.
             assert cancelled > 0 or engine == "fake"
+
+    with prefix.app.app_context():
+        asyncio.run(main())
+
+
+@pytest.mark.parametrize("protocol", [2, 3])
+@pytest.mark.parametrize("engine", ["server", "sentinel", "valkey", "fake"])
+def test_cancelled_client_with_a_connection(
+    request: pytest.FixtureRequest, engine: str, protocol: int
+) -> None:
+    """A client that keeps its connection gets its own replies after a cancellation."""
+    prefix = make_prefix(request, engine, PROTOCOL=protocol)
+
+    async def main() -> None:
+        async with prefix.manager.get_async() as shared, shared.client() as client:
+
+            async def use() -> None:
+                # It always waits for its reply.
+                assert await client.blpop(["none"], 0.1) is None
+
+            async def check() -> None:
+                for key in KEYS:
+                    assert await client.get(key) == prefix.value(key)
+
+            assert await cancel_everywhere(use, check, check) > 0
+
+    with prefix.app.app_context():
+        asyncio.run(main())
+
+
+@pytest.mark.parametrize("protocol", [2, 3])
+@pytest.mark.parametrize("engine", ["server", "sentinel", "valkey", "fake"])
+def test_cancelled_watch_that_goes_on(
+    request: pytest.FixtureRequest, engine: str, protocol: int
+) -> None:
+    """If a pipeline goes on after a cancellation, it does not ignore that a key was
+    changed that it has watched.
+    """
+    prefix = make_prefix(request, engine, PROTOCOL=protocol, MAX_CONNECTIONS=2)
+    numbers = itertools.count()
+
+    async def main() -> None:
+        async with prefix.manager.get_async() as client:
+            commands: t.Any = client.pipeline()
+
+            async def prepare() -> None:
+                await commands.reset()
+                await commands.watch("watched")
+
+            async def use() -> None:
+                # It always waits for its reply.
+                assert await commands.blpop(["none"], 0.1) is None
+
+            async def check() -> None:
+                await client.set("watched", next(numbers))
+
+                with pytest.raises((redis.WatchError, valkey.WatchError)):
+                    assert await commands.get("a") == prefix.value("a")
+                    commands.multi()
+                    await commands.get("own").execute()
+
+                # Its connection is in the right state.
+                assert await commands.get("b").execute() == [prefix.value("b")]
+
+            assert await cancel_everywhere(use, check, prepare) > 0
 
     with prefix.app.app_context():
         asyncio.run(main())

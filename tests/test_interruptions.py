@@ -9,6 +9,8 @@ import time
 import typing as t
 
 import pytest
+import redis
+import valkey
 
 from .interrupter import interrupt_everywhere
 from .interrupter import Interrupted
@@ -145,6 +147,76 @@ def test_watch(
     check()
     moments = interrupt_everywhere(error, lambda: watch(prefix), check, step=5)
     assert moments > 20
+
+
+@pytest.mark.untraced
+@pytest.mark.filterwarnings("ignore:.*SINGLE_CONNECTION_CLIENT:UserWarning")
+@pytest.mark.parametrize(("protocol", "error"), PROTOCOLS)
+@pytest.mark.parametrize("is_single", [False, True])
+@pytest.mark.parametrize("engine", ["server", "sentinel", "valkey", "fake"])
+def test_client_with_a_connection(
+    request: pytest.FixtureRequest,
+    engine: str,
+    is_single: bool,
+    protocol: int,
+    error: type[BaseException],
+) -> None:
+    """A client that keeps its connection does not take a reply that it has not read for
+    that of the next command.
+    """
+    config = {"SINGLE_CONNECTION_CLIENT": True} if is_single else {}
+    prefix = make_prefix(request, engine, PROTOCOL=protocol, **config)
+    client = prefix.client if is_single else prefix.client.client()
+
+    def use() -> None:
+        assert client.get("own") == prefix.value("own")
+
+    def check() -> None:
+        for key in KEYS[1:]:
+            assert client.get(key) == prefix.value(key)
+
+    check()
+    assert interrupt_everywhere(error, use, check) > 30
+    client.close()
+
+
+@pytest.mark.untraced
+@pytest.mark.parametrize(("protocol", "error"), PROTOCOLS)
+@pytest.mark.parametrize("engine", ["server", "sentinel", "valkey", "fake"])
+def test_watch_that_goes_on(
+    request: pytest.FixtureRequest,
+    engine: str,
+    protocol: int,
+    error: type[BaseException],
+) -> None:
+    """If a pipeline goes on after an interruption, it gets its own replies, and does
+    not ignore that a key was changed that it has watched.
+    """
+    prefix = make_prefix(request, engine, PROTOCOL=protocol, MAX_CONNECTIONS=2)
+    numbers = itertools.count()
+    commands = prefix.client.pipeline()
+
+    def prepare() -> None:
+        commands.reset()
+        commands.watch("watched")
+
+    def use() -> None:
+        assert commands.get("own") == prefix.value("own")
+
+    def check() -> None:
+        prefix.client.set("watched", next(numbers))
+
+        with pytest.raises((redis.WatchError, valkey.WatchError)):
+            assert commands.get("a") == prefix.value("a")
+            commands.multi()
+            commands.get("own").execute()
+
+        # Its connection is in the right state.
+        assert commands.get("b").execute() == [prefix.value("b")]
+
+    moments = interrupt_everywhere(error, use, check, prepare=prepare, step=2)
+    assert moments > 15
+    prefix.check()
 
 
 @pytest.mark.parametrize(("protocol", "error"), PROTOCOLS)

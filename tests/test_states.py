@@ -209,6 +209,56 @@ def test_marked_connection(server: Server) -> None:
         asyncio.run(use())
 
 
+def test_half_closed_connection(server: Server) -> None:
+    """A connection whose closing was interrupted is closed before it notes what the
+    next command changes.
+    """
+    pool = client_of(URL=server.url).connection_pool
+    connection = pool.get_connection()
+    paced = connection.paced
+
+    def fail() -> t.NoReturn:
+        raise LookupError
+
+    paced.close = fail
+
+    with pytest.raises(LookupError):
+        connection.disconnect()
+
+    connection.send_command("SELECT", 1)
+    assert connection.read_response() in (b"OK", "OK", True)
+    assert connection.is_dirty
+    pool.release(connection)
+    paced.connected.close()
+
+
+def test_lost_watch(server: Server) -> None:
+    """A pipeline notices that its connection was closed after WATCH."""
+    with client_of(URL=server.url, MAX_CONNECTIONS=1).pipeline() as pipe:
+        pipe.watch("k")
+        pipe.connection.disconnect()
+
+        with pytest.raises(redis.WatchError):
+            pipe.get("k")
+
+        assert pipe.get("k").execute() == [None]
+
+
+def test_renewed_subscription(server: Server) -> None:
+    """Pub/sub may subscribe to more before it has read what it gets for subscribing
+    again.
+    """
+    with client_of(URL=server.url).pubsub() as pubsub:
+        pubsub.subscribe("a", "b")
+        pubsub.connection.disconnect()
+        pubsub.connection.connect()
+        paced = pubsub.connection.paced
+        pubsub.subscribe("c")
+        channels = [pubsub.get_message(timeout=5)["channel"] for _ in range(3)]
+        assert channels == [b"a", b"b", b"c"]
+        assert pubsub.connection.paced is paced
+
+
 def test_connection_of_the_parent(server: Server) -> None:
     """A connection that another process has opened is closed when it is returned."""
     pool = client_of(URL=server.url).connection_pool

@@ -25,12 +25,14 @@ from .messages import clean_error
 # closed.
 _SWITCHING = (
     *("AUTH", "HELLO", "RESET", "SELECT", "READONLY", "READWRITE", "SCRIPT DEBUG"),
-    *("MONITOR", "PSUBSCRIBE", "SSUBSCRIBE", "SUBSCRIBE", "PSYNC", "REPLCONF", "SYNC"),
-    # For each channel, these get a reply.
-    *("PUNSUBSCRIBE", "SUNSUBSCRIBE", "UNSUBSCRIBE"),
     # Not CLIENT SETNAME, which changes no reply: RQ finds its own connection by name.
     *("CLIENT CACHING", "CLIENT CAPA", "CLIENT IMPORT-SOURCE", "CLIENT NO-EVICT"),
-    *("CLIENT NO-TOUCH", "CLIENT REPLY", "CLIENT TRACKING"),
+    *("CLIENT NO-TOUCH", "CLIENT TRACKING"),
+)
+# The same, but from then on, the number of replies is not that of commands.
+_UNCOUNTED = (
+    *("MONITOR", "PSUBSCRIBE", "SSUBSCRIBE", "SUBSCRIBE", "PSYNC", "REPLCONF", "SYNC"),
+    *("PUNSUBSCRIBE", "SUNSUBSCRIBE", "UNSUBSCRIBE", "CLIENT REPLY"),
 )
 _QUEUEING = ("MULTI",)
 _WATCHING = ("WATCH",)
@@ -59,7 +61,8 @@ def _find_kind(name: object) -> tuple[str, ...] | None:
         return _CONTAINERS
 
     names = {*words[:1], whole}
-    kinds = (_SWITCHING, _QUEUEING, _WATCHING, _UNWATCHING, _ENDING, _NAMING)
+    changing = (_SWITCHING, _UNCOUNTED, _QUEUEING, _WATCHING)
+    kinds = (*changing, _UNWATCHING, _ENDING, _NAMING)
     return next((kind for kind in kinds if not names.isdisjoint(kind)), None)
 
 
@@ -83,6 +86,10 @@ class _Tracked:
     #: server sends.
     is_altered: bool = False
     _is_switched: bool = False
+    # Whether commands were sent that make ``unread`` meaningless.
+    _is_uncounted: bool = False
+    # Whether it was closed after WATCH or MULTI, which its user may not know.
+    _has_lost_state: bool = False
     # Whether the server queues commands until a transaction ends.
     _is_queueing: bool = False
     # Whether the next reply names the nodes of a cluster.
@@ -110,6 +117,7 @@ class _Tracked:
         return self.is_broken or self.is_altered or self.unread != 0
 
     def pack_commands(self, commands: cabc.Iterable[t.Any]) -> t.Any:
+        self._check_interrupted()
         commands = list(commands)
         packed = super().pack_commands(commands)  # type: ignore[misc]
         self._packed = len(commands)
@@ -129,6 +137,7 @@ class _Tracked:
         self.is_broken = True
         self._is_opening = True
         self._closed_by = 0
+        self._has_lost_state = False
         self.opened_at = time.monotonic()
         # A connection of the application may have no provider.
         provider = getattr(self, "credential_provider", None)
@@ -139,11 +148,22 @@ class _Tracked:
         self.is_open = True
         self.is_broken = False
 
+    def _start_closing(self, current: int) -> None:
+        self._closed_by = self._closed_by or current
+
+        # Whoever closes it once more knows that it is closed.
+        if self.is_open or not self.is_broken:
+            is_transaction = self.is_altered and not self._is_switched
+            self._has_lost_state = self.is_open and is_transaction
+
+        self.is_broken = True
+        self.is_open = False
+
     def _end_closing(self) -> None:
         self.unread = 0
         self._packed = 1
         self._restores = self.is_altered = self._is_switched = False
-        self._is_queueing = self._names_nodes = False
+        self._is_queueing = self._names_nodes = self._is_uncounted = False
         self.poll = None
         self.is_open = False
         # redis-py's own Retry opens it again after closing it.
@@ -154,6 +174,10 @@ class _Tracked:
     ) -> None:
         if kind is _CONTAINERS:
             kind = _find_kind(" ".join(map(_to_text, command[:2])))
+
+        if kind is _UNCOUNTED:
+            # Pub/sub subscribes again while the connection is opened.
+            self._is_uncounted = True
 
         if self._is_opening or kind is None:
             return
@@ -167,8 +191,22 @@ class _Tracked:
             self._is_queueing = kind is _QUEUEING or (
                 self._is_queueing and not self._restores
             )
-            self._is_switched = self._is_switched or kind is _SWITCHING
+            self._is_switched = self._is_switched or kind in (_SWITCHING, _UNCOUNTED)
             self.is_altered = self.is_altered or not self._restores
+
+    def _check_interrupted(self) -> None:
+        """Before a command, raise an error if an interruption has closed the connection
+        after WATCH or MULTI: the command would run on a new one, without them. The
+        client library's pipelines turn the error into a ``WatchError``.
+        """
+        if self._has_lost_state and not self.is_open:
+            self._has_lost_state = False
+            errors = get_library(library_name(type(self))).errors
+            error = errors.ConnectionError(
+                "The connection was closed during a transaction."
+            )
+            mark_unsent(error)
+            raise error
 
     def _name_nodes(self, slots: object) -> t.Any:
         """The reply to CLUSTER SLOTS, with the hosts that it leaves out."""
@@ -259,8 +297,7 @@ class _SyncTracked(_Tracked):
             raise
 
     def disconnect(self, *args: t.Any, **kwargs: t.Any) -> None:
-        self._closed_by = self._closed_by or threading.get_ident()
-        self.is_broken = True
+        self._start_closing(threading.get_ident())
         super().disconnect(*args, **kwargs)  # type: ignore[misc]
         self.paced = None
         self._end_closing()
@@ -272,7 +309,22 @@ class _SyncTracked(_Tracked):
             mark_unsent(error)
             raise
 
+    def _check_interrupted(self) -> None:
+        # Not one that redis-py only marks to be closed.
+        is_half_closed = self.is_broken and not self.is_open
+
+        # redis-py closes nothing if it was interrupted before it read the reply.
+        if (self.unread or is_half_closed) and not (
+            self._is_opening or self._is_uncounted
+        ):
+            self.disconnect()
+
+        super()._check_interrupted()
+
     def send_command(self, *args: t.Any, **kwargs: t.Any) -> None:
+        if self.unread or not self.is_open:
+            self._check_interrupted()
+
         if kind := _find_kind(args[0]):
             self._note_command(kind, args)
 
@@ -317,8 +369,12 @@ class _SyncTracked(_Tracked):
         except BaseException as error:
             is_reply = self._take_error(error)
 
-            if not is_reply and kwargs.get("disconnect_on_error", True):
-                # redis-py's connections behind sentinels leave it open.
+            # redis-py's connections behind sentinels leave it open.
+            if (
+                not is_reply
+                and (self.is_open or self.is_broken)
+                and kwargs.get("disconnect_on_error", True)
+            ):
                 self.disconnect()
 
             self._check_closed(error, threading.get_ident())
@@ -374,8 +430,7 @@ class _AsyncTracked(_Tracked):
             raise
 
     async def disconnect(self, *args: t.Any, **kwargs: t.Any) -> None:
-        self._closed_by = self._closed_by or _current_task()
-        self.is_broken = True
+        self._start_closing(_current_task())
         await super().disconnect(*args, **kwargs)  # type: ignore[misc]
         self._end_closing()
 
@@ -387,6 +442,8 @@ class _AsyncTracked(_Tracked):
             raise
 
     def pack_command(self, *args: t.Any) -> t.Any:
+        self._check_interrupted()
+
         # The nodes of clusters do not call send_command().
         if kind := _find_kind(args[0]):
             self._note_command(kind, args)
