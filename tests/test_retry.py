@@ -154,6 +154,43 @@ def test_watch_is_not_replayed(cutter: Cutter) -> None:
     assert client.transaction(increment, "k") == [4]
 
 
+@pytest.mark.parametrize("is_async", [False, True])
+def test_failed_watch_is_forgotten(own_server: Server, is_async: bool) -> None:
+    """After a WATCH that failed, a pipeline has a deadline as before."""
+    app = Flask("retry")
+    app.config.update(REDIS_URL=own_server.url)
+    manager = RedisManager(app)
+    client = app.extensions["redis"]["REDIS"]
+
+    def use() -> None:
+        pipe = client.pipeline()
+
+        with pytest.raises(redis.ResponseError):
+            pipe.watch()
+
+        pipe.set("k", 1)
+        own_server.stop()
+
+        with own_server.starting_soon():
+            assert pipe.execute() == [True]
+
+    async def use_async() -> None:
+        async with manager.get_async() as client:
+            pipe: t.Any = client.pipeline()
+
+            with pytest.raises(redis.ResponseError):
+                await pipe.watch()
+
+            pipe.set("k", 1)
+            own_server.stop()
+
+            with own_server.starting_soon():
+                assert await pipe.execute() == [True]
+
+    with app.app_context():
+        asyncio.run(use_async()) if is_async else use()
+
+
 def test_unwatched_is_replayed(cutter: Cutter) -> None:
     """After a reset, a pipeline watches no keys, so it is replayed, also if it had
     nothing to execute meanwhile.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections.abc as cabc
+import contextlib
 import typing as t
 
 from ..engines import messages
@@ -10,6 +11,7 @@ from ..engines.internals.clients import change_class
 from ..engines.internals.clients import copy_scripts
 from ..engines.internals.clients import PipelineErrors
 from ..engines.internals.clients import restore_scripts
+from ..engines.library import library_name
 from ..engines.marks import mark_executed
 from ..signals import command_finished
 from ..spec.classes import subclass
@@ -108,10 +110,20 @@ class _Records(PipelineErrors):
         if self._is_immediate or len(self):
             return None
 
-        # A cluster's pipeline does not send it with execute_command().
-        self._is_immediate = True
         command = (("WATCH", *keys), dict[str, t.Any]())
         return self._command_deadline.start(self._pipeline_client, [command])
+
+    @contextlib.contextmanager
+    def _watching(self) -> cabc.Iterator[None]:
+        # A cluster's pipeline does not send WATCH with execute_command().
+        self._is_immediate = True
+
+        try:
+            yield
+        except Exception as error:
+            # After an error of the application, the keys may be watched.
+            self._is_immediate = not library_name(type(error))
+            raise
 
 
 class PipelineWithDeadline(_Records):
@@ -129,7 +141,8 @@ class PipelineWithDeadline(_Records):
             if attempts.has_failed:
                 engine.before_pipeline_retry(self._pipeline_client)
 
-            return watch(*keys)
+            with self._watching():
+                return watch(*keys)
 
         if not command_finished.receivers:
             return self._command_deadline.run(attempts, attempt)
@@ -202,7 +215,8 @@ class AsyncPipelineWithDeadline(_Records):
                 if ready is not None:
                     await ready
 
-            return await watch(*keys)
+            with self._watching():
+                return await watch(*keys)
 
         if not command_finished.receivers:
             return await self._command_deadline.run_async(attempts, attempt)
