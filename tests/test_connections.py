@@ -975,6 +975,34 @@ def test_closed_by_another_thread(
 
 
 @pytest.mark.parametrize("library", CLASSES)
+def test_subscription_closed_by_another_thread(server: Server, library: str) -> None:
+    """Waiting for a message ends with an error of the client library."""
+    client = make_client(server.url, CLASS=CLASSES[library])
+    pubsub = client.pubsub()
+    pubsub.subscribe("channel")
+    assert pubsub.get_message(timeout=5)["type"] == "subscribe"
+    paced = pubsub.connection.paced
+    receive = paced.recv
+
+    with ThreadPoolExecutor(1) as threads:
+
+        def close(size: int) -> bytes:
+            threads.submit(pubsub.close).result()
+            data: bytes = receive(size)
+            return data
+
+        paced.recv = close
+
+        with pytest.raises(
+            (redis.ConnectionError, valkey.ConnectionError), match="Another thread"
+        ):
+            pubsub.get_message(timeout=5)
+
+    assert client.ping()
+    client.connection_pool.disconnect()
+
+
+@pytest.mark.parametrize("library", CLASSES)
 def test_closed_by_another_task(server: Server, library: str) -> None:
     """A task whose connection another one closes gets an error that can be retried.
     redis-py 8 closes connections of other tasks itself, in a cluster.

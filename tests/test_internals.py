@@ -1147,6 +1147,11 @@ def test_has_data(server: Server, library: t.Any) -> None:
 
     wait_until(lambda: connections.has_data(connection), "the connection is closed")
     connection.disconnect()
+    connection.connect()
+    # Another thread closes it before the first look.
+    connection.paced.close()
+    assert connections.has_data(connection)
+    connection.disconnect()
 
 
 def test_add_startup_nodes(cluster: Cluster) -> None:

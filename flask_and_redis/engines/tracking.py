@@ -357,7 +357,12 @@ class _SyncTracked(_Tracked):
         if (paced := self.paced) is not None:
             paced.is_first = True
 
-        can_read: bool = super().can_read(*args, **kwargs)  # type: ignore[misc]
+        try:
+            can_read: bool = super().can_read(*args, **kwargs)  # type: ignore[misc]
+        except BaseException as error:
+            self._check_closed(error, threading.get_ident())
+            raise
+
         return can_read
 
     def read_response(self, *args: t.Any, **kwargs: t.Any) -> t.Any:

@@ -249,16 +249,20 @@ def has_data(connection: t.Any) -> bool:
 
     :param connection: A connection of :mod:`.tracking`.
     """
-    if connection.poll is None:
+    # Another thread may close the connection meanwhile.
+    if (poll := connection.poll) is None:
         sock = connection._sock
 
         # fakeredis has no sockets, and an interrupted connection may have lost its own.
         if not (_HAS_POLL and isinstance(sock, PacedSocket)):
             return bool(connection.can_read())
 
-        connection.poll = _make_poll(sock.connected)
+        if sock.fileno() < 0:
+            return True
 
-    return bool(connection.poll(0))
+        connection.poll = poll = _make_poll(sock.connected)
+
+    return bool(poll(0))
 
 
 _HAS_POLL = hasattr(select, "poll")
