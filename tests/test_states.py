@@ -1127,6 +1127,68 @@ def test_queued_slots(cluster: Cluster) -> None:
     client.connection_pool.release(connection)
 
 
+@pytest.mark.parametrize(
+    ("begin", "end"), [(("MULTI",), "DISCARD"), (("WATCH", "k"), "UNWATCH")]
+)
+def test_refused_end_of_a_transaction(
+    own_server: Server, begin: tuple[str, ...], end: str
+) -> None:
+    """A transaction goes on if the user may not end it, so its connection is closed."""
+    with own_server.admin() as admin:
+        admin.acl_setuser(
+            "app", enabled=True, nopass=True, keys="*", commands=["+@all", f"-{end}"]
+        )
+
+    app = Flask(__name__)
+    app.config.update(REDIS_URL=f"redis://app:any@{own_server.address}")
+    manager = RedisManager(app)
+    pool = app.extensions["redis"]["REDIS"].connection_pool
+    connection = pool.get_connection()
+    connection.send_command(*begin)
+    assert connection.read_response() == b"OK"
+    connection.send_command(end)
+
+    with pytest.raises(redis.exceptions.NoPermissionError):
+        connection.read_response()
+
+    pool.release(connection)
+    assert not connection.is_open
+
+    async def use() -> None:
+        async with manager.get_async() as client:
+            pool: t.Any = client.connection_pool
+            connection = await pool.get_connection()
+            await connection.send_command(*begin)
+            assert await connection.read_response() == b"OK"
+            await connection.send_command(end)
+
+            with pytest.raises(redis.exceptions.NoPermissionError):
+                await connection.read_response()
+
+            await pool.release(connection)
+            assert not connection.is_open
+
+    with app.app_context():
+        asyncio.run(use())
+
+
+def test_error_after_a_transaction(own_server: Server) -> None:
+    """A command that is refused later does not close the connection."""
+    with own_server.admin() as admin:
+        admin.acl_setuser(
+            "app", enabled=True, nopass=True, keys="*", commands=["+@all", "-incrby"]
+        )
+
+    client = client_of(URL=f"redis://app:any@{own_server.address}", MAX_CONNECTIONS=1)
+    number = client.client_id()
+    assert client.pipeline().get("k").execute() == [None]
+
+    with pytest.raises(redis.exceptions.NoPermissionError):
+        client.incr("k")
+
+    assert client.client_id() == number
+
+
 def test_transactions_keep_their_connection(server: Server) -> None:
     """A transaction that has ended leaves a clean connection, in any spelling."""
     client = client_of(URL=server.url, MAX_CONNECTIONS=1)

@@ -90,6 +90,8 @@ class _Tracked:
     _is_uncounted: bool = False
     # Whether it was closed after WATCH or MULTI, which its user may not know.
     _has_lost_state: bool = False
+    # Whether the last commands ended a transaction, if the server has accepted it.
+    _has_restored: bool = False
     # Whether the server queues commands until a transaction ends.
     _is_queueing: bool = False
     # Whether the next reply names the nodes of a cluster.
@@ -239,6 +241,11 @@ class _Tracked:
         clean_error(error)
         self.unread -= 1
 
+        # The user may have no permission for DISCARD or UNWATCH. EXEC ends the
+        # transaction even then.
+        if self._has_restored and isinstance(error, errors.NoPermissionError):
+            self.is_altered = True
+
         if not self._is_opening:
             self._names_nodes = False
 
@@ -345,6 +352,9 @@ class _SyncTracked(_Tracked):
 
         if restores:
             self.is_altered = self._is_switched
+            self._has_restored = True
+        elif self._has_restored:
+            self._has_restored = False
 
         try:
             super().send_packed_command(command, check_health=False)  # type: ignore[misc]
@@ -471,6 +481,9 @@ class _AsyncTracked(_Tracked):
 
         if restores:
             self.is_altered = self._is_switched
+            self._has_restored = True
+        elif self._has_restored:
+            self._has_restored = False
 
         try:
             await super().send_packed_command(command, check_health=False)  # type: ignore[misc]
