@@ -175,6 +175,9 @@ class NodeLender(Outdates):
         ):
             self._close(connection)
 
+        # Its next user has watched nothing.
+        connection.has_lost_state = False
+
     def take_back(self, connection: t.Any) -> None:
         """Close a connection that must not be lent again as it is.
 

@@ -88,8 +88,8 @@ class _Tracked:
     _is_switched: bool = False
     # Whether commands were sent that make ``unread`` meaningless.
     _is_uncounted: bool = False
-    # Whether it was closed after WATCH or MULTI, which its user may not know.
-    _has_lost_state: bool = False
+    #: Whether it was closed after WATCH or MULTI, which its user may not know.
+    has_lost_state: bool = False
     # Whether the last commands ended a transaction, if the server has accepted it.
     _has_restored: bool = False
     # Whether the server queues commands until a transaction ends.
@@ -139,7 +139,7 @@ class _Tracked:
         self.is_broken = True
         self._is_opening = True
         self._closed_by = 0
-        self._has_lost_state = False
+        self.has_lost_state = False
         self.opened_at = time.monotonic()
         # A connection of the application may have no provider.
         provider = getattr(self, "credential_provider", None)
@@ -156,7 +156,7 @@ class _Tracked:
         # Whoever closes it once more knows that it is closed.
         if self.is_open or not self.is_broken:
             is_transaction = self.is_altered and not self._is_switched
-            self._has_lost_state = self.is_open and is_transaction
+            self.has_lost_state = self.is_open and is_transaction
 
         self.is_broken = True
         self.is_open = False
@@ -196,13 +196,18 @@ class _Tracked:
             self._is_switched = self._is_switched or kind in (_SWITCHING, _UNCOUNTED)
             self.is_altered = self.is_altered or not self._restores
 
-    def _check_interrupted(self) -> None:
+    def _check_interrupted(self, kind: tuple[str, ...] | None = None) -> None:
         """Before a command, raise an error if an interruption has closed the connection
         after WATCH or MULTI: the command would run on a new one, without them. The
         client library's pipelines turn the error into a ``WatchError``.
         """
-        if self._has_lost_state and not self.is_open:
-            self._has_lost_state = False
+        if self.has_lost_state and not self.is_open:
+            self.has_lost_state = False
+
+            # Nothing is watched on a new connection.
+            if kind is _UNWATCHING:
+                return
+
             errors = get_library(library_name(type(self))).errors
             error = errors.ConnectionError(
                 "The connection was closed during a transaction."
@@ -316,7 +321,7 @@ class _SyncTracked(_Tracked):
             mark_unsent(error)
             raise
 
-    def _check_interrupted(self) -> None:
+    def _check_interrupted(self, kind: tuple[str, ...] | None = None) -> None:
         # Not one that redis-py only marks to be closed.
         is_half_closed = self.is_broken and not self.is_open
 
@@ -326,13 +331,15 @@ class _SyncTracked(_Tracked):
         ):
             self.disconnect()
 
-        super()._check_interrupted()
+        super()._check_interrupted(kind)
 
     def send_command(self, *args: t.Any, **kwargs: t.Any) -> None:
-        if self.unread or not self.is_open:
-            self._check_interrupted()
+        kind = _find_kind(args[0])
 
-        if kind := _find_kind(args[0]):
+        if self.unread or not self.is_open:
+            self._check_interrupted(kind)
+
+        if kind:
             self._note_command(kind, args)
 
         super().send_command(*args, **kwargs)  # type: ignore[misc]
@@ -457,10 +464,11 @@ class _AsyncTracked(_Tracked):
             raise
 
     def pack_command(self, *args: t.Any) -> t.Any:
-        self._check_interrupted()
+        kind = _find_kind(args[0])
+        self._check_interrupted(kind)
 
         # The nodes of clusters do not call send_command().
-        if kind := _find_kind(args[0]):
+        if kind:
             self._note_command(kind, args)
 
         return super().pack_command(*args)  # type: ignore[misc]
