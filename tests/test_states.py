@@ -242,6 +242,11 @@ def test_lost_watch(server: Server) -> None:
             pipe.get("k")
 
         assert pipe.get("k").execute() == [None]
+        pipe.watch("k")
+        pipe.connection.disconnect()
+        # It needs no error.
+        assert pipe.unwatch()
+        assert pipe.get("k").execute() == [None]
 
 
 def test_renewed_subscription(server: Server) -> None:
