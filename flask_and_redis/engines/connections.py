@@ -157,7 +157,9 @@ class NodeLender(Outdates):
 
     def __init__(self, max_idle: float, provider: object) -> None:
         self.max_idle = max_idle
-        self.credentials = provider if isinstance(provider, Credentials) else None
+        self.credentials: Credentials | None = (
+            provider if isinstance(provider, Credentials) else None
+        )
 
     def make_ready(self, connection: t.Any) -> None:
         """Close a connection that must not be lent as it is. Its next command opens it
