@@ -90,6 +90,55 @@ def test_node_of_a_cluster(cluster: Cluster) -> None:
         assert ping_error(f"redis://{node.address}") == CLUSTER
 
 
+@needs_notes
+@pytest.mark.parametrize(
+    ("path", "config", "label"),
+    [
+        ("/99", {}, "the database in 'REDIS_URL'"),
+        ("", {"REDIS_DB": 99}, "'REDIS_DB'"),
+        ("?db=99", {}, "'db' in the query of 'REDIS_URL'"),
+    ],
+)
+def test_no_such_database(
+    server: Server, path: str, config: dict[str, t.Any], label: str
+) -> None:
+    """The error of a database that the server does not have names the setting."""
+    advice = f"Check {label}: the server has fewer databases."
+    url = f"redis://{server.address}{path}"
+    assert ping_error(url, **config) == f"DB index is out of range. {advice}"
+
+    with pytest.raises(redis.ResponseError) as caught:
+        make_app(url, **config).extensions["redis"]["REDIS"].get("k")
+
+    assert notes(caught.value)[0].endswith(advice)
+
+
+@needs_notes
+def test_database_of_the_application(server: Server, cluster: Cluster) -> None:
+    """If the application itself selects a wrong database, no setting is to blame."""
+    client = make_app(server.url).extensions["redis"]["REDIS"]
+
+    with pytest.raises(redis.ResponseError, match="out of range") as caught:
+        client.execute_command("SELECT", 99)
+
+    assert notes(caught.value) == []
+    client = make_app(f"redis+cluster://{cluster.address}").extensions["redis"]["REDIS"]
+
+    with pytest.raises(redis.ResponseError, match="not allowed in cluster") as caught:
+        client.execute_command("SELECT", 1, target_nodes=client.get_random_node())
+
+    assert CLUSTER not in "".join(notes(caught.value))
+
+
+def test_database_of_a_cluster(cluster: Cluster) -> None:
+    """A node of a cluster has one database. A URL with another one is of the wrong
+    kind.
+    """
+    host, port = cluster.nodes[0].address.split(":")
+    error = ping_error(f"redis://{host}:{port}/1")
+    assert error == f"SELECT is not allowed in cluster mode. {CLUSTER}"
+
+
 def test_cluster_of_one_node(start: Starter) -> None:
     """A node with all slots works as a single server. Without any, it refuses keys."""
     node = start(Server, "--cluster-enabled", "yes", port=free_ports(1)[0])

@@ -85,6 +85,14 @@ def add_note(error: BaseException, note: str) -> None:
         add(note)
 
 
+def lower_first(label: str) -> str:
+    """A label for the middle of a sentence.
+
+    :param label: What an error calls a value.
+    """
+    return label[0].lower() + label[1:]
+
+
 def explain_login(spec: Spec) -> str:
     """Which setting to check after a server has refused a login.
 
@@ -92,7 +100,7 @@ def explain_login(spec: Spec) -> str:
     """
     for name in ("connection_pool", "credential_provider", "password_file", "password"):
         if label := spec.labels.get(name):
-            return f"Check {label[0].lower()}{label[1:]}."
+            return f"Check {lower_first(label)}."
 
     url = f"'{spec.prefix}_URL'"
 

@@ -32,6 +32,7 @@ from .library import library_of
 from .library import Pool
 from .messages import explain_login
 from .messages import hide_secrets
+from .messages import lower_first
 
 #: The servers of fakeredis of one app, by name.
 FakeServers = dict[str, t.Any]
@@ -230,7 +231,8 @@ class Operations:
         if re.search("unknown command .(GET|SELECT|SET)\\b", str(error)):
             return "If the server is a sentinel, use a redis+sentinel:// URL."
 
-        return ""
+        # Every server has database 0.
+        return explain_database(spec, error) if spec.arguments.get("db") else ""
 
     def scheme_name(self, spec: Spec) -> str:
         """The kind of server in a word: a scheme."""
@@ -316,6 +318,19 @@ def _check_node(client: Client, kind: Info) -> None:
 
     if (state := info.get("cluster_state")) != "ok":
         raise redis.RedisError(f"The cluster's state is {state!r}.")
+
+
+def explain_database(spec: Spec, error: BaseException) -> str:
+    """Which setting to check after a server has refused a database, or nothing.
+
+    :param spec: The spec.
+    :param error: The error.
+    """
+    if "DB index is out of range" in str(error):
+        label = spec.values["db"].label
+        return f"Check {lower_first(label)}: the server has fewer databases."
+
+    return _CLUSTER if "SELECT is not allowed in cluster" in str(error) else ""
 
 
 def check_answer(pool: Pool, library: Library) -> None:
