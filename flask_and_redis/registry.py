@@ -309,6 +309,10 @@ class Registry(cabc.Mapping[str, redis.Redis]):
         if not str(prefix).isupper():
             return f"{message} Write it in upper case."
 
+        for known, spec in self._specs.items():
+            if prefix in (f"{known}_{name.upper()}" for name in spec.given):
+                return f"{message} {prefix!r} is a setting of {known!r}."
+
         message += f" Set '{prefix}_URL' or '{prefix}_HOST' before init_app."
         near = difflib.get_close_matches(prefix, self._skipped, n=1, cutoff=0.8)
         reason = f" {near[0]!r} was skipped: {self._skipped[near[0]]}." if near else ""

@@ -741,6 +741,10 @@ def test_requested_but_not_configured() -> None:
     ]
     assert warnings_of({"STORE_URL": "redis://h"}, "CACHE", "STORE") == [start]
     assert warnings_of({"CACHE_URL": "redis://h"}, "CACHE") == []
+    assert warnings_of({"CACHE_URL": "redis://h"}, "CACHE_URL") == [
+        "manager.get('CACHE_URL') was called, but 'CACHE_URL' is the name of a setting,"
+        " not a prefix. Leave out its ending, such as '_URL'."
+    ]
     kubernetes = {"CACHE_SERVICE_HOST": "10.0.0.1", "CACHE_PORT": "tcp://10.0.0.1:1"}
     assert warnings_of(kubernetes, "CACHE_SERVICE") == [
         "manager.get('CACHE_SERVICE') was called, but no setting configures this"

@@ -696,6 +696,11 @@ def test_setting_for_a_prefix(app: Flask) -> None:
     with pytest.raises(ConfigError, match="'CACHE_URL' is the name of a"):
         Redis(app, "CACHE_URL")
 
+    app.config["REDIS"] = {"URL": "redis://h"}
+
+    with pytest.raises(ConfigError, match="^'REDIS' is a mapping, because .* single"):
+        Redis(app)
+
 
 def test_foreign_setting_with_our_name() -> None:
     """If another program's setting looks like ours, the error says how to ignore it."""

@@ -251,6 +251,7 @@ def test_unknown_prefix(app: Flask) -> None:
             "SESSIONS_STORE": "'SESSION_STORE_URL' does not begin with redis://",
             "DB": "'DB_HOST' usually belongs to something else",
             "redis": "'redis'; it has: 'REDIS'. Write it in upper case.",
+            "REDIS_URL": "it has: 'REDIS'. 'REDIS_URL' is a setting of 'REDIS'.",
         }.items():
             with pytest.raises(UnknownPrefixError) as near:
                 manager.get(prefix)

@@ -21,6 +21,8 @@ from .groups import Config
 from .groups import has_address
 from .groups import reason_to_skip
 from .groups import SUFFIXES
+from .missing import explain_setting
+from .missing import find_variable
 from .missing import warn_about_nothing
 from .missing import warn_about_requested
 from .misspellings import can_mean
@@ -197,10 +199,8 @@ def read_prefix(
     :raises ConfigError: If a setting is wrong.
     """
     if prefix in config and not has_address(config, prefix):
-        raise ConfigError(
-            f"{prefix!r} is the name of a setting, not a prefix. Leave out its ending,"
-            " such as '_URL'."
-        )
+        hint = find_variable(config, prefix).strip()
+        raise ConfigError(hint or explain_setting(prefix))
 
     # REDIS_TEXT_PORT is not a setting of REDIS if there is a REDIS_TEXT_HOST.
     longer = [name for name in _find_groups(config) if name.startswith(f"{prefix}_")]

@@ -8,8 +8,18 @@ import os
 import typing as t
 
 from ..spec.classes import is_unset
+from .groups import SUFFIXES
 
-_ENDINGS = ("URL", "HOST", "UNIX_SOCKET_PATH", "CONNECTION_POOL")
+
+def explain_setting(name: str) -> str:
+    """The rest of a sentence about a setting that was given as a prefix.
+
+    :param name: Its name.
+    """
+    return (
+        f"{name!r} is the name of a setting, not a prefix. Leave out its ending, such"
+        " as '_URL'."
+    )
 
 
 def warn_about_requested(
@@ -26,7 +36,12 @@ def warn_about_requested(
     :param skipped: Groups of settings that are no prefix, with the reason.
     """
     for prefix in requested:
-        if prefix not in configured:
+        if prefix in configured:
+            continue
+
+        if prefix in config and prefix.endswith(SUFFIXES):
+            yield f"manager.get({prefix!r}) was called, but {explain_setting(prefix)}"
+        else:
             message = (
                 f"manager.get({prefix!r}) was called, but no setting configures this"
                 f" prefix: set '{prefix}_URL' or '{prefix}_HOST'."
@@ -45,10 +60,10 @@ def _find_near(
 ) -> str:
     """A sentence about the setting of a prefix with nearly the same name."""
     sentences = (
-        f" '{near}_{ending}' is set: did you mean '{prefix}_{ending}'?"
+        f" '{near}{suffix}' is set: did you mean '{prefix}{suffix}'?"
         for near in difflib.get_close_matches(prefix, configured, 1)
-        for ending in _ENDINGS
-        if not is_unset(config.get(f"{near}_{ending}"))
+        for suffix in SUFFIXES
+        if not is_unset(config.get(near + suffix))
     )
     return next(sentences, "")
 
@@ -70,8 +85,8 @@ def find_variable(config: cabc.Mapping[str, t.Any], prefix: str) -> str:
     :param config: The application's settings.
     :param prefix: The prefix.
     """
-    for ending in _ENDINGS:
-        name = f"{prefix}_{ending}"
+    for suffix in SUFFIXES:
+        name = prefix + suffix
 
         if name in config:
             continue
@@ -90,7 +105,9 @@ def find_variable(config: cabc.Mapping[str, t.Any], prefix: str) -> str:
 
     nested = config.get(prefix)
 
-    if isinstance(nested, cabc.Mapping) and any(each in nested for each in _ENDINGS):
+    if isinstance(nested, cabc.Mapping) and any(
+        suffix.removeprefix("_") in nested for suffix in SUFFIXES
+    ):
         return (
             f" {prefix!r} is a mapping, because from_prefixed_env() read a name with"
             " '__': write a single '_'."
