@@ -171,14 +171,39 @@ CLUSTER = "'REDIS_URL' = 'redis+cluster://host:7000'"
         ("CLUSTER_NODES", "a:7000", CLUSTER),
         ("USE_CLUSTERS", True, CLUSTER),
         ("CLUSTER", "yes", CLUSTER),
+        ("READ_FROM_REPLICAS", "true", CLUSTER),
+        ("REQUIRE_FULL_COVERAGE", True, CLUSTER),
     ],
 )
 def test_other_words_for_sentinels(name: str, value: object, right: str) -> None:
     """Settings that describe sentinels or a cluster in other words cause a warning: the
-    client would use HOST.
+    client would use HOST. So do those that only the client of a cluster takes.
     """
     config = {"REDIS_HOST": "h", f"REDIS_{name}": value}
     assert warnings_of(config) == [f"'REDIS_{name}' is not used. Did you mean {right}?"]
+
+
+def test_role_as_a_setting() -> None:
+    """Only the URL of sentinels says that replicas are read. In other URLs, the setting
+    has another meaning.
+    """
+    config = {"CACHE_URL": "redis+sentinel://h/m", "CACHE_ROLE": "replica"}
+    assert warnings_of(config) == [
+        "'CACHE_ROLE' is not used. Did you mean '?role=replica' at the end of"
+        " 'CACHE_URL'?"
+    ]
+    assert warnings_of({"REDIS_URL": "redis://h", "REDIS_ROLE": "replica"}) == []
+
+
+@pytest.mark.parametrize("service", ["0", "12"])
+def test_database_in_place_of_the_service(service: str) -> None:
+    """A number is seldom the name of a service."""
+    url = f"redis+sentinel://h/{service}"
+    assert warnings_of({"REDIS_URL": url}) == [
+        "The service in 'REDIS_URL' is a number. If it is the database, put the service"
+        " before it, as in redis+sentinel://host:26379/mymaster/0."
+    ]
+    assert warnings_of({"REDIS_URL": f"redis+sentinel://h/m{service}"}) == []
 
 
 def test_host_of_a_sentinel() -> None:
@@ -199,6 +224,12 @@ def test_host_of_a_sentinel() -> None:
         {"REDIS_HOST": "h", "REDIS_SENTINEL_SOCKET_TIMEOUT": "0.1"},
         {"REDIS_HOST": "h", "REDIS_USE_CLUSTERS": False},
         {"REDIS_URL": "redis+sentinel://h/m", "REDIS_SENTINELS": "h:26379"},
+        {"REDIS_URL": "redis://h", "REDIS_READ_FROM_REPLICAS": "false"},
+        {"CACHE_URL": "redis://h", "CACHE_READ_FROM_REPLICAS": "true"},
+        {"REDIS_URL": "redis+cluster://h", "REDIS_READ_FROM_REPLICAS": "true"},
+        # Settings of the real servers.
+        {"REDIS_URL": "fakeredis://", "REDIS_CLUSTER_NODES": "h:7000"},
+        {"REDIS_URL": "fakeredis://", "REDIS_READ_FROM_REPLICAS": "true"},
         {"REDIS_URL": "rediss+cluster://h", "REDIS_CLUSTER_NODES": "h:7000"},
         {"REDIS_URL": "redis://h", "REDIS_USE_SSL": "", "REDIS_DATABASE": None},
         {"REDIS_URL": "redis://h", "REDIS_USE_SSL": "false", "REDIS_TLS": 0},

@@ -456,6 +456,11 @@ def test_database_in_the_url(url: str) -> None:
         {"REDIS_URL": "redis://h/0", "REDIS_DB": 0, "REDIS_PASSWORD": "secret"},
         {"REDIS_URL": "redis://:a@h/3", "REDIS_PASSWORD": " ", "REDIS_DB": None},
         {"REDIS_URL": "fakeredis:///3", "REDIS_DB": 0},
+        {"REDIS_URL": "rediss://h", "REDIS_SSL": "true"},
+        {"REDIS_URL": "redis://h", "REDIS_SSL": "false"},
+        {"REDIS_URL": "redis://h?socket_timeout=2.0", "REDIS_SOCKET_TIMEOUT": 2},
+        {"REDIS_URL": "redis://:123@h", "REDIS_PASSWORD": 123},
+        {"REDIS_URL": "redis://me:x@h?encoding=ascii", "REDIS_CHARSET": "ascii"},
     ],
 )
 def test_same_as_in_the_url(config: dict[str, t.Any]) -> None:
@@ -463,6 +468,25 @@ def test_same_as_in_the_url(config: dict[str, t.Any]) -> None:
     warning. Nor do those of the real server next to fakeredis.
     """
     assert make(**config) is not None
+
+
+def test_tls_is_turned_off_next_to_a_url() -> None:
+    """The scheme turns TLS on. A setting that turns it off is ignored, not silently."""
+    message = "^'REDIS_SSL' is ignored: 'REDIS_URL' has a scheme with TLS.$"
+
+    with pytest.warns(UserWarning, match=message):
+        kwargs = arguments(REDIS_URL="rediss://h", REDIS_SSL="false")
+
+    assert redis_class(kwargs["connection_class"]) is redis.SSLConnection
+
+
+@pytest.mark.parametrize("scheme", ["redis", "fakeredis"])
+def test_wrong_setting_that_the_url_overrides(scheme: str) -> None:
+    """A wrong setting is an error, even if the URL overrides it."""
+    with pytest.raises(ConfigError, match="'REDIS_SOCKET_TIMEOUT' must be a number of"):
+        make(
+            REDIS_URL=f"{scheme}://h?socket_timeout=2", REDIS_SOCKET_TIMEOUT="2 seconds"
+        )
 
 
 @pytest.mark.parametrize("setting", ["tcp://10.0.0.1:6380", " tcp://10.0.0.1:6380"])
@@ -529,10 +553,11 @@ def test_url_over_settings_over_options() -> None:
             REDIS_USERNAME="other",
         )
 
-    assert [str(each.message) for each in caught] == [
+    assert {str(each.message) for each in caught} == {
+        "'REDIS_SOCKET_TIMEOUT' is ignored: 'REDIS_URL' has another value.",
         "'REDIS_USERNAME' is ignored: 'REDIS_URL' has another user name.",
         "'REDIS_PASSWORD' is ignored: 'REDIS_URL' has another password.",
-    ]
+    }
     assert kwargs["socket_timeout"] == 3
     assert kwargs["socket_connect_timeout"] == 2
     assert kwargs["client_name"] == "option"

@@ -88,6 +88,7 @@ WRONG: list[dict[str, t.Any]] = [
 DOUBTFUL: list[dict[str, t.Any]] = [
     {},
     {"REDIS_URL": URL, "REDIS_HOST": "other"},
+    {"REDIS_URL": f"{URL}?socket_timeout=2", "REDIS_SOCKET_TIMEOUT": 3},
     {"REDIS_URL": "redis://secret@localhost"},
     {"REDIS_URL": URL, "REDIS_PASSWORD": "secret\n"},
     {"REDIS_URL": URL, "REDIS_PASWORD": "secret"},

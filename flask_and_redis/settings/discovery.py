@@ -310,8 +310,19 @@ class Groups:
         """The setting that a name means, for a message."""
         if is_certain and not is_off(value) and (url := find_url_of_nodes(rest)):
             kind = scheme_of(url).partition("+")[2]
-            is_said = kind in scheme_of(self._config.get(f"{prefix}_URL"))
-            return None if is_said else f"'{prefix}_URL' = '{url}'"
+            given = self._config.get(f"{prefix}_URL")
+            is_said = kind in scheme_of(given)
+
+            # Settings of the real servers may stay in tests.
+            if is_said or find_engine(given, redis.Redis).in_process:
+                return None
+
+            return f"'{prefix}_URL' = '{url}'"
+
+        if rest == "role" and "sentinel" in scheme_of(
+            self._config.get(f"{prefix}_URL")
+        ):
+            return f"'?role=replica' at the end of '{prefix}_URL'"
 
         # Settings of other software are often lists or mappings.
         if is_certain or isinstance(value, (str, int, os.PathLike)):

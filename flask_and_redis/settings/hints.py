@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import collections.abc as cabc
+import inspect
 
 from ..spec.advice import is_placeholder
 from ..spec.advice import is_quoted
 from ..spec.spec import Spec
 from ..spec.spec import Value
 from ..spec.spec import Values
+from ..spec.values import convert
 from ..spec.values import SECRETS
 
 Warn = cabc.Callable[[str], None]
@@ -36,30 +38,41 @@ def warn_about_address(spec: Spec, ignored: Values, warn: Warn) -> None:
             )
 
 
-# What a URL overrides besides the address, and what a warning calls it.
-_OVERRIDDEN = {"db": "database", "username": "user name", "password": "password"}
+# What a URL has instead of a setting that it overrides.
+_OVERRIDING = {
+    "db": "another database",
+    "username": "another user name",
+    "password": "another password",
+    "ssl": "a scheme with TLS",
+}
 
 
-def warn_about_overridden(spec: Spec, settings: Values, warn: Warn) -> None:
-    """Warn of a database or a login that is not used, because the URL has another one.
+def warn_about_overridden(
+    spec: Spec,
+    settings: Values,
+    accepted: cabc.Mapping[str, inspect.Parameter],
+    warn: Warn,
+) -> None:
+    """Warn of settings that are not used, because the URL has another value.
 
     :param spec: The spec.
     :param settings: The values before the URL was read.
+    :param accepted: The arguments that the client takes.
     :param warn: Is called with each warning.
+    :raises ConfigError: If such a setting is wrong.
     """
-    if spec.engine.in_process:
-        return
+    for name, value in settings.items():
+        used = spec.values.get(name)
 
-    for name, what in _OVERRIDDEN.items():
-        value, used = settings.get(name), spec.values.get(name)
-
-        if value is None or used is None:
+        if value.origin != "setting" or used is None or used.origin != "url":
             continue
 
-        is_same = str(value.value).strip() == str(used.value).strip()
+        is_same = convert(accepted[name], value) == spec.arguments[name]
 
-        if value.origin == "setting" and used.origin == "url" and not is_same:
-            warn(f"{value.label} is ignored: '{spec.prefix}_URL' has another {what}.")
+        # Settings of the real server may stay in tests.
+        if not is_same and not spec.engine.in_process:
+            what = _OVERRIDING.get(name, "another value")
+            warn(f"{value.label} is ignored: '{spec.prefix}_URL' has {what}.")
 
 
 def _names_same_server(spec: Spec, name: str, value: Value) -> bool:
@@ -80,11 +93,18 @@ def _names_same_server(spec: Spec, name: str, value: Value) -> bool:
 
 
 def warn_about_sentinels(spec: Spec, warn: Warn) -> None:
-    """Warn of ``REDIS_SENTINEL_HOST``, which configures a separate prefix.
+    """Warn of a database in place of the service, and of ``REDIS_SENTINEL_HOST``, which
+    configures a separate prefix.
 
     :param spec: The spec.
     :param warn: Is called with each warning.
     """
+    if spec.address.service.isdecimal():
+        warn(
+            f"The service in '{spec.prefix}_URL' is a number. If it is the database,"
+            " put the service before it, as in redis+sentinel://host:26379/mymaster/0."
+        )
+
     if spec.prefix.endswith(("_SENTINEL", "_SENTINELS")) and "url" not in spec.given:
         name = spec.prefix.rpartition("_")[0]
 

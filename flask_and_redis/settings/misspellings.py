@@ -8,6 +8,8 @@ import functools
 import os
 import re
 
+from ..engines import get_engine
+
 #: Names that people use for the address and the credentials. For any prefix they mean
 #: these settings.
 OTHER_NAMES = {
@@ -79,12 +81,17 @@ def suggest(name: str, names: cabc.Collection[str], *, is_certain: bool) -> str 
 
 
 def find_url_of_nodes(name: str) -> str | None:
-    """The URL to write instead of a setting that describes sentinels or a cluster.
+    """The URL to write instead of a setting that describes sentinels or a cluster, or
+    in addition to one that only the client of a cluster takes.
 
     :param name: The name, without its prefix, in lower case.
     """
-    match = _NODES.fullmatch(name)
-    return _URL_OF_NODES[match[1]] if match else None
+    if match := _NODES.fullmatch(name):
+        return _URL_OF_NODES[match[1]]
+
+    url = _URL_OF_NODES["cluster"]
+    engine = get_engine("", url)
+    return url if name in engine.accepted(engine.client_class, None) else None
 
 
 def is_off(value: object) -> bool:

@@ -132,7 +132,7 @@ def read_group(
     settings = values
 
     if url is not None:
-        ignored = {name: values[name] for name in _WHERE if name in values}
+        ignored = {name: values.pop(name) for name in _WHERE if name in values}
         address, values = _read_url(prefix, url, accepted, values)
     elif "unix_socket_path" not in values and "host" in values:
         values |= read_host(values["host"])
@@ -140,6 +140,7 @@ def read_group(
     spec = _convert(prefix, kind, values, address)
     spec.given = group
     values = spec.values
+    warn_about_overridden(spec, settings, accepted, warn)
 
     if (pool := spec.arguments.get("connection_pool")) is not None:
         spec.engine = find_engine(url, spec.client_class, pool)
@@ -152,7 +153,6 @@ def read_group(
     if ignored:
         warn_about_address(spec, ignored, warn)
 
-    warn_about_overridden(spec, settings, warn)
     warn_about_login(spec, values, warn)
     warn_about_sentinels(spec, warn)
     _read_own(spec)
@@ -263,13 +263,7 @@ def _read_url(
     engine = get_engine(label, url)
     parts = split_url(label, str(url), engine.schemes_without_host)
     address, from_url = engine.read_url(parts, accepted)
-
-    if "db" in values and "db" in accepted:
-        # A wrong one is an error, even if the URL names another database.
-        convert(accepted["db"], values["db"])
-
-    others = {name: value for name, value in values.items() if name not in _WHERE}
-    return address, others | from_url
+    return address, values | from_url
 
 
 def _check_together(spec: Spec, values: Values) -> None:
