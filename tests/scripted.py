@@ -50,7 +50,8 @@ class Scripted(socketserver.ThreadingTCPServer):
         self.users: dict[str, str] = {}
         #: How many connections clients have opened.
         self.connections = 0
-        #: How many replies were sent late.
+        #: How many replies the server began to delay, and how many it sent late.
+        self.delayed = 0
         self.late = 0
         self._planned: dict[bytes, collections.deque[Reply]] = {}
 
@@ -139,6 +140,7 @@ class Session(socketserver.StreamRequestHandler):
                 self.wfile.write(reply or b"")
                 return
 
+            self.server.delayed += 1
             time.sleep(reply)
             self.server.late += 1
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections.abc as cabc
 import itertools
 import signal
+import threading
 import time
 import typing as t
 
@@ -235,23 +236,28 @@ def test_subscription(
 
 
 class Alarm:
-    """Raises an error in the main thread after some seconds, as a job's time limit
-    does.
+    """Raises an error in the main thread, as a job's time limit does, once the server
+    has got the command whose reply is late.
     """
 
-    def __init__(self, error: type[BaseException], seconds: float) -> None:
+    def __init__(self, error: type[BaseException], slow: Scripted) -> None:
         self.error = error
-        self.seconds = seconds
+        self.slow = slow
 
     def _raise(self, *args: object) -> None:
         raise self.error
 
+    def _wait(self, delayed: int) -> None:
+        wait_until(lambda: self.slow.delayed > delayed, "the server got the command")
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGALRM)
+
     def __enter__(self) -> None:
         self._handler = signal.signal(signal.SIGALRM, self._raise)
-        signal.setitimer(signal.ITIMER_REAL, self.seconds)
+        self._thread = threading.Thread(target=self._wait, args=[self.slow.delayed])
+        self._thread.start()
 
     def __exit__(self, *error: object) -> None:
-        signal.setitimer(signal.ITIMER_REAL, 0)
+        self._thread.join()
         signal.signal(signal.SIGALRM, self._handler)
 
 
@@ -283,7 +289,9 @@ def check_slow(client: t.Any) -> None:
         assert client.get(key) == f"{DATABASE} {USER} {key}".encode()
 
 
-@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="Windows has no timers.")
+@pytest.mark.skipif(
+    not hasattr(signal, "pthread_kill"), reason="Windows has no signals for threads."
+)
 @pytest.mark.parametrize(("protocol", "error"), PROTOCOLS)
 @pytest.mark.parametrize("library", ["redis", "valkey"])
 @pytest.mark.parametrize(
@@ -319,7 +327,7 @@ def test_late_reply(
         if command not in (b"GET", b"EXEC", b"pipeline"):
             client.connection_pool.disconnect()
 
-        with pytest.raises(error), Alarm(error, 0.1):
+        with pytest.raises(error), Alarm(error, slow):
             use()
 
         if wait:
