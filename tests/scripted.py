@@ -76,7 +76,9 @@ class Scripted(socketserver.ThreadingTCPServer):
     def push(self, message: bytes) -> None:
         """Send a push to all connections."""
         for session in list(self.sessions):
-            session.wfile.write(message)
+            # The client may have closed it a moment ago.
+            with contextlib.suppress(OSError):
+                session.wfile.write(message)
 
     def names(self, connection: int | None = None) -> list[bytes]:
         """The names of the commands of one connection or of all."""
