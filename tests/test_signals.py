@@ -410,6 +410,20 @@ def test_shard(app: Flask, cluster: Cluster, caplog: pytest.LogCaptureFixture) -
     assert re.search(where, caplog.text)
 
 
+def find_neighbour(cluster: Cluster, key: str) -> tuple[Server, str]:
+    """The master of a key, and another key that it serves."""
+    master = cluster.master_of(key)
+    keys = (f"{key}{number}" for number in range(100))
+    return master, next(each for each in keys if cluster.master_of(each) is master)
+
+
+def allow_failover(cluster: Cluster, is_allowed: bool) -> None:
+    for replica in cluster.nodes[cluster.MASTERS :]:
+        with replica.admin() as admin:
+            answer = "no" if is_allowed else "yes"
+            admin.config_set("cluster-replica-no-failover", answer)
+
+
 @pytest.mark.parametrize("stop", [Server.kill, Server.pause])
 def test_failover_of_a_shard(
     app: Flask,
@@ -423,26 +437,19 @@ def test_failover_of_a_shard(
         REDIS_URL=f"redis+cluster://{fresh_cluster.address}",
         REDIS_RETRY_DEADLINE=0.3,
     )
-    master = fresh_cluster.master_of("k")
-    keys = (f"k{number}" for number in range(100))
-    neighbour = next(key for key in keys if fresh_cluster.master_of(key) is master)
-
-    def allow_failover(answer: str) -> None:
-        for replica in fresh_cluster.nodes[3:]:
-            with replica.admin() as admin:
-                admin.config_set("cluster-replica-no-failover", answer)
+    master, neighbour = find_neighbour(fresh_cluster, "k")
 
     with app.app_context(), receiving(prefix_down, prefix_up) as sent:
         client: t.Any = manager.get()
         client.get("k")
-        allow_failover("yes")
+        allow_failover(fresh_cluster, False)
         stop(master)
 
         with pytest.raises(redis.RedisError):
             client.get("k")
 
         assert [each.signal for each in sent] == [prefix_down]
-        allow_failover("no")
+        allow_failover(fresh_cluster, True)
 
         def is_served() -> bool:
             with contextlib.suppress(
@@ -458,6 +465,54 @@ def test_failover_of_a_shard(
 
     assert [each.signal for each in sent] == [prefix_down, prefix_up]
     assert " is back. It was down for " in caplog.text
+
+
+def test_failover_of_a_shard_in_asyncio(app: Flask, fresh_cluster: Cluster) -> None:
+    """The same for an asynchronous client. No command is sent before a probe has had
+    an answer.
+    """
+    manager = make_manager(
+        app,
+        REDIS_URL=f"redis+cluster://{fresh_cluster.address}",
+        REDIS_RETRY_DEADLINE=0.3,
+    )
+    master, neighbour = find_neighbour(fresh_cluster, "k")
+
+    async def use(client: t.Any) -> None:
+        await client.get("k")
+        allow_failover(fresh_cluster, False)
+        master.pause()
+
+        with pytest.raises(redis.RedisError):
+            await client.get("k")
+
+        with receiving(command_finished) as refused:
+            commands = [client.get("k") for _ in range(5)]
+            await asyncio.gather(*commands, return_exceptions=True)
+
+        assert [each.values["tries"] for each in refused] == [0] * 5
+        allow_failover(fresh_cluster, True)
+        is_served = False
+
+        for _ in range(300):
+            with contextlib.suppress(
+                redis.RedisError, redis.exceptions.RedisClusterException
+            ):
+                is_served = await client.get(neighbour) is None
+                break
+
+            await asyncio.sleep(0.1)
+
+        assert is_served
+
+    async def main() -> None:
+        async with manager.get_async() as client:
+            await use(client)
+
+    with app.app_context(), receiving(prefix_down, prefix_up) as sent:
+        asyncio.run(main())
+
+    assert [each.signal for each in sent] == [prefix_down, prefix_up]
 
 
 def test_several_shards(app: Flask, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -38,7 +38,7 @@ TESTS = {
     "engines/checks": "settings states discovery errors connections clients engines"
     " pings docs",
     "engines/cluster": "cluster_nodes engines attempts retry outages pings errors"
-    " messages names wrong_servers cli clients health",
+    " messages names wrong_servers cli clients health signals",
     "engines/commands": "attempts retry outages messages pings connections engines"
     " wrong_servers",
     "engines/connections": "connections states",
