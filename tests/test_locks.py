@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import collections.abc as cabc
 import typing as t
 
 import pytest
@@ -23,9 +24,24 @@ def make_app(**config: t.Any) -> Flask:
     return app
 
 
+_made: list[t.Any] = []
+
+
 def make(**config: t.Any) -> t.Any:
     """The client of prefix REDIS with these settings."""
-    return make_app(**config).extensions["redis"]["REDIS"]
+    _made.append(make_app(**config).extensions["redis"]["REDIS"])
+    return _made[-1]
+
+
+@pytest.fixture(autouse=True)
+def _disconnect() -> cabc.Iterator[None]:
+    """Disconnect the clients. The class of locks keeps the first one of each library,
+    because its scripts refer to it.
+    """
+    yield
+
+    while _made:
+        _made.pop().connection_pool.disconnect()
 
 
 KINDS: dict[str, dict[str, t.Any]] = {

@@ -60,7 +60,8 @@ TESTS = {
     "engines/operations": "wrong_servers pings cli clients attempts retry messages",
     "engines/sentinel": "engines replicas pings errors clients wrong_servers",
     "engines/standalone": "settings errors engines cli",
-    "engines/tracking": "states",
+    "engines/tracking": "states interruptions own_exceptions cancellations watch"
+    " cluster_nodes retry",
     "engines/watchers": "engines replicas own_exceptions secrets",
     "operate": "cli health pings operating",
     "operate/cli": "cli",
