@@ -41,12 +41,13 @@ TESTS = {
     " messages names wrong_servers cli clients health signals",
     "engines/commands": "attempts retry outages messages pings connections engines"
     " wrong_servers",
-    "engines/connections": "connections states",
+    "engines/connections": "connections states cluster_nodes interruptions",
     "engines/credentials": "credentials",
     "engines/fake": "fakeredis errors",
     "engines/internals": "internals connections states health interruptions",
     "engines/internals/clients": "internals connections retry locks credentials",
-    "engines/internals/clusters": "internals cluster_nodes engines retry outages",
+    "engines/internals/clusters": "internals cluster_nodes engines retry outages"
+    " interruptions",
     "engines/internals/connections": "internals states drips own_exceptions",
     "engines/internals/errors": "internals messages retry outages engines",
     "engines/internals/pools": "internals states",
