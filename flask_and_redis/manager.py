@@ -107,7 +107,13 @@ class RedisManager:
         """
         registry = get_or_create_registry(app)
 
-        if registry.is_managed:
+        if registry.manager is self:
+            raise RuntimeError(
+                f"init_app was called twice with the app {app.name!r}. Call it once:"
+                " RedisManager(app) calls it, too."
+            )
+
+        if registry.manager is not None:
             raise RuntimeError(
                 f"The app {app.name!r} has a RedisManager already. Import and use that"
                 " manager instead."
@@ -121,7 +127,7 @@ class RedisManager:
         for message in discovery.warnings:
             warn(message)
 
-        registry.add_discovery(self._default, discovery, self._proxies)
+        registry.add_discovery(self, self._default, discovery, self._proxies)
         app.shell_context_processors.append(
             lambda: {"current_redis": current_redis, "redis_manager": self}
         )

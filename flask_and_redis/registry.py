@@ -61,8 +61,8 @@ class Registry(cabc.Mapping[str, redis.Redis]):
         # Clients refer to it, and must not keep an app that nobody else refers to.
         self._app = weakref.ref(app)
         self.default: str = DEFAULT_PREFIX
-        #: Whether a manager has searched the app's settings.
-        self.is_managed: bool = False
+        #: The manager that has searched the app's settings.
+        self.manager: object = None
         #: The servers of fakeredis of the app, by name. Clients add to them.
         self.fake_servers: FakeServers = {}
         self._created: dict[str, redis.Redis] = {}
@@ -352,17 +352,22 @@ class Registry(cabc.Mapping[str, redis.Redis]):
         self._claimed.add(prefix)
 
     def add_discovery(
-        self, default: str, discovery: Discovery, requested: cabc.Container[str]
+        self,
+        manager: object,
+        default: str,
+        discovery: Discovery,
+        requested: cabc.Container[str],
     ) -> None:
         """Register what a manager found. Prefixes that are registered already stay.
 
+        :param manager: The manager.
         :param default: The default prefix.
         :param discovery: What was found.
         :param requested: Prefixes that the application has requested by name. Later
             requests may add to it.
         """
+        self.manager = manager
         self.default = default
-        self.is_managed = True
         self._specs = self._specs | discovery.specs
         self._wrong = discovery.wrong
         self._skipped = discovery.skipped

@@ -440,6 +440,20 @@ def test_second_manager(app: Flask) -> None:
         RedisManager(app)
 
 
+def test_same_manager_again(app: Flask) -> None:
+    """The error says that the same manager has the app already, and not another."""
+    app.config["REDIS_URL"] = "redis://h"
+    manager = RedisManager(app)
+
+    with pytest.raises(RuntimeError) as info:
+        manager.init_app(app)
+
+    assert str(info.value) == (
+        "init_app was called twice with the app 'tests'. Call it once:"
+        " RedisManager(app) calls it, too."
+    )
+
+
 def test_manager_for_several_apps() -> None:
     """One manager can serve several apps, each with its own settings."""
     manager = RedisManager()
