@@ -830,6 +830,30 @@ def test_cli(run: Run, native_client: None, server: Server) -> None:
     assert run(config, "cli", "S", "--", "--no-such-option").code == 1
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["SET", "a", "b"], "Got unexpected extra arguments (a b)."),
+        (["REDIS", "GET", "a"], "Got unexpected extra arguments (GET a)."),
+        (["--scan"], "No such option"),
+        (["--help=x"], "Option '--help' does not take a value."),
+        (["PING"], "Set 'PING_URL' or 'PING_HOST' before init_app."),
+        (["get"], "This app has no Redis with the prefix 'get'; it has: 'REDIS'."),
+    ],
+)
+def test_cli_without_dashes(runner: Run, arguments: list[str], message: str) -> None:
+    """The error of a command without ``--`` says where to put it."""
+    done = runner({"REDIS_URL": "redis://h"}, "cli", *arguments)
+    text = " ".join(done.output.split())
+    assert done.code == 2
+    assert message in text
+    assert text.endswith(
+        " Put '--' before a command, as in 'flask redis cli -- GET user:1'."
+    )
+    done = runner({"REDIS_URL": "redis://h"}, "cli", *arguments[:2], "--", "PING")
+    assert (done.code, "Put '--'" in done.output) == (2, False)
+
+
 def test_cli_logs_in(
     run: Run, native_client: None, start: Starter, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -299,6 +299,7 @@ def _usage_error(error: Exception) -> click.UsageError:
 
 
 _AFTER = f"{__name__}.after"
+_DASHES = "Put '--' before a command, as in 'flask redis cli -- GET user:1'."
 
 
 class _WithArguments(click.Command):
@@ -307,7 +308,15 @@ class _WithArguments(click.Command):
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         at = args.index("--") if "--" in args else len(args)
         ctx.meta[_AFTER] = args[at + 1 :]
-        return super().parse_args(ctx, args[:at])
+
+        try:
+            return super().parse_args(ctx, args[:at])
+        except click.UsageError as error:
+            if "--" in args:
+                raise
+
+            text = f"{error.message.rstrip('.')}. {_DASHES}"
+            raise click.UsageError(wrap_error(text), ctx) from None
 
 
 @click.command("cli", cls=_WithArguments)
@@ -328,15 +337,21 @@ def cli_command(context: click.Context, prefix: str | None) -> None:
     """
     registry = get_registry(current_app)
 
+    after = context.meta[_AFTER]
+
     try:
         spec = registry.get_spec(prefix or registry.default)
-    except (UnknownPrefixError, ConfigError) as error:
+    except UnknownPrefixError as error:
+        # It may be a command.
+        hint = f" {_DASHES}" if prefix and not after else ""
+        raise click.UsageError(wrap_error(f"{error}{hint}")) from None
+    except ConfigError as error:
         raise _usage_error(error) from None
 
     program = find_program(spec)
     arguments, environment = find_arguments(registry, spec)
     sys.stdout.flush()
-    os.execve(program, [program, *arguments, *context.meta[_AFTER]], environment)  # noqa: S606
+    os.execve(program, [program, *arguments, *after], environment)  # noqa: S606
 
 
 #: The commands of the group.
