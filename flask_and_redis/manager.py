@@ -132,7 +132,12 @@ class RedisManager:
             lambda: {"current_redis": current_redis, "redis_manager": self}
         )
 
-        if _GROUP not in app.cli.commands:
+        if _GROUP in app.cli.commands:
+            warn(
+                f"The app has its own command 'flask {_GROUP}', so the commands of"
+                " Flask-And-Redis are not added. To have both, rename that command."
+            )
+        else:
             app.cli.add_command(_Commands())
 
     def _discover(self, app: Flask, registry: Registry) -> Discovery | ConfigError:

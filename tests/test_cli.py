@@ -1141,9 +1141,15 @@ def test_shell_context(app: Flask) -> None:
 
 @pytest.mark.filterwarnings("ignore:No setting configures a Redis")
 def test_own_command_stays(app: Flask) -> None:
-    """If the application already has a command named 'redis', it is not replaced."""
+    """If the application already has a command named 'redis', it is not replaced. A
+    warning says that ours are missing.
+    """
     app.cli.command("redis")(lambda: click.echo("mine"))
-    RedisManager(app)
+
+    with pytest.warns(UserWarning, match="its own command 'flask redis', so") as log:
+        RedisManager(app)
+
+    assert log[-1].filename == __file__
     assert app.test_cli_runner().invoke(args=["redis"]).output == "mine\n"
 
 
