@@ -497,15 +497,25 @@ def test_wrong_option() -> None:
     )
     assert text == (
         "The option 'socket_timout' of RedisManager or Redis is not an argument of"
-        " redis.Redis. Did you mean 'socket_timeout'?"
+        " redis.Redis. Did you mean 'socket_timeout'? The prefix is 'REDIS'."
     )
+
+
+@pytest.mark.parametrize("option", ["health_check_interval", "db"])
+def test_option_that_one_prefix_refuses(option: str) -> None:
+    """The error of an option names the prefix whose client does not take it."""
+    config = {"REDIS_URL": "redis://h", "CARTS_URL": "redis+cluster://h"}
+    options: dict[str, t.Any] = {option: 3}
+    text = error(config, lambda: RedisManager(**options))
+    assert text.startswith(f"The option '{option}' of RedisManager or Redis ")
+    assert text.endswith(" The prefix is 'CARTS'.")
 
 
 def test_url_as_an_option() -> None:
     """The class of clusters takes a URL, which is for the setting to say."""
     config = {"REDIS_URL": "redis+cluster://h"}
     message = error(config, lambda: RedisManager(url="redis://i"))
-    assert message.endswith("is not an argument of redis.RedisCluster.")
+    assert "is not an argument of redis.RedisCluster." in message
 
 
 def test_wrong_value_of_an_option() -> None:
@@ -513,7 +523,7 @@ def test_wrong_value_of_an_option() -> None:
     text = error({"REDIS_URL": "redis://h"}, lambda: RedisManager(socket_timeout="x"))
     assert text == (
         "The option 'socket_timeout' of RedisManager or Redis must be a number of"
-        " seconds above 0."
+        " seconds above 0. The prefix is 'REDIS'."
     )
 
 
@@ -529,7 +539,7 @@ def test_none_that_means_something_to_redis_py(name: str, advice: str) -> None:
     """An option that is None is an error if redis-py would not take its default."""
     options: dict[str, t.Any] = {name: None}
     text = error({"REDIS_URL": "rediss://h"}, lambda: RedisManager(**options))
-    assert text.endswith(f"must not be None: {advice}")
+    assert f"must not be None: {advice}" in text
 
 
 @pytest.mark.parametrize("name", ["CA_CERTS", "CA_PATH", "CERTFILE", "KEYFILE"])

@@ -157,7 +157,12 @@ def _read(
         discovery.specs[prefix] = spec
         return
 
-    if is_certain or wrong.origin == "option":
+    if wrong.origin == "option":
+        # An option is for all prefixes, and this one may have another client class.
+        wrong.args = (f"{wrong} The prefix is {prefix!r}.",)
+        raise wrong
+
+    if is_certain:
         raise wrong
 
     discovery.wrong[prefix] = wrong
