@@ -463,8 +463,17 @@ def get_or_create_registry(app: Flask) -> Registry:
 
     :param app: The app.
     :raises RuntimeError: If another extension uses its key.
+    :raises TypeError: If it is no app.
     """
     # No weak reference to a proxy is possible.
     app = find_app() if app is current_app else app
+
+    if not isinstance(app, Flask):
+        raise TypeError(
+            f"The app must be a Flask object. It is of type {type(app).__name__}. To"
+            " name a prefix, write Redis(config_prefix=...), RedisManager(default=...)"
+            " or manager.get(...)."
+        )
+
     app.extensions.setdefault(_KEY, Registry(app))
     return get_registry(app)

@@ -431,6 +431,16 @@ def test_apps_are_forgotten(server: Server) -> None:
     assert server.count_clients() == 0
 
 
+@pytest.mark.parametrize("extension", [Redis, RedisManager])
+def test_prefix_instead_of_an_app(extension: t.Any) -> None:
+    """The error of a prefix in place of the app says how to name a prefix."""
+    with pytest.raises(TypeError, match="Flask object. It is of type str. To name a"):
+        extension("CACHE")
+
+    with pytest.raises(TypeError, match="It is of type NoneType"):
+        extension().init_app(None)
+
+
 def test_second_manager(app: Flask) -> None:
     """An app can have only one manager."""
     app.config["REDIS_URL"] = "redis://h"
