@@ -305,9 +305,11 @@ class Registry(cabc.Mapping[str, redis.Redis]):
         known = ", ".join(map(repr, self)) or "none"
         message = f"This app has no Redis with the prefix {prefix!r}; it has: {known}."
 
-        # Code for Flask-Redis may look up anything.
-        if not str(prefix).isupper():
-            return f"{message} Write it in upper case."
+        try:
+            # Code for Flask-Redis may look up anything.
+            check_prefix(prefix)
+        except ConfigError as error:
+            return f"{message} {error}"
 
         for known, spec in self._specs.items():
             if prefix in (f"{known}_{name.upper()}" for name in spec.given):

@@ -250,7 +250,10 @@ def test_unknown_prefix(app: Flask) -> None:
             "X": "'X' was skipped: 'X_HOST' is not text.",
             "SESSIONS_STORE": "'SESSION_STORE_URL' does not begin with redis://",
             "DB": "'DB_HOST' usually belongs to something else",
-            "redis": "'redis'; it has: 'REDIS'. Write it in upper case.",
+            "redis": "'redis'; it has: 'REDIS'. The prefix 'redis' must be in upper",
+            "REDIS_": "The prefix 'REDIS_' must be in upper case, like all settings of"
+            " Flask, and must not end with '_'.",
+            "X" * 201: "must have at most 200 letters.",
             "REDIS_URL": "it has: 'REDIS'. 'REDIS_URL' is a setting of 'REDIS'.",
         }.items():
             with pytest.raises(UnknownPrefixError) as near:
@@ -264,6 +267,22 @@ def test_unknown_prefix(app: Flask) -> None:
         "This app has no Redis with the prefix 'CACHE'; it has: 'REDIS'. Set"
         " 'CACHE_URL' or 'CACHE_HOST' before init_app."
     )
+
+
+@pytest.mark.parametrize("prefix", [5, 0.5, b"REDIS"])
+def test_unknown_prefix_that_is_no_text(app: Flask, prefix: t.Any) -> None:
+    """The error of a prefix that is no text says so."""
+    app.config["REDIS_URL"] = "redis://h"
+    manager = RedisManager(app)
+    kind = type(prefix).__name__
+    message = f"The prefix must be text, such as 'REDIS'. It is of type {kind}."
+
+    with app.app_context():
+        for use in (manager.get, manager.ping, manager.get_async):
+            with pytest.raises(UnknownPrefixError) as info:
+                use(prefix)
+
+            assert str(info.value).endswith(f"it has: 'REDIS'. {message}")
 
 
 def test_wrong_prefix_while_unused(app: Flask) -> None:
