@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections.abc as cabc
 import contextlib
 import typing as t
+from fnmatch import fnmatchcase
 from importlib import import_module
 
 import click
@@ -58,11 +59,13 @@ class RedisManager:
     :param default: The prefix of :data:`.current_redis` and of :meth:`get` without an
         argument.
     :param prefixes: Use exactly these prefixes instead of searching the settings.
-    :param ignore: Patterns of prefixes to skip, in the syntax of :mod:`fnmatch`.
+    :param ignore: Patterns of prefixes to skip, in the syntax of :mod:`fnmatch`. A
+        :class:`Redis` can still register them.
     :param options: Client arguments for every prefix, such as ``socket_timeout=2``
         (seconds). Settings override them.
     :raises ConfigError: See :meth:`init_app`.
     :raises RuntimeError: See :meth:`init_app`.
+    :raises ValueError: See :meth:`init_app`.
 
     .. versionadded:: 2.0
     """
@@ -104,6 +107,8 @@ class RedisManager:
         :raises ConfigError: If a setting of a prefix that is certainly Redis is wrong.
         :raises RuntimeError: If the app has a manager already, or another extension
             uses ``app.extensions["redis"]``.
+        :raises ValueError: If this manager has options, and a :class:`Redis` has
+            registered a prefix before, which would not get them.
         """
         registry = get_or_create_registry(app)
 
@@ -119,6 +124,7 @@ class RedisManager:
                 " manager instead."
             )
 
+        self._check_options(registry)
         discovery = self._discover(app, registry)
 
         if isinstance(discovery, ConfigError):
@@ -139,6 +145,21 @@ class RedisManager:
             )
         else:
             app.cli.add_command(_Commands())
+
+    def _check_options(self, registry: Registry) -> None:
+        """Raise if a prefix of this manager was read before, without its options."""
+        if not self._options:
+            return
+
+        for prefix in registry if self._prefixes is None else self._prefixes:
+            is_ignored = any(fnmatchcase(prefix, each) for each in self._ignore)
+
+            if prefix in registry and not is_ignored:
+                raise ValueError(
+                    f"The prefix {prefix!r} is registered on this app already, by a"
+                    " Redis that does not have the options of this RedisManager. Create"
+                    " the RedisManager first, or use settings."
+                )
 
     def _discover(self, app: Flask, registry: Registry) -> Discovery | ConfigError:
         """Find the prefixes in the app's settings. An error is returned, not raised:

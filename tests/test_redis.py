@@ -216,6 +216,38 @@ def test_manager_joins_it(app: Flask) -> None:
     assert kwargs_of(client)["decode_responses"] is True
 
 
+@pytest.mark.parametrize(
+    "arguments", [{}, {"prefixes": ["CACHE", "REDIS"]}, {"ignore": ["CACHE"]}]
+)
+def test_manager_with_options_joins_it(app: Flask, arguments: dict[str, t.Any]) -> None:
+    """A manager whose options a registered prefix would not get is an error, as the
+    options of a Redis are that joins a manager.
+    """
+    app.config.update(REDIS_URL="redis://h", CACHE_URL="redis://h")
+    client = Redis(app)
+
+    with pytest.raises(ValueError, match="'REDIS' is registered .* by a Redis that"):
+        RedisManager(app, decode_responses=True, **arguments)
+
+    assert list(app.extensions["redis"]) == ["REDIS"]
+    assert kwargs_of(client)["decode_responses"] is False
+
+
+@pytest.mark.parametrize("arguments", [{"prefixes": ["CACHE"]}, {"ignore": ["RE*"]}])
+def test_manager_whose_options_are_for_others(
+    app: Flask, arguments: dict[str, t.Any]
+) -> None:
+    """The options of a manager are for its own prefixes, and not for one that it
+    leaves out.
+    """
+    app.config.update(REDIS_URL="redis://h", CACHE_URL="redis://h")
+    Redis(app)
+    RedisManager(app, decode_responses=True, **arguments)
+    clients = app.extensions["redis"]
+    assert kwargs_of(clients["REDIS"])["decode_responses"] is False
+    assert kwargs_of(clients["CACHE"])["decode_responses"] is True
+
+
 def test_manager_does_not_read_it_again(app: Flask) -> None:
     """A manager does not reread settings that an earlier Redis read with options."""
     app.config.update(CACHE_URL="redis://h/3", CACHE_SSL_CERT_REQS="none")
