@@ -163,15 +163,19 @@ class Redis(_Base):
 
         def read() -> Spec:
             messages: list[str] = []
-            spec = read_prefix(app.config, prefix, options, messages.append)
+            # Redis() without a prefix may be meant for the manager's default.
+            usual = registry.default if prefix == DEFAULT_PREFIX else prefix
+            spec = read_prefix(app.config, prefix, usual, options, messages.append)
 
             for message in messages:
                 warn(message)
 
             return spec
 
+        registry = get_or_create_registry(app)
+
         try:
-            get_or_create_registry(app).claim(prefix, read, options)
+            registry.claim(prefix, read, options)
         except ConfigError as error:
             return without_traceback(error)
 

@@ -47,6 +47,139 @@ def test_without_any_setting(app: Flask) -> None:
     assert kwargs["socket_timeout"] == 5
 
 
+@pytest.mark.parametrize(
+    ("config", "hint"),
+    [
+        ({"REDIS_URL": None}, "'REDIS_URL' has no value."),
+        ({"REDIS_URL": " "}, "'REDIS_URL' has no value."),
+        ({"REDIS_HOST": ""}, "'REDIS_HOST' has no value."),
+        (
+            {"FLASK_REDIS_URL": "redis://h"},
+            "'FLASK_REDIS_URL' is set: did you mean 'REDIS_URL'?",
+        ),
+        (
+            {1: 2, "rediss_host": "h"},
+            "'rediss_host' is set: did you mean 'REDIS_HOST'?",
+        ),
+        ({"REIDS_URL": "redis://h"}, "'REIDS_URL' is set: did you mean 'REDIS_URL'?"),
+        ({"REDIS__URL": "redis://h"}, "'REDIS__URL' is set: did you mean 'REDIS_URL'?"),
+        ({"REDIS_Url": "x"}, "'REDIS_Url' is not used. Did you mean 'REDIS_URL'?"),
+        ({"REDIS_HOSTS": "h"}, "'REDIS_HOSTS' is not used. Did you mean 'REDIS_HOST'?"),
+        ({"REDIS_PASSWORD": "x"}, "'REDIS_PASSWORD' is set without an address."),
+        ({"REDIS_USER": "me"}, "'REDIS_USER' is set without an address."),
+        (
+            {"REDIS_PASSWORD_FILE": __file__},
+            "'REDIS_PASSWORD_FILE' is set without an address.",
+        ),
+        (
+            {"REDIS_SSL": "1", "REDIS_URL": None, "REDIS_PASSWORD": "x"},
+            "'REDIS_URL' has no value.",
+        ),
+        ({"REDIS_SSL": "1"}, "'REDIS_SSL' is set without an address."),
+    ],
+)
+def test_address_that_is_lost(app: Flask, config: dict[str, t.Any], hint: str) -> None:
+    """If settings show that another server than localhost is meant, one warning says
+    which server is used, and why.
+    """
+    app.config.update(config)
+
+    with pytest.warns(UserWarning) as log:
+        client = Redis(app)
+
+    assert [str(warning.message) for warning in log] == [
+        "No setting says where 'REDIS' is, so localhost:6379 is used: set 'REDIS_URL'"
+        f" or 'REDIS_HOST'. {hint}"
+    ]
+    assert log[0].filename == __file__
+    assert kwargs_of(client)["host"] == "localhost"
+
+
+def test_address_in_lower_case(app: Flask) -> None:
+    """The warning names an address in lower case, once."""
+    app.config["redis_url"] = "redis://h"
+    hint = "localhost:6379 is used: .* 'redis_url' is .*id you mean 'REDIS_URL'"
+
+    with pytest.warns(UserWarning, match=hint) as log:
+        Redis(app)
+
+    assert len(log) == 1
+
+
+def test_other_misspellings_besides_a_lost_address(app: Flask) -> None:
+    """Misspelt settings that are no address have their own warning."""
+    app.config.update(REDIS_HOSTS="h", REDIS_PASWORD="x")
+
+    with pytest.warns(UserWarning) as log:
+        Redis(app)
+
+    first, second = (str(warning.message) for warning in log)
+    assert first == "'REDIS_PASWORD' is not used. Did you mean 'REDIS_PASSWORD'?"
+    assert second.endswith("'REDIS_HOSTS' is not used. Did you mean 'REDIS_HOST'?")
+
+
+def test_address_in_the_environment(
+    app: Flask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A warning says so if a variable with the address was not read."""
+    monkeypatch.setenv("FLASK_CACHE_URL", "redis://h")
+    app.config["CACHE_PORT"] = 6380
+    hint = r"localhost:6380 is used: .* 'FLASK_CACHE_URL' is in the environment: call"
+
+    with pytest.warns(UserWarning, match=hint) as log:
+        Redis().init_app(app, "CACHE")
+
+    assert log[0].filename == __file__
+    # Code that names another server does not use localhost.
+    Redis(Flask("other"), "CACHE", host="h")
+
+
+def test_port_of_a_service(app: Flask) -> None:
+    """Only the port of the address that Kubernetes sets is used."""
+    app.config["REDIS_PORT"] = "tcp://10.0.0.1:6380"
+    hint = "localhost:6380 is used: .* The host in 'REDIS_PORT' is not used"
+
+    with pytest.warns(UserWarning, match=hint):
+        Redis(app)
+
+
+def test_redis_besides_another_default(app: Flask) -> None:
+    """Redis() is not the default prefix of the manager. A warning says so, unless the
+    prefix is another one or has an address.
+    """
+    app.config["MAIN_URL"] = "redis://h"
+    RedisManager(app, default="MAIN")
+    Redis(app, "CACHE")
+
+    with pytest.warns(UserWarning, match="The default prefix of this app is 'MAIN'"):
+        Redis(app)
+
+    other = Flask("other")
+    other.config.update(MAIN_URL="redis://h", REDIS_PASSWORD="x")
+    RedisManager(other, default="MAIN")
+    Redis(other, host="h")
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"REDIS2_URL": "redis://h"},
+        {"CACHE_URL": "redis://h", "FLASK_CACHE_URL": "redis://h"},
+        {"REDIS_CACHE_URL": "redis://h"},
+        {"REDIT_URL": "redis://h", "RADIUS_HOST": "h"},
+        {"REDIS_SSL": "false", "REDIS_PASSWORD": ""},
+        {"REIDS_URL": "", "redis_url": None},
+        {"REDIS_CLIENT_NAME": "x", "REDIS_DB": 3},
+        {"REDIS_HOST": "/run/redis.sock", "REDIS_PASSWORD": "x"},
+        {"REDIS_CONNECTION_POOL": redis.ConnectionPool(), "REDIS_URL": None},
+    ],
+)
+def test_no_address_is_lost(app: Flask, config: dict[str, t.Any]) -> None:
+    """Redis on localhost causes no warning without a reason."""
+    app.config.update(config)
+    Redis(app)
+
+
 def test_port_without_host(app: Flask) -> None:
     """Missing parts of the address have default values."""
     app.config.update(REDIS_PORT="6380", REDIS_DB=1)

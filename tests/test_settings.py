@@ -880,7 +880,8 @@ def test_misspelt_setting_of_redis(app: Flask) -> None:
         queue.init_app(app)
 
     assert [str(warning.message) for warning in log] == [
-        "'CACHE_HOSTS' is not used. Did you mean 'CACHE_HOST'?",
+        "No setting says where 'CACHE' is, so localhost:6379 is used: set 'CACHE_URL'"
+        " or 'CACHE_HOST'. 'CACHE_HOSTS' is not used. Did you mean 'CACHE_HOST'?",
         "'QUEUE_PASWORD' is not used. Did you mean 'QUEUE_PASSWORD'?",
     ]
     assert {warning.filename for warning in log} == {__file__}

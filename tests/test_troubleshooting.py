@@ -126,6 +126,11 @@ def test_start_up(
 
         messages += [str(warning.message) for warning in caught]
 
+    with pytest.warns(UserWarning) as caught:
+        Redis(Flask("shop"))
+
+    messages += [str(warning.message) for warning in caught]
+
     manager = RedisManager()
     manager.get("CACHE")
     app = Flask("shop")

@@ -23,6 +23,7 @@ from .groups import reason_to_skip
 from .groups import SUFFIXES
 from .missing import explain_setting
 from .missing import find_variable
+from .missing import warn_about_default_address
 from .missing import warn_about_nothing
 from .missing import warn_about_requested
 from .misspellings import can_mean
@@ -192,6 +193,7 @@ def _warn_about_missing(
 def read_prefix(
     config: Config,
     prefix: str,
+    usual: str,
     options: cabc.Mapping[str, t.Any],
     warn: cabc.Callable[[str], None],
 ) -> Spec:
@@ -199,6 +201,7 @@ def read_prefix(
 
     :param config: The application's settings.
     :param prefix: The prefix.
+    :param usual: The prefix that the application probably means.
     :param options: Client arguments that settings override.
     :param warn: Is called with each warning.
     :raises ConfigError: If a setting is wrong.
@@ -212,7 +215,9 @@ def read_prefix(
     groups = Groups(config, {prefix, *longer}, ())
     spec = read_group(prefix, groups.of(prefix), options, warn)
 
-    for message in groups.find_misspellings({prefix}, {prefix}):
+    misspellings = list(groups.find_misspellings({prefix}, {prefix}))
+
+    for message in warn_about_default_address(config, spec, usual, misspellings):
         warn(message)
 
     return spec

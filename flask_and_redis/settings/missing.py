@@ -8,7 +8,15 @@ import os
 import typing as t
 
 from ..spec.classes import is_unset
+from ..spec.spec import Spec
+from ..spec.url import is_service_port
 from .groups import SUFFIXES
+
+# Any of these says where the server is. A port alone does not.
+_HOSTS = frozenset(("host", "unix_socket_path", "connection_pool", "startup_nodes"))
+
+# Settings that a server on the developer's machine seldom needs.
+_OF_REMOTE = ("password", "password_file", "username", "credential_provider", "ssl")
 
 
 def explain_setting(name: str) -> str:
@@ -76,6 +84,88 @@ def warn_about_nothing(config: cabc.Mapping[str, t.Any], default: str) -> str:
     """
     hint = find_variable(config, default)
     return f"No setting configures a Redis: set '{default}_URL', for example.{hint}"
+
+
+def warn_about_default_address(
+    config: cabc.Mapping[str, t.Any],
+    spec: Spec,
+    usual: str,
+    misspellings: cabc.Collection[str],
+) -> cabc.Iterator[str]:
+    """The warnings about a ``Redis``. If nothing configures its address, and anything
+    shows that another one than the default is meant, one of them says so.
+
+    :param config: The application's settings.
+    :param spec: The spec of the prefix.
+    :param usual: The prefix that the application probably means.
+    :param misspellings: Warnings about misspelt settings of the prefix.
+    """
+    prefix = spec.prefix
+    hints: list[str] = []
+
+    if "url" not in spec.given and _HOSTS.isdisjoint(spec.values):
+        names = [f"'{prefix}{suffix}'" for suffix in SUFFIXES]
+        hints += [each for each in misspellings if any(name in each for name in names)]
+        hints = hints or [*_find_traces(config, spec, usual)][:1]
+
+    yield from (each for each in misspellings if each not in hints)
+
+    if hints:
+        address = spec.engine.describe_address(spec)
+        yield (
+            f"No setting says where {prefix!r} is, so {address} is used: set"
+            f" '{prefix}_URL' or '{prefix}_HOST'. {' '.join(hints)}"
+        )
+
+
+def _find_traces(
+    config: cabc.Mapping[str, t.Any], spec: Spec, usual: str
+) -> cabc.Iterator[str]:
+    """Sentences about what is only there if a prefix has an address."""
+    prefix = spec.prefix
+
+    if hint := find_variable(config, prefix):
+        yield hint.strip()
+
+    for key, value in config.items():
+        upper = key.upper() if isinstance(key, str) else ""
+
+        if upper.endswith(SUFFIXES) and not is_unset(value):
+            suffix = next(filter(upper.endswith, SUFFIXES))
+
+            if _is_near(upper.removesuffix(suffix), prefix):
+                yield f"{key!r} is set: did you mean '{prefix}{suffix}'?"
+
+    for name in (f"{prefix}_URL", f"{prefix}_HOST"):
+        if name in config:
+            yield f"{name!r} has no value."
+
+    if is_service_port(config.get(f"{prefix}_PORT")):
+        yield f"The host in '{prefix}_PORT' is not used."
+
+    for name in _OF_REMOTE:
+        # False turns TLS off.
+        if name in spec.values and spec.arguments.get(name) is not False:
+            yield f"{spec.values[name].label} is set without an address."
+
+    if usual != prefix:
+        yield f"The default prefix of this app is {usual!r}."
+
+
+def _is_near(name: str, prefix: str) -> bool:
+    """Whether a name is a prefix as in the environment, or with a letter too many, with
+    one missing, or with two that have changed places.
+    """
+    name = name.removeprefix("FLASK_").rstrip("_")
+
+    if name == prefix:
+        return True
+
+    # REDIS2 is another Redis, and so is CACHE_B besides CACHE_A.
+    is_numbered = name.rstrip("_0123456789") == prefix.rstrip("_0123456789")
+    is_other = len(name) == len(prefix) and sorted(name) != sorted(prefix)
+    near = difflib.get_close_matches(name, [prefix], 1, 0.8)
+    return bool(near) and not is_numbered and not is_other
 
 
 def find_variable(config: cabc.Mapping[str, t.Any], prefix: str) -> str:
