@@ -373,6 +373,13 @@ def test_password_file_and_options(ada: Server, password_file: Path) -> None:
         for client in other.extensions["redis"].values():
             assert client.ping()
 
+        # What is not used is neither listed nor named in an error.
+        for prefix in ("FILE", "TEXT"):
+            spec = other.extensions["redis"].get_spec(prefix)
+            used = {"FILE": "password_file", "TEXT": "password"}[prefix]
+            assert spec.labels.keys() == {"username", used}
+            assert {"password", "password_file"} & spec.values.keys() == {used}
+
     app = Flask("both")
     app.config["REDIS_URL"] = "redis://h"
 

@@ -265,7 +265,7 @@ def test_ping_says_nothing_secret(app: Flask, start: Starter) -> None:
     assert all(error and error.isprintable() for error in errors.values())
     assert errors["REDIS"] == (
         "The server refuses the login (invalid username-password pair or user is"
-        " disabled): check 'REDIS_PASSWORD', or the login in 'REDIS_URL'."
+        " disabled): check the password in 'REDIS_URL'."
     )
     assert errors["NONE"] == "The server asks for a password: set 'NONE_PASSWORD'."
     assert "unknown command 'AUTH'" in errors["OLD"]

@@ -395,6 +395,7 @@ def test_note_of_other_engines() -> None:
         ({"URL": f"redis://:{SECRET}@"}, "Check the password in 'CACHE_URL'."),
         ({"URL": f"redis://nobody:{SECRET}@"}, "Check the password in 'CACHE_URL'."),
         ({"CREDENTIAL_PROVIDER": Provider()}, "Check 'CACHE_CREDENTIAL_PROVIDER'."),
+        ({"PASSWORD_FILE": __file__}, "Check 'CACHE_PASSWORD_FILE'."),
         ({"CONNECTION_POOL": None}, "Check 'CACHE_CONNECTION_POOL'."),
         ({}, "Set 'CACHE_PASSWORD'."),
         ({"USERNAME": "default"}, "Set 'CACHE_PASSWORD'."),
@@ -420,8 +421,9 @@ def test_note_about_a_login(
         make(**config).get("k")
 
     (note,) = notes(info.value)
-    # A provider is asked once more.
-    attempts = "2 attempts" if "CREDENTIAL_PROVIDER" in config else "1 attempt"
+    # A provider is asked once more, and a file is read once more.
+    renewable = {"CREDENTIAL_PROVIDER", "PASSWORD_FILE"} & config.keys()
+    attempts = "2 attempts" if renewable else "1 attempt"
     assert note.endswith(f" {attempts}. {advice}")
     assert SECRET not in everything(info.value)
 

@@ -18,6 +18,8 @@ from flask import Flask
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from flask_and_redis import RedisManager
+
 from .conftest import Starter
 from .cutter import Cutter
 from .servers import Certificates
@@ -315,6 +317,46 @@ def test_certificate_for_another_host(
     url = f"rediss://127.1:{tls_server.port}"
     error = error_of(app, REDIS_URL=url, REDIS_SSL_CA_CERTS=str(certificates.ca))
     assert "refused (" in error and "'127.1'" in error
+
+
+def test_setting_of_a_refused_login(start: Starter) -> None:
+    """The error names the setting or the option that the password comes from."""
+    server = start(Server, password="right")
+    login = redis.UsernamePasswordCredentialProvider("default", "wrong")
+    pool = redis.ConnectionPool(port=server.port, password="wrong")
+    url = {"REDIS_URL": server.url}
+    option = {"password": "wrong"}
+    cases: list[tuple[dict[str, t.Any], dict[str, t.Any], str]] = [
+        ({**url, "REDIS_PASSWORD": "wrong"}, {}, "'REDIS_PASSWORD'"),
+        ({**url, "REDIS_PASSWORD_FILE": __file__}, {}, "'REDIS_PASSWORD_FILE'"),
+        (
+            {**url, "REDIS_CREDENTIAL_PROVIDER": login},
+            {},
+            "'REDIS_CREDENTIAL_PROVIDER'",
+        ),
+        ({"REDIS_CONNECTION_POOL": pool}, {}, "'REDIS_CONNECTION_POOL'"),
+        (url, option, "the option 'password' of RedisManager or Redis"),
+        # A setting overrides an option.
+        ({**url, "REDIS_PASSWORD_FILE": __file__}, option, "'REDIS_PASSWORD_FILE'"),
+    ]
+
+    for config, options, label in cases:
+        app = Flask("login")
+        app.config.update(config)
+        manager = RedisManager(app, **options)
+
+        with app.app_context():
+            error = manager.ping(timeout=20)["REDIS"].error or ""
+
+        assert error.startswith("The server refuses the login (")
+        assert error.endswith(f"): check {label}.")
+
+
+def test_pool_without_a_password(app: Flask, start: Starter) -> None:
+    """A password in another setting would have no effect."""
+    pool = redis.ConnectionPool(port=start(Server, password="right").port)
+    error = error_of(app, REDIS_CONNECTION_POOL=pool)
+    assert error == "The server asks for a password: check 'REDIS_CONNECTION_POOL'."
 
 
 def test_refused_by_a_sentinel(

@@ -346,7 +346,7 @@ def test_refused_behind_sentinels(shared_sentinels: Sentinels, query: str) -> No
     url = f"redis+sentinel://nobody:wrong@{shared_sentinels.address}/mymaster{query}"
     error = ping_error(url) or ""
     assert "The server refuses the login (" in error
-    assert error.endswith("): check 'REDIS_PASSWORD', or the login in 'REDIS_URL'.")
+    assert error.endswith("): check the password in 'REDIS_URL'.")
 
 
 @needs_notes

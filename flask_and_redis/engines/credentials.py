@@ -373,7 +373,8 @@ def check_login(spec: Spec, values: Values) -> None:
     options = [name for name in both if values[name].origin == "option"]
 
     if len(both) == 2 and len(options) == 1:
-        del spec.arguments[options[0]]
+        for group in (spec.arguments, spec.values, spec.labels):
+            del group[options[0]]
 
     for name, others in (
         ("credential_provider", ("username", "password", "password_file")),

@@ -93,14 +93,25 @@ def lower_first(label: str) -> str:
     return label[0].lower() + label[1:]
 
 
-def explain_login(spec: Spec) -> str:
-    """Which setting to check after a server has refused a login.
+def find_login_label(spec: Spec) -> str | None:
+    """What errors call the value that the password comes from. None without a password.
 
     :param spec: The prefix's spec.
     """
     for name in ("connection_pool", "credential_provider", "password_file", "password"):
         if label := spec.labels.get(name):
-            return f"Check {lower_first(label)}."
+            return label
+
+    return None
+
+
+def explain_login(spec: Spec) -> str:
+    """Which setting to check after a server has refused a login.
+
+    :param spec: The prefix's spec.
+    """
+    if label := find_login_label(spec):
+        return f"Check {lower_first(label)}."
 
     url = f"'{spec.prefix}_URL'"
 

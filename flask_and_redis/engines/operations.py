@@ -181,23 +181,17 @@ class Operations:
     def find_login(
         self, spec: Spec, error: BaseException | None
     ) -> tuple[str, str, bool]:
-        """Who refused a login, the setting that has it, and whether it is set.
+        """Who refused a login, what to do, and whether there is a password.
 
         :param spec: The spec.
         :param error: What a command raised because of the refusal.
         """
         arguments = self.connection_arguments(spec)
-
-        if arguments.get("credential_provider") is not None:
-            is_file = "password_file" in spec.labels
-            name = "PASSWORD_FILE" if is_file else "CREDENTIAL_PROVIDER"
-            return "The server", f"'{spec.prefix}_{name}'", True
-
-        if arguments.get("password") is None:
-            return "The server", f"'{spec.prefix}_PASSWORD'", False
-
-        setting = f"'{spec.prefix}_PASSWORD', or the login in '{spec.prefix}_URL'"
-        return "The server", setting, True
+        has_password = any(
+            arguments.get(name) is not None
+            for name in ("password", "credential_provider")
+        )
+        return "The server", explain_login(spec), has_password
 
     def error_text(self, spec: Spec, error: BaseException) -> str:
         """The message of an error of the client library, without secrets that the

@@ -238,9 +238,10 @@ class Sentinel(Engine):
         setting = f"'{spec.prefix}_SENTINEL_PASSWORD'"
 
         if not spec.sentinel_arguments.keys() & {"password", "credential_provider"}:
-            return "A sentinel", setting, False
+            return "A sentinel", f"Set {setting}.", False
 
-        return "A sentinel", f"{setting} or '{spec.prefix}_SENTINEL_KWARGS'", True
+        advice = f"Check {setting} or '{spec.prefix}_SENTINEL_KWARGS'."
+        return "A sentinel", advice, True
 
     def error_text(self, spec: Spec, error: BaseException) -> str:
         text = super().error_text(spec, error)

@@ -9,6 +9,7 @@ from ..engines.internals.probes import NeedsTls
 from ..engines.internals.probes import PlainText
 from ..engines.library import library_name
 from ..engines.messages import hide_secrets
+from ..engines.messages import lower_first
 from ..exceptions import ConfigError
 from ..registry import Registry
 from ..spec.spec import Spec
@@ -87,13 +88,11 @@ def _explain_tls(prefix: str, error: BaseException) -> str | None:
 def _explain_login(
     spec: Spec, refusal: BaseException, error: BaseException | None
 ) -> str:
-    who, setting, is_set = spec.engine.find_login(spec, error)
+    who, advice, has_password = spec.engine.find_login(spec, error)
     text = spec.engine.error_text(spec, refusal).rstrip(".")
-    sentence = f"{who} refuses the login ({text}): check {setting}."
-
-    if not is_set:
-        # Redis 7 would write about HELLO, which the application did not send.
-        sentence = f"{who} asks for a password: set {setting}."
+    # Redis 7 would write about HELLO, which the application did not send.
+    what = f"refuses the login ({text})" if has_password else "asks for a password"
+    sentence = f"{who} {what}: {lower_first(advice)}"
 
     if refusal is error:
         return sentence

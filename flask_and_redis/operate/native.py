@@ -9,6 +9,7 @@ import ssl
 
 import click
 
+from ..engines.messages import find_login_label
 from ..exceptions import ConfigError
 from ..registry import Registry
 from ..spec.spec import Arguments
@@ -101,7 +102,7 @@ def _find_login(spec: Spec, connection: Arguments) -> tuple[str, str]:
     else:
         return str(*user), str(password)
 
-    raise _error(f"'{spec.prefix}_CREDENTIAL_PROVIDER' gives no password ({kind}).")
+    raise _error(f"{find_login_label(spec)} gives no password ({kind}).")
 
 
 def _find_server(

@@ -106,7 +106,10 @@ def read_kind(
 
 
 # The arguments that an error about the login names.
-_LOGIN = ("connection_pool", "credential_provider", "username", "password")
+_LOGIN = (
+    *("connection_pool", "credential_provider"),
+    *("username", "password", "password_file"),
+)
 
 
 def read_group(
