@@ -352,6 +352,22 @@ def test_setting_of_a_refused_login(start: Starter) -> None:
         assert error.endswith(f"): check {label}.")
 
 
+@pytest.mark.filterwarnings("ignore:The username in 'REDIS_URL' is without a password")
+def test_login_without_a_password(start: Starter) -> None:
+    """A user name alone is a login, too. In a URL, it may be the password."""
+    server = start(Server, password="right")
+    config = {"REDIS_URL": server.url, "REDIS_USERNAME": "default"}
+    error = error_of(Flask("setting"), **config)
+    assert error.startswith("The server refuses the login (")
+    assert error.endswith("): set 'REDIS_PASSWORD'.")
+    error = error_of(Flask("url"), REDIS_URL=f"redis://right@{server.address}")
+    assert error.startswith("The server refuses the login (")
+    assert error.endswith(
+        "): 'REDIS_URL' has a user name and no password. If it is the password, a colon"
+        " must precede it: redis://:password@host."
+    )
+
+
 def test_pool_without_a_password(app: Flask, start: Starter) -> None:
     """A password in another setting would have no effect."""
     pool = redis.ConnectionPool(port=start(Server, password="right").port)

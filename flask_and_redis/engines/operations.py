@@ -181,17 +181,16 @@ class Operations:
     def find_login(
         self, spec: Spec, error: BaseException | None
     ) -> tuple[str, str, bool]:
-        """Who refused a login, what to do, and whether there is a password.
+        """Who refused a login, what to do, and whether there was a login.
 
         :param spec: The spec.
         :param error: What a command raised because of the refusal.
         """
         arguments = self.connection_arguments(spec)
-        has_password = any(
-            arguments.get(name) is not None
-            for name in ("password", "credential_provider")
-        )
-        return "The server", explain_login(spec), has_password
+        # With a user name only, the client library logs in with an empty password.
+        names = ("username", "password", "credential_provider")
+        logs_in = any(arguments.get(name) is not None for name in names)
+        return "The server", explain_login(spec), logs_in
 
     def error_text(self, spec: Spec, error: BaseException) -> str:
         """The message of an error of the client library, without secrets that the

@@ -88,10 +88,10 @@ def _explain_tls(prefix: str, error: BaseException) -> str | None:
 def _explain_login(
     spec: Spec, refusal: BaseException, error: BaseException | None
 ) -> str:
-    who, advice, has_password = spec.engine.find_login(spec, error)
+    who, advice, logs_in = spec.engine.find_login(spec, error)
     text = spec.engine.error_text(spec, refusal).rstrip(".")
     # Redis 7 would write about HELLO, which the application did not send.
-    what = f"refuses the login ({text})" if has_password else "asks for a password"
+    what = f"refuses the login ({text})" if logs_in else "asks for a password"
     sentence = f"{who} {what}: {lower_first(advice)}"
 
     if refusal is error:
