@@ -308,6 +308,29 @@ def test_refused_certificates(
     assert "check 'REDIS_SSL_CA_CERTS'" in error
 
 
+def test_wrong_ciphers_of_a_pool(app: Flask) -> None:
+    """Python itself refuses ciphers, with an error that lacks OpenSSL's attributes."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        host, port = listener.getsockname()
+        pool = redis.ConnectionPool(
+            connection_class=redis.SSLConnection,
+            host=host,
+            port=port,
+            ssl_ciphers="nope",
+        )
+        manager = make_manager(app, REDIS_CONNECTION_POOL=pool)
+
+        with app.app_context():
+            result = manager.ping(timeout=5)["REDIS"]
+
+        info = app.test_cli_runner().invoke(args=["redis", "info"])
+
+    assert not result.ok
+    assert "No cipher can be selected" in (result.error or "")
+    assert info.exit_code == 1
+    assert "No cipher can be selected" in info.output
+
+
 def test_certificate_for_another_host(
     app: Flask, tls_server: Server, certificates: Certificates
 ) -> None:

@@ -59,8 +59,9 @@ def _find_cause(spec: Spec, error: BaseException | None) -> str | None:
 
 def _explain_tls(prefix: str, error: BaseException) -> str | None:
     is_plain = isinstance(error, ssl.SSLError) and (
-        # The server has sent something else than TLS. Redis waits in silence.
-        error.reason == "WRONG_VERSION_NUMBER"
+        # The server has sent something else than TLS. Redis waits in silence. An error
+        # of Python itself, such as one about ciphers, has no reason.
+        getattr(error, "reason", None) == "WRONG_VERSION_NUMBER"
     )
 
     if is_plain or isinstance(error, PlainText):
