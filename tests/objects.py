@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import typing as t
+from pathlib import Path
 
 import redis
 
 from flask_and_redis.deadline.deadline import Deadline
 
+#: The path of a certificate that no test trusts.
+CA = str(Path(__file__).with_name("ca.pem"))
 POOL = redis.ConnectionPool(port=6399)
 NOT_A_CLASS = 1
 

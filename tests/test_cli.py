@@ -1061,7 +1061,7 @@ def test_cli_over_tls(
 def test_cli_is_told_of_tls(
     runner: Run,
     native_client_prints: None,
-    tmp_path: Path,
+    certificates: Certificates,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """TLS settings are passed to the native client as options. A setting that has no
@@ -1070,20 +1070,17 @@ def test_cli_is_told_of_tls(
     config = {
         "REDIS_URL": "rediss://h",
         "REDIS_SSL_CA_CERTS": "ca.pem",
-        "REDIS_SSL_CERTFILE": "c.pem",
-        "REDIS_SSL_KEYFILE": "k.pem",
+        "REDIS_SSL_CERTFILE": "client.pem",
+        "REDIS_SSL_KEYFILE": "client.key",
     }
-    monkeypatch.chdir(tmp_path)
-
-    for name in ("ca.pem", "c.pem", "k.pem"):
-        Path(name).touch()
-
-    files = "--tls --cacert ca.pem --cert c.pem --key k.pem"
+    monkeypatch.chdir(certificates.ca.parent)
+    files = "--tls --cacert ca.pem --cert client.pem --key client.key"
     assert runner(config, "cli").output == f"-h h -p 6379 {files} --sni h\n"
     unverified = {"REDIS_URL": "rediss://[::1]:7000/2", "REDIS_SSL_CERT_REQS": "none"}
     expected = "-h ::1 -p 7000 --tls --insecure -n 2\n"
     assert runner(unverified, "cli").output == expected
-    done = runner({**config, "REDIS_SSL_CA_DATA": "x"}, "cli")
+    data = certificates.ca.read_text()
+    done = runner({**config, "REDIS_SSL_CA_DATA": data}, "cli")
     assert done.code == 1
     assert "'REDIS_SSL_CA_DATA' cannot be passed" in done.output
 
@@ -1308,8 +1305,8 @@ def test_list_of_a_prefix_as_json(runner: Run) -> None:
             ["HOST", "PORT"],
         ),
         (
-            {"URL": "rediss://h", "SSL_CA_DATA": "-BEGIN-\n" + "x\n" * 20 + "yyy"},
-            {"SSL_CA_DATA": ("-BEGIN- " + "x " * 19 + "x...", "setting")},
+            {"URL": "rediss://h", "SSL_CA_DATA": Path(objects.CA).read_text()},
+            {"SSL_CA_DATA": ("-----BEGIN CERTIFICATE-----...", "setting")},
             [],
         ),
     ],

@@ -269,11 +269,11 @@ def test_longest_prefix_wins(app: Flask) -> None:
         REDIS_URL="rediss://h",
         REDIS_SSL_URL="redis://h",
         REDIS_SSL_PASSWORD="x",
-        REDIS_SSL_CA_CERTS=__file__,
+        REDIS_SSL_CA_CERTS=objects.CA,
     ) == ["REDIS", "REDIS_SSL"]
     pools = [client.connection_pool for client in app.extensions["redis"].values()]
     assert pools[0].connection_kwargs["ssl_password"] is None
-    assert pools[0].connection_kwargs["ssl_ca_certs"] == __file__
+    assert pools[0].connection_kwargs["ssl_ca_certs"] == objects.CA
     assert pools[1].connection_kwargs["password"] == "x"
 
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 import collections.abc as cabc
 import inspect
 import logging
-import os
 import sys
 import types
 import typing as t
@@ -32,6 +31,7 @@ from flask_and_redis.spec.values import types_of
 
 from .pages import literals
 from .pages import table
+from .servers import Certificates
 from .servers import Cluster
 
 GROUPS = (
@@ -214,10 +214,24 @@ def shop(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "shop.passwords", passwords)
 
 
+@pytest.fixture
+def files(certificates: Certificates, tmp_path: Path) -> dict[str, str]:
+    """Values in place of examples with files, which do not exist."""
+    (tmp_path / "password").write_text("s3cret\n")
+    return {
+        "PASSWORD_FILE": str(tmp_path / "password"),
+        "SSL_CA_CERTS": str(certificates.ca),
+        "SSL_CA_PATH": str(tmp_path),
+        "SSL_CA_DATA": certificates.ca.read_text(),
+        "SSL_CERTFILE": str(certificates.client_cert),
+        "SSL_KEYFILE": str(certificates.client_key),
+    }
+
+
 @pytest.mark.usefixtures("shop")
 @pytest.mark.parametrize("name", SETTINGS)
 def test_example(
-    name: str, app: Flask, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    name: str, app: Flask, monkeypatch: pytest.MonkeyPatch, files: dict[str, str]
 ) -> None:
     """Each example is read from the environment and reaches the client. Examples of
     objects are Python code.
@@ -232,19 +246,16 @@ def test_example(
         {f"X_{key.upper()}": value for key, value in base_of(name).items()}
     )
 
-    if name.startswith("SSL_"):
-        # The files of the examples do not exist.
-        monkeypatch.setattr(os, "access", lambda path, mode: True)
+    if name in ("SSL_CERTFILE", "SSL_KEYFILE"):
+        # They need each other.
+        for each in ("SSL_CERTFILE", "SSL_KEYFILE"):
+            app.config[f"X_{each}"] = files[each]
 
     if row["group"] == "objects":
         namespace = {"redis": redis, "ClusterNode": ClusterNode}
         app.config[f"X_{name}"] = eval(example, namespace)
     else:
-        if name == "PASSWORD_FILE":
-            example = str(tmp_path / example.replace("/", "_"))
-            Path(example).write_text("s3cret\n")
-
-        monkeypatch.setenv(f"FLASK_X_{name}", example)
+        monkeypatch.setenv(f"FLASK_X_{name}", files.get(name, example))
         app.config.from_prefixed_env()
 
     with warnings.catch_warnings(record=True) as caught:

@@ -25,6 +25,7 @@ from flask_and_redis.spec.classes import parameters
 
 from .conftest import Starter
 from .cutter import Cutter
+from .objects import CA
 from .objects import deadline_of
 from .scripted import Scripted
 from .servers import Certificates
@@ -343,7 +344,7 @@ def test_cluster_errors(cluster: Cluster) -> None:
         ),
         (
             {
-                "URL": "redis+sentinel://h/m",
+                "URL": "rediss+sentinel://h/m",
                 "SENTINEL_KWARGS": {"ssl_ca_certs": "/ca.pem"},
             },
             "'ssl_ca_certs' in 'REDIS_SENTINEL_KWARGS' must be the path of a file that"
@@ -696,8 +697,8 @@ def test_sentinel_without_tls(app: Flask) -> None:
     them.
     """
     app.config.update(
-        A_URL=f"rediss+sentinel://h/m?ssl_ca_certs={__file__}",
-        B_URL=f"rediss+sentinel://h/m?ssl_ca_certs={__file__}",
+        A_URL=f"rediss+sentinel://h/m?ssl_ca_certs={CA}",
+        B_URL=f"rediss+sentinel://h/m?ssl_ca_certs={CA}",
         B_SENTINEL_KWARGS={"ssl": "false", "socket_timeout": "0.5"},
         C_URL="redis+sentinel://h:1,[::1]:2,i/m/3",
         C_SENTINEL_KWARGS={"credential_provider": "tests.objects.Provider"},
@@ -711,7 +712,7 @@ def test_sentinel_without_tls(app: Flask) -> None:
         ]
 
     assert issubclass(sentinels_of("A")[0].connection_class, redis.SSLConnection)
-    assert sentinels_of("A")[0].connection_kwargs["ssl_ca_certs"] == __file__
+    assert sentinels_of("A")[0].connection_kwargs["ssl_ca_certs"] == CA
     assert not issubclass(sentinels_of("B")[0].connection_class, redis.SSLConnection)
     assert sentinels_of("B")[0].connection_kwargs["socket_timeout"] == 0.5
     provider = sentinels_of("C")[0].connection_kwargs["credential_provider"]

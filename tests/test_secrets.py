@@ -494,19 +494,16 @@ def test_errors_of_a_server(start: Starter) -> None:
 
 
 def test_errors_of_certificates(tls_server: Server, certificates: Certificates) -> None:
-    """TLS errors contain no password: an untrusted certificate, a file that is no
-    certificate.
-    """
-    base = {"URL": f"rediss://:{SECRET}@{tls_server.address}", "SSL_PASSWORD": SECRET}
-
-    for options in (
-        {"SSL_CA_CERTS": str(certificates.other_ca)},
-        {"SSL_CA_CERTS": __file__},
-        {"SSL_CERTFILE": str(certificates.client_cert), "SSL_KEYFILE": __file__},
-    ):
-        text = drive({**base, **options})
-        assert "Error" in text
-        assert SECRET not in text
+    """The error about an untrusted certificate contains no password."""
+    text = drive(
+        {
+            "URL": f"rediss://:{SECRET}@{tls_server.address}",
+            "SSL_PASSWORD": SECRET,
+            "SSL_CA_CERTS": str(certificates.other_ca),
+        }
+    )
+    assert "Error" in text
+    assert SECRET not in text
 
 
 def register_by_redis(app: Flask, options: dict[str, t.Any]) -> None:

@@ -92,12 +92,12 @@ needs_read_size = pytest.mark.skipif(
         ("redis://:p@ss:w%C3%B6rd@h:6380/2", HOST | {"REDIS_PASSWORD": "p@ss:wörd"}),
         ("rediss://h:6380/2", HOST | {"REDIS_SSL": "yes"}),
         (
-            f"valkeys://h:6380/2?ssl_cert_reqs=none&ssl_ca_certs={__file__}",
+            f"valkeys://h:6380/2?ssl_cert_reqs=none&ssl_ca_certs={objects.CA}",
             HOST
             | {
                 "REDIS_SSL": True,
                 "REDIS_SSL_CERT_REQS": "CERT_NONE",
-                "REDIS_SSL_CA_CERTS": __file__,
+                "REDIS_SSL_CA_CERTS": objects.CA,
             },
         ),
         ("redis://[::1]:6380/2", HOST | {"REDIS_HOST": "::1"}),
@@ -667,10 +667,10 @@ def test_class_that_formats_its_password() -> None:
     assert f"{kwargs['password']}" == "secret"
 
 
-def test_path_objects(tmp_path: Path) -> None:
+def test_path_objects() -> None:
     """A path can be a Path object."""
-    kwargs = arguments(REDIS_URL="rediss://h", REDIS_SSL_CA_CERTS=tmp_path)
-    assert kwargs["ssl_ca_certs"] == str(tmp_path)
+    kwargs = arguments(REDIS_URL="rediss://h", REDIS_SSL_CA_CERTS=Path(objects.CA))
+    assert kwargs["ssl_ca_certs"] == objects.CA
 
 
 def test_pool_class_keeps_retries() -> None:

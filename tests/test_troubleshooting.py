@@ -80,6 +80,7 @@ WRONG: list[dict[str, t.Any]] = [
     {"REDIS_URL": f'"{URL}"'},
     {"REDIS_URL": URL, "REDIS_SSL_CA_CERTS": "/etc/hosts"},
     {"REDIS_URL": "rediss://localhost", "REDIS_SSL_CA_CERTS": "/does/not/exist"},
+    {"REDIS_URL": "rediss://localhost", "REDIS_SSL_CA_CERTS": __file__},
     {"REDIS_URL": URL, "REDIS_PASSWORD": 1.5},
     {"REDIS_URL": URL, "REDIS_PASSWORD": "a", "REDIS_PASSWORD_FILE": __file__},
     {"REDIS_URL": URL, "REDIS_SOCKET_TIMEOUT": "5s"},

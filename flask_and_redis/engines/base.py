@@ -31,6 +31,7 @@ from .library import library_name
 from .library import library_of
 from .library import Pool
 from .operations import FakeServers
+from .tls import check_tls
 
 # With one of these set, redis-py takes retry=None for "retry once".
 _RETRY_ARGUMENTS = frozenset({"retry_on_error", "retry_on_timeout"})
@@ -153,7 +154,7 @@ class Engine(Commands, abc.ABC):
         :param values: The values behind the arguments, for the labels in errors.
         :raises ConfigError: If they contradict each other.
         """
-        checks.check_tls(spec, values)
+        check_tls(spec, values)
         credentials.check_password_file(spec, values)
         checks.check_encoding(spec, values)
 

@@ -6,8 +6,6 @@ import codecs
 import collections.abc as cabc
 import functools
 import inspect
-import os
-import ssl
 import typing as t
 
 import redis
@@ -56,9 +54,6 @@ SENTINEL_SETTINGS: tuple[str, ...] = (
     "sentinel_password",
     "sentinel_kwargs",
 )
-
-# Arguments that are paths, which are read only when a connection is opened.
-_PATHS = ("ssl_ca_certs", "ssl_ca_path", "ssl_certfile", "ssl_keyfile")
 
 #: The arguments that limit how long connecting, and each reply, may take.
 TIMEOUTS: tuple[str, ...] = ("socket_timeout", "socket_connect_timeout")
@@ -137,54 +132,6 @@ def maint_config(enabled: bool | t.Literal["auto"]) -> t.Any:
     from redis.maint_notifications import MaintNotificationsConfig
 
     return MaintNotificationsConfig(enabled, relaxed_timeout=-1)
-
-
-def check_tls(spec: Spec, values: Values) -> None:
-    """Check that settings of TLS have an effect. redis-py would silently use plain
-    text.
-
-    :param spec: The spec.
-    :param values: The values behind its arguments.
-    :raises ConfigError: If nothing turns TLS on, or a socket is used, or a file is
-        missing.
-    """
-    is_on = spec.arguments.get("ssl")
-
-    if not is_on and spec.arguments.get("ssl_cert_reqs") in ("none", ssl.CERT_NONE):
-        # It asks for nothing. redis-py refuses it together with a pool.
-        del spec.arguments["ssl_cert_reqs"]
-
-    tls = [values[name] for name in spec.arguments if name.startswith("ssl_")]
-
-    if "unix_socket_path" in spec.arguments and (tls or is_on):
-        raise (tls or [values["ssl"]])[0].error(
-            "cannot be used with a socket: TLS needs a host."
-        )
-
-    if tls and not is_on:
-        raise tls[0].error(
-            "needs TLS, which is off: use a rediss:// URL, or set"
-            f" '{spec.prefix}_SSL' to true."
-        )
-
-    for name in _PATHS if tls else ():
-        if name in spec.arguments:
-            check_file(name, values[name]._replace(value=spec.arguments[name]))
-
-
-def check_file(name: str, value: Value) -> None:
-    """Check that a file exists. If it does not, the first command would end with what
-    looks like a connection error.
-
-    :param name: The argument of the client.
-    :param value: Its value, converted.
-    :raises ConfigError: If it is the path of a file or directory that cannot be read.
-    """
-    if name in _PATHS and (
-        "\0" in (path := value.value) or not os.access(path, os.R_OK)
-    ):
-        kind = "directory" if name == "ssl_ca_path" else "file"
-        raise value.error(f"must be the path of a {kind} that exists and can be read.")
 
 
 def check_encoding(spec: Spec, values: Values) -> None:

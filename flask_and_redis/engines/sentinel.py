@@ -38,6 +38,7 @@ from .operations import FakeServers
 from .operations import Info
 from .operations import probe_spec
 from .standalone import split_arguments
+from .tls import check_files
 from .watchers import is_no_master
 from .watchers import is_refusal
 from .watchers import make_sentinels
@@ -114,7 +115,7 @@ class Sentinel(Engine):
         for name in checks.SENTINEL_SETTINGS:
             spec.arguments.pop(name, None)
 
-        spec.sentinel_arguments = _read_sentinel_arguments(values, spec.arguments)
+        spec.sentinel_arguments = _read_sentinel_arguments(spec, values)
 
     def creates_pool(self, spec: Spec) -> bool:
         return True
@@ -281,10 +282,11 @@ class Sentinel(Engine):
         return False
 
 
-def _read_sentinel_arguments(values: Values, arguments: Arguments) -> Arguments:
+def _read_sentinel_arguments(spec: Spec, values: Values) -> Arguments:
     """The arguments of the sentinels' clients. They have the TLS settings of the
     servers, but not the credentials.
     """
+    arguments = spec.arguments
     own: Arguments = dict.fromkeys(checks.TIMEOUTS, _TIMEOUT)
     own |= {k: v for k, v in arguments.items() if _is_tls(k)}
     own |= {k: v for k, v in arguments.items() if k in checks.LIBRARY_DEFAULTS}
@@ -304,20 +306,23 @@ def _read_sentinel_arguments(values: Values, arguments: Arguments) -> Arguments:
 
     for name, value in given.items():
         own[name] = convert(accepted[name], value)
-        checks.check_file(name, value._replace(value=own[name]))
 
         if name == "credential_provider":
             own[name] = SharedProvider(value._replace(value=own[name]))
 
+    tls = [value for name, value in given.items() if name.startswith("ssl_")]
+
     if own.get("ssl"):
+        if tls:
+            check_files(spec.prefix, own, values | given)
+
         return own
 
-    for name, value in given.items():
-        if name.startswith("ssl_"):
-            raise value.error(
-                "needs TLS, which is off: use a rediss+sentinel:// URL, or add"
-                f" 'ssl': True to {kwargs.label}."
-            )
+    if tls:
+        raise tls[0].error(
+            "needs TLS, which is off: use a rediss+sentinel:// URL, or add"
+            f" 'ssl': True to {kwargs.label}."
+        )
 
     # SENTINEL_KWARGS turns TLS off for the sentinels only.
     return {k: v for k, v in own.items() if not _is_tls(k)}

@@ -10,6 +10,7 @@ from ..engines.internals.probes import PlainText
 from ..engines.library import library_name
 from ..engines.messages import hide_secrets
 from ..engines.messages import lower_first
+from ..engines.tls import check_files
 from ..exceptions import ConfigError
 from ..registry import Registry
 from ..spec.spec import Spec
@@ -51,13 +52,14 @@ def _find_cause(spec: Spec, error: BaseException | None) -> str | None:
         if spec.engine.is_login_error(spec, each):
             return _explain_login(spec, each, error)
 
-        if text := _explain_tls(spec.prefix, each):
+        if text := _explain_tls(spec, each):
             return text
 
     return None
 
 
-def _explain_tls(prefix: str, error: BaseException) -> str | None:
+def _explain_tls(spec: Spec, error: BaseException) -> str | None:
+    prefix = spec.prefix
     is_plain = isinstance(error, ssl.SSLError) and (
         # The server has sent something else than TLS. Redis waits in silence. An error
         # of Python itself, such as one about ciphers, has no reason.
@@ -82,6 +84,13 @@ def _explain_tls(prefix: str, error: BaseException) -> str | None:
             f" check '{prefix}_SSL_CA_CERTS', and whether the certificate is for this"
             " host."
         )
+
+    if isinstance(error, OSError) and spec.arguments.get("ssl"):
+        # A file may have been replaced since the app started.
+        try:
+            check_files(prefix, spec.arguments, spec.values)
+        except ConfigError as wrong:
+            return str(wrong)
 
     return None
 

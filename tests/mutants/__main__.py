@@ -61,6 +61,7 @@ TESTS = {
     "engines/operations": "wrong_servers pings cli clients attempts retry messages",
     "engines/sentinel": "engines replicas pings errors clients wrong_servers",
     "engines/standalone": "settings errors engines cli",
+    "engines/tls": "tls errors settings engines",
     "engines/tracking": "states interruptions own_exceptions cancellations watch"
     " cluster_nodes retry",
     "engines/watchers": "engines replicas own_exceptions secrets",

@@ -1,0 +1,237 @@
+"""Files and options of TLS are checked when the app starts."""
+
+from __future__ import annotations
+
+import shutil
+import traceback
+import typing as t
+from pathlib import Path
+
+import pytest
+import redis
+from cryptography.hazmat.primitives import serialization
+from flask import Flask
+
+from flask_and_redis import ConfigError
+from flask_and_redis import RedisManager
+
+from .servers import Certificates
+from .servers import Server
+
+SECRET = "s3cr3t-n0-l34k"
+
+PEM = "must be the path of a file with certificates in PEM format."
+KEY = "must be the path of a file with the certificate's key in PEM format."
+
+
+def manage(**config: t.Any) -> tuple[Flask, RedisManager]:
+    """An app with these settings of the prefix ``REDIS``, and its manager."""
+    app = Flask("tls")
+    app.config.update({f"REDIS_{name}": value for name, value in config.items()})
+    return app, RedisManager(app)
+
+
+def error(**config: t.Any) -> str:
+    """The error that these settings cause at start-up. Nothing else is shown."""
+    with pytest.raises(ConfigError) as caught:
+        manage(**config)
+
+    assert caught.value.__cause__ is caught.value.__context__ is None
+    assert SECRET not in "".join(traceback.format_exception(caught.value))
+    return str(caught.value)
+
+
+def ping_error(app: Flask, manager: RedisManager) -> str | None:
+    with app.app_context():
+        return manager.ping(timeout=20)["REDIS"].error
+
+
+@pytest.fixture
+def encrypted_key(certificates: Certificates, tmp_path: Path) -> Path:
+    """The client's key, encrypted with SECRET."""
+    key = serialization.load_pem_private_key(certificates.client_key.read_bytes(), None)
+    path = tmp_path / "encrypted.key"
+    path.write_bytes(
+        key.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.BestAvailableEncryption(SECRET.encode()),
+        )
+    )
+    return path
+
+
+@pytest.fixture
+def paths(certificates: Certificates, encrypted_key: Path) -> dict[str, str]:
+    """Paths of files, by names for the settings below."""
+    (both := encrypted_key.with_name("both.pem")).write_bytes(
+        certificates.client_cert.read_bytes() + certificates.client_key.read_bytes()
+    )
+    return {
+        "cert": str(certificates.client_cert),
+        "key": str(certificates.client_key),
+        "server key": str(certificates.key),
+        "encrypted key": str(encrypted_key),
+        "both": str(both),
+        "directory": str(encrypted_key.parent),
+        "text": __file__,
+    }
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"CA_CERTS": "text"}, f"'REDIS_SSL_CA_CERTS' {PEM}"),
+        ({"CA_CERTS": "key"}, f"'REDIS_SSL_CA_CERTS' {PEM}"),
+        (
+            {"CA_CERTS": "directory"},
+            "'REDIS_SSL_CA_CERTS' must be the path of a file that exists and can be"
+            " read.",
+        ),
+        (
+            {"CA_PATH": "cert"},
+            "'REDIS_SSL_CA_PATH' must be the path of a directory that exists and can be"
+            " read.",
+        ),
+        (
+            {"CA_DATA": "x"},
+            "'REDIS_SSL_CA_DATA' must be text with certificates in PEM format.",
+        ),
+        (
+            {"CA_DATA": "ü"},
+            "'REDIS_SSL_CA_DATA' must be text with certificates in PEM format.",
+        ),
+        (
+            {"CIPHERS": "nope"},
+            "'REDIS_SSL_CIPHERS' must be ciphers that OpenSSL knows, such as"
+            " ECDHE+AESGCM. Those of TLS 1.3 cannot be set.",
+        ),
+        (
+            {"KEYFILE": "key"},
+            "'REDIS_SSL_KEYFILE' needs its certificate: set 'REDIS_SSL_CERTFILE', too.",
+        ),
+        ({"CERTFILE": "text", "KEYFILE": "key"}, f"'REDIS_SSL_CERTFILE' {PEM}"),
+        ({"CERTFILE": "cert", "KEYFILE": "text"}, f"'REDIS_SSL_KEYFILE' {KEY}"),
+        (
+            {"CERTFILE": "cert"},
+            "'REDIS_SSL_CERTFILE' has no key in PEM format: set 'REDIS_SSL_KEYFILE'.",
+        ),
+        (
+            {"CERTFILE": "cert", "KEYFILE": "server key"},
+            "'REDIS_SSL_KEYFILE' has a key that does not fit the certificate"
+            " (KEY_VALUES_MISMATCH).",
+        ),
+        (
+            {"CERTFILE": "cert", "KEYFILE": "encrypted key"},
+            "'REDIS_SSL_KEYFILE' has an encrypted key: set 'REDIS_SSL_PASSWORD'.",
+        ),
+        (
+            {"CERTFILE": "cert", "KEYFILE": "encrypted key", "PASSWORD": SECRET + "x"},
+            "'REDIS_SSL_PASSWORD' is not the password of the certificate's key.",
+        ),
+    ],
+)
+def test_wrong_options(
+    paths: dict[str, str], config: dict[str, str], message: str
+) -> None:
+    """A file or an option that OpenSSL cannot use is an error that names the setting,
+    and not only one of the first command.
+    """
+    settings = {
+        f"SSL_{name}": paths.get(value, value) for name, value in config.items()
+    }
+    assert error(URL="rediss://h", **settings) == message
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"URL": "valkeys://h", "CLASS": "valkey.Valkey"},
+        {"HOST": "h", "SSL": True},
+        {"URL": "rediss+cluster://h"},
+        {"URL": "rediss+sentinel://h/service"},
+    ],
+)
+def test_wrong_file_of_each_kind(config: dict[str, t.Any]) -> None:
+    """The same for each kind of server."""
+    assert error(**config, SSL_CA_CERTS=__file__) == f"'REDIS_SSL_CA_CERTS' {PEM}"
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"CERTFILE": "cert", "KEYFILE": "encrypted key", "PASSWORD": SECRET},
+        {"CERTFILE": "cert", "KEYFILE": "key", "PASSWORD": "not needed"},
+        {"CERTFILE": "both"},
+        {"CERTFILE": "both", "CIPHERS": "ECDHE+AESGCM"},
+    ],
+)
+def test_right_options(
+    mtls_server: Server,
+    certificates: Certificates,
+    paths: dict[str, str],
+    config: dict[str, str],
+) -> None:
+    """What OpenSSL can use is no error."""
+    settings = {
+        f"SSL_{name}": paths.get(value, value) for name, value in config.items()
+    }
+    ca = certificates.ca.read_text()
+    app, manager = manage(URL=mtls_server.url, SSL_CA_DATA=ca, **settings)
+    assert app.extensions["redis"]["REDIS"].ping()
+    assert ping_error(app, manager) is None
+
+
+def test_wrong_options_of_sentinels(paths: dict[str, str]) -> None:
+    """The sentinels' own options, together with those of the servers."""
+    url = "rediss+sentinel://h/service"
+    kwargs = {"ssl_ca_certs": __file__}
+    assert error(URL=url, SENTINEL_KWARGS=kwargs) == (
+        f"'ssl_ca_certs' in 'REDIS_SENTINEL_KWARGS' {PEM}"
+    )
+    both = {"SSL_CERTFILE": paths["cert"], "SSL_KEYFILE": paths["key"]}
+    kwargs = {"ssl_keyfile": paths["encrypted key"]}
+    assert error(URL=url, SENTINEL_KWARGS=kwargs, **both) == (
+        "'ssl_keyfile' in 'REDIS_SENTINEL_KWARGS' has an encrypted key: set"
+        " 'REDIS_SSL_PASSWORD'."
+    )
+    manage(URL=url, SENTINEL_KWARGS={**kwargs, "ssl_password": SECRET}, **both)
+
+
+def test_wrong_option_of_a_fake() -> None:
+    """Settings of the real server may stay in tests."""
+    app, _ = manage(URL="fakeredis://", SSL_CA_CERTS=__file__, SSL_CIPHERS="nope")
+    assert app.extensions["redis"]["REDIS"].ping()
+
+
+def test_renewed_files(
+    mtls_server: Server, certificates: Certificates, tmp_path: Path
+) -> None:
+    """The files are read for each connection. One that is replaced by a wrong one is
+    an error of a ping that names the setting.
+    """
+    config = {"CA_CERTS": "ca.pem", "CERTFILE": "client.pem", "KEYFILE": "client.key"}
+    files = {f"SSL_{name}": tmp_path / file for name, file in config.items()}
+
+    for path in files.values():
+        shutil.copy(certificates.ca.with_name(path.name), tmp_path)
+
+    shutil.copy(certificates.other_ca, tmp_path / "ca.pem")
+    app, manager = manage(URL=mtls_server.url, RETRY_DEADLINE=0, **files)
+    client = app.extensions["redis"]["REDIS"]
+    assert "is refused (" in (ping_error(app, manager) or "")
+    shutil.copy(certificates.ca, tmp_path / "ca.pem")
+    assert client.ping()
+    shutil.copy(__file__, tmp_path / "client.key")
+    client.connection_pool.disconnect()
+
+    with pytest.raises(redis.ConnectionError):
+        client.ping()
+
+    assert ping_error(app, manager) == f"'REDIS_SSL_KEYFILE' {KEY}"
+    (tmp_path / "client.key").unlink()
+    assert ping_error(app, manager) == (
+        "'REDIS_SSL_KEYFILE' must be the path of a file that exists and can be read."
+    )
+    shutil.copy(certificates.client_key, tmp_path)
+    assert ping_error(app, manager) is None
