@@ -135,6 +135,8 @@ def error(
         ("CLASS", "collections.OrderedDict", "must be a Redis client's class:"),
         ("CLASS", int, "must be a Redis client's class: builtins.int has no"),
         ("CLASS", "redis.asyncio.Redis", "must be a synchronous client's class"),
+        ("CLASS", "redis.sentinel.Sentinel", "use a redis+sentinel:// URL instead."),
+        ("CLASS", "valkey.Sentinel", "use a redis+sentinel:// URL instead."),
         ("CONNECTION_POOL_CLASS", "redis.Redis", "must be a class derived from redis."),
         ("CONNECTION_POOL_CLASS", "redis.Pool", "must be the dotted path of something"),
         ("CACHE", "x", "must be an object of redis.CacheInterface."),
@@ -177,11 +179,26 @@ def test_wrong_value(setting: str, value: object, message: str) -> None:
 
 @pytest.mark.parametrize(
     ("setting", "value"),
-    [("SOCKET_TIMEOUT", 0), ("PORT", -1), ("PROTOCOL", 4), ("MAX_IDLE", -0.5)],
+    [
+        *[("SOCKET_TIMEOUT", 0), ("PORT", -1), ("PROTOCOL", 4), ("MAX_IDLE", -0.5)],
+        ("SOCKET_KEEPALIVE_OPTIONS", {"TCP_KEEPINTVL": 60}),
+        ("SOCKET_KEEPALIVE_OPTIONS", {4: 60.0}),
+        ("SOCKET_KEEPALIVE_OPTIONS", {4: "1 min"}),
+        ("RETRY_ON_ERROR", ["OSError"]),
+    ],
 )
 def test_wrong_value_of_the_right_type(setting: str, value: object) -> None:
-    """If only the value is wrong, the error does not name its type."""
+    """If only the value or a part of it is wrong, the error does not name its type."""
     assert "type" not in error({"REDIS_HOST": "h", f"REDIS_{setting}": value})
+
+
+def test_wrong_type_of_collection() -> None:
+    """Otherwise it does."""
+    config = {"REDIS_HOST": "h", "REDIS_SOCKET_KEEPALIVE_OPTIONS": [4, 60]}
+    assert error(config).endswith(
+        "must be a mapping of socket options' numbers, such as socket.TCP_KEEPINTVL, to"
+        " whole numbers. It is of type list."
+    )
 
 
 def test_boolean_that_is_not_helped_by_quotes() -> None:

@@ -298,6 +298,12 @@ def test_timeout_of_another_library(app: Flask) -> None:
             "socket_keepalive_options",
             {socket.TCP_KEEPIDLE: 9},
         ),
+        (
+            "SOCKET_KEEPALIVE_OPTIONS",
+            {socket.TCP_KEEPIDLE: "9", 1: b"x"},
+            "socket_keepalive_options",
+            {socket.TCP_KEEPIDLE: 9, 1: b"x"},
+        ),
         ("RETRY_ON_ERROR", [OSError], "retry_on_error", [OSError]),
         ("DB", "", "db", 0),
         ("DB", None, "db", 0),

@@ -157,7 +157,8 @@ def check_client_class(prefix: str, client_class: type[t.Any]) -> None:
 
     :param prefix: The prefix.
     :param client_class: The class.
-    :raises ConfigError: If it has no commands, or they are asynchronous.
+    :raises ConfigError: If it has no commands, or they are asynchronous or those of a
+        sentinel.
     """
     if not callable(execute := getattr(client_class, "execute_command", None)):
         raise ConfigError(
@@ -170,6 +171,14 @@ def check_client_class(prefix: str, client_class: type[t.Any]) -> None:
             f"'{prefix}_CLASS' must be a synchronous client's class, such as"
             " 'redis.Redis'."
         )
+
+    if name := library_name(client_class):
+        if issubclass(client_class, get_library(name).sentinel.Sentinel):
+            raise ConfigError(
+                f"'{prefix}_CLASS' must be the class of the server's client, and"
+                f" {name_of(client_class)} is for sentinels: use a redis+sentinel://"
+                " URL instead."
+            )
 
 
 def check_pool_class(

@@ -118,7 +118,8 @@ def _explain(parameter: inspect.Parameter, value: Value, is_type_right: bool) ->
         advice = " It is the version of Redis's protocol, RESP. For TLS use a rediss://"
         advice += f" URL, or HOST and {tls}."
 
-    if not is_type_right:
+    # With the right type of collection, something in it is wrong.
+    if not is_type_right and not isinstance(given, _COLLECTIONS.get(name, ())):
         advice += explain_type(given, wants_text=str in expected)
 
     text, _ = _LIMITS.get(name) or converter or (describe(expected), None)
@@ -310,8 +311,11 @@ def _to_error_classes(value: t.Any) -> list[type[Exception]]:
 
 
 def _to_socket_options(value: t.Any) -> dict[int, t.Any]:
-    # The keys of a JSON object are text.
-    return {int(key): option for key, option in dict(value).items()}
+    # The keys of a JSON object are text. An option may be a structure, in bytes.
+    return {
+        _to_type((int,), key): _to_type((int, bytes), option)
+        for key, option in dict(value).items()
+    }
 
 
 def _to_pool(value: object) -> t.Any:
@@ -396,7 +400,8 @@ _CONVERTERS: dict[str, tuple[str, cabc.Callable[[t.Any], t.Any]]] = {
     "retry": ("a whole number, 0 or above, or a redis.retry.Retry", _to_retry),
     "retry_on_error": ("a list of exception classes", _to_error_classes),
     "socket_keepalive_options": (
-        "a mapping of socket options' numbers to their values",
+        "a mapping of socket options' numbers, such as socket.TCP_KEEPINTVL, to whole"
+        " numbers",
         _to_socket_options,
     ),
     "ssl_cert_reqs": ("none, optional or required", _to_verify_mode),
@@ -406,6 +411,15 @@ _CONVERTERS: dict[str, tuple[str, cabc.Callable[[t.Any], t.Any]]] = {
     ),
     "ssl_include_verify_flags": (_VERIFY_FLAGS, _to_verify_flags),
     "ssl_exclude_verify_flags": (_VERIFY_FLAGS, _to_verify_flags),
+}
+
+
+# The collections that some of these functions take.
+_COLLECTIONS: dict[str, type | tuple[type, ...]] = {
+    "retry_on_error": (list, tuple, set),
+    "socket_keepalive_options": cabc.Mapping,
+    "ssl_include_verify_flags": (list, tuple, set),
+    "ssl_exclude_verify_flags": (list, tuple, set),
 }
 
 
