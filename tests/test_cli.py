@@ -951,6 +951,54 @@ def test_cli_on_a_server_that_fails(
     assert run(config, "list").code == 0
 
 
+@pytest.mark.parametrize("is_valkey", [False, True])
+def test_cli_without_its_session(
+    runner: Run, native_client: None, server: Server, is_valkey: bool
+) -> None:
+    """If the server refuses the database or the login, no command is run. redis-cli
+    would run it in database 0, or as the default user.
+    """
+    with server.admin() as admin:
+        # It may not even use PING.
+        admin.acl_setuser(
+            "ada", enabled=True, passwords=["+s3"], keys=["*"], commands=["+get"]
+        )
+
+    config = {
+        "DB_URL": f"{server.url}/99",
+        "UNIX_URL": f"unix://{server.socket}?db=99",
+        "LOGIN_URL": f"redis://ada:{SECRET}@{server.address}",
+        "SELECT_URL": f"redis://ada:s3@{server.address}/1",
+        "RIGHT_URL": f"redis://ada:s3@{server.address}",
+    }
+
+    if is_valkey:
+        config |= dict.fromkeys(
+            [name.replace("URL", "CLASS") for name in config], "valkey.Valkey"
+        )
+
+    def refuse(prefix: str) -> str:
+        done = runner(config, "cli", prefix, "--", "SET", "k", "v")
+        assert done.code == 1
+        return " ".join(done.output.split())
+
+    try:
+        assert refuse("DB") == (
+            f"Error: DB, {server.address}: DB index is out of range. Check the database"
+            " in 'DB_URL': the server has fewer databases."
+        )
+        assert refuse("UNIX").startswith(f"Error: UNIX, {server.socket}: ")
+        assert "The server refuses the login (" in refuse("LOGIN")
+        assert "permissions" in refuse("SELECT")
+        assert runner(config, "cli", "RIGHT", "--", "GET", "k") == Done(0, "\n")
+    finally:
+        with server.admin() as admin:
+            admin.acl_deluser("ada")
+            keys = admin.keys()
+
+    assert keys == []
+
+
 def test_cli_keeps_the_password_off_the_command_line(
     runner: Run, native_client: None, start: Starter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -984,7 +1032,8 @@ def test_output_before_the_client(
         seen.append(t.cast(t.Any, sys.stdout).buffer.getvalue())
 
     monkeypatch.setattr(os, "execve", execute)
-    runner({"REDIS_HOST": "h", "REDIS_CREDENTIAL_PROVIDER": Talkative}, "cli")
+    config = {"REDIS_HOST": "127.0.0.1", "REDIS_PORT": reserve()}
+    runner({**config, "REDIS_CREDENTIAL_PROVIDER": Talkative}, "cli")
     assert seen == [b"asked\n"]
 
 

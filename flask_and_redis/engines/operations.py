@@ -282,6 +282,23 @@ class Operations:
         finally:
             client.connection_pool.release(connection)
 
+    def check_session(self, client: Client) -> None:
+        """Raise if a server refuses the login or the database.
+
+        :param client: A client from :meth:`open_probe`.
+        """
+        pool = client.connection_pool
+        pool.release(pool.get_connection())
+
+    def refuses_session(self, spec: Spec, error: BaseException | None) -> bool:
+        """Whether :meth:`check_session` failed because the server refused something.
+
+        :param spec: The spec.
+        :param error: Its error, or None.
+        """
+        errors = library_of(spec.client_class).errors
+        return isinstance(error, (errors.AuthenticationError, errors.ResponseError))
+
     def native_clients(self, spec: Spec) -> list[str]:
         """Names of command line clients, the most suitable first."""
         names = ["redis-cli", "valkey-cli"]

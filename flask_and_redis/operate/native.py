@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import collections.abc as cabc
 import ipaddress
 import os
 import shutil
 import ssl
+import typing as t
 
 import click
 
+from ..engines.library import Client
 from ..engines.messages import find_login_label
 from ..exceptions import ConfigError
 from ..registry import Registry
@@ -18,8 +21,11 @@ from . import health
 from .explain import explain
 from .text import wrap_error
 
-# Seconds to ask sentinels for the server, or a cluster for a node that answers.
-_FIND_TIMEOUT = 5.0
+R = t.TypeVar("R")
+
+# Seconds to ask sentinels for the server, a cluster for a node that answers, or a
+# server for the session.
+_TIMEOUT = 5.0
 
 _TLS_OPTIONS = {
     "ssl_ca_certs": "--cacert",
@@ -61,6 +67,10 @@ def find_arguments(registry: Registry, spec: Spec) -> tuple[list[str], dict[str,
     """
     connection = spec.engine.connection_arguments(spec)
     username, password = _find_login(spec, connection)
+    session = spec.engine.native_arguments(spec)
+
+    if username:
+        session += ["--user", username]
 
     if path := connection.get("unix_socket_path"):
         arguments = ["-s", path]
@@ -69,10 +79,11 @@ def find_arguments(registry: Registry, spec: Spec) -> tuple[list[str], dict[str,
         tls = _find_tls(spec, connection, host)
         arguments = ["-h", host, "-p", str(port), *tls]
 
-    arguments += spec.engine.native_arguments(spec)
+    # Where sentinels or nodes were asked for the server, the session was checked.
+    if (session or password) and spec.engine.has_fixed_address(spec):
+        _check_session(registry, spec)
 
-    if username:
-        arguments += ["--user", username]
+    arguments += session
 
     # Drop the password of the shell, which may be for another server.
     names = ("REDISCLI_AUTH", "VALKEYCLI_AUTH")
@@ -120,15 +131,37 @@ def _find_server(
     if engine.has_fixed_address(spec):
         return connection["host"], connection["port"]
 
-    questions = health.make_questions(registry, spec, _FIND_TIMEOUT, engine.ask_address)
-    answer = health.ask({prefix: questions}, _FIND_TIMEOUT)[prefix]
+    answer = _ask(registry, spec, engine.ask_address)
 
     if answer.value is None:
-        why = explain(registry, prefix, answer.error)
-        where = engine.describe_address(spec)
-        raise _error(f"{prefix}, {where}: {why}")
+        raise _failure(registry, spec, answer.error)
 
     return answer.value
+
+
+def _check_session(registry: Registry, spec: Spec) -> None:
+    """Raise if the server refuses the login or the database. The native client would
+    run commands as the default user, or in database 0. It says itself that a server is
+    down.
+    """
+    answer = _ask(registry, spec, spec.engine.check_session)
+
+    if spec.engine.refuses_session(spec, answer.error):
+        raise _failure(registry, spec, answer.error)
+
+
+def _ask(
+    registry: Registry, spec: Spec, question: cabc.Callable[[Client], R]
+) -> health.Answer[R]:
+    questions = health.make_questions(registry, spec, _TIMEOUT, question)
+    return health.ask({spec.prefix: questions}, _TIMEOUT)[spec.prefix]
+
+
+def _failure(
+    registry: Registry, spec: Spec, error: BaseException | None
+) -> click.ClickException:
+    where = spec.engine.describe_address(spec)
+    return _error(f"{spec.prefix}, {where}: {explain(registry, spec.prefix, error)}")
 
 
 def _find_tls(spec: Spec, connection: Arguments, host: str) -> list[str]:
