@@ -8,6 +8,7 @@ import redis
 
 from ..exceptions import ConfigError
 from ..spec.advice import has_placeholder
+from ..spec.advice import UNREPLACED
 from ..spec.classes import did_you_mean
 from ..spec.classes import is_unset
 from ..spec.classes import parameters
@@ -68,10 +69,7 @@ class Sentinel(Engine):
         service, _, database = url.path.removeprefix("/").partition("/")
 
         if has_placeholder(service):
-            raise url.error(
-                "has a placeholder in place of the service, which was not replaced.",
-                escape=False,
-            )
+            raise url.error(UNREPLACED, escape=False)
 
         if not service:
             raise url.error(

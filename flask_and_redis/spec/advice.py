@@ -18,8 +18,8 @@ _PLACEHOLDER = re.compile(
 #: What is wrong with text that begins with a quote.
 QUOTED = "starts with a quote: remove the quotes around it."
 
-#: What is wrong with a host that is a placeholder.
-UNREPLACED = "has a placeholder in place of the host, which was not replaced."
+#: What is wrong with text that has a placeholder.
+UNREPLACED = "has a placeholder that was not replaced."
 
 
 def explain_type(value: object, *, wants_text: bool) -> str:

@@ -166,6 +166,9 @@ class Url(t.NamedTuple):
         if not (number := self.path.strip("/")):
             return {}
 
+        if has_placeholder(self.path):
+            raise self.error(UNREPLACED, escape=False)
+
         if not re.fullmatch(r"/[0-9]+/?", self.path):
             raise self.error(
                 "must end in the number of a database, such as /0, or have no path."

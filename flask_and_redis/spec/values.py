@@ -17,6 +17,7 @@ import redis.cluster
 
 from .advice import explain_type
 from .advice import has_placeholder
+from .advice import UNREPLACED
 from .classes import import_object
 from .classes import name_of
 from .spec import Arguments
@@ -117,6 +118,9 @@ def _explain(parameter: inspect.Parameter, value: Value, is_type_right: bool) ->
         tls = value.label.replace("_PROTOCOL'", "_SSL'")
         advice = " It is the version of Redis's protocol, RESP. For TLS use a rediss://"
         advice += f" URL, or HOST and {tls}."
+
+    if isinstance(given, str) and has_placeholder(given):
+        advice += f" It {UNREPLACED}"
 
     # With the right type of collection, something in it is wrong.
     if not is_type_right and not isinstance(given, _COLLECTIONS.get(name, ())):
