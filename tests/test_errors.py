@@ -269,7 +269,10 @@ def test_unbound_pool() -> None:
         ("redis://u:1?s=s@h:6379/0", ESCAPE),
         ("redis://:pa ss@h:6379/0", ESCAPE),
         ("redis://:pa\tss@h:6379/0", ESCAPE),
-        ("redis://h#0", ESCAPE),
+        ("redis://:1?ss@h:6379/x", ESCAPE),
+        ("redis+cluster://u:p@ss@a,b", ESCAPE),
+        ("redis+cluster://u:p@a,v:q@b", ESCAPE),
+        ("redis://h#0", "it has a character that no URL has, such as a space or a '#'"),
         ("redis://:%ff@h", "has percent-encoded text that is not UTF-8"),
         ("redis://h/0?client_name=%ff", "Option 1 in the query of 'REDIS_URL'"),
         ("redis://:secret@", "'REDIS_URL' must name a host after the '@'"),
@@ -341,10 +344,14 @@ def test_wrong_url(url: object, message: str) -> None:
         *("redis://h/${DB}", "redis://h/{{ db }}"),
         *("redis://h/1?db=2", "redis://%ff", "redis://h=x", "fakeredis://h:1"),
         *("redis+sentinel://h/${SERVICE}", "redis+sentinel://h"),
+        # Without an '@' there is no login, and after one login there is no rest of it.
+        *("redis://h/shop", "redis://h:63799999", "redis://h?timeout=2", "redis://:1"),
+        *("redis://u:p@h/shop", "redis://u:p@h:65536", "redis://u:p@h?timeout=2"),
+        *("redis://h h", "redis://h#0", "redis://h/\n0", "redis://u:p@"),
     ],
 )
 def test_advice_about_special_characters(url: str) -> None:
-    """A message about a part that cannot be a password says nothing of passwords."""
+    """If a URL cannot have the rest of a password, its error says nothing of them."""
     assert "must be percent-encoded" not in error({"REDIS_URL": url})
 
 

@@ -31,7 +31,7 @@ BEFORE_QUERY = (
 )
 
 _ESCAPE = (
-    "A '/', '?', '#', '@' or space in its user name or password must be"
+    "A '/', '?', '#', '@' or space in the user name or password of a URL must be"
     " percent-encoded, as urllib.parse.quote(password, safe='') does."
 )
 
@@ -61,10 +61,17 @@ class Url(t.NamedTuple):
         """An error about this URL, for the caller to raise.
 
         :param problem: The rest of the sentence that begins with the label.
-        :param escape: Whether to add how to write a password with special characters.
+        :param escape: Whether the cause may be a password with special characters. If
+            so, the error says how to write one.
         """
-        advice = f" {_ESCAPE}" if escape else ""
+        advice = self._advise_escape() if escape else ""
         return ConfigError(f"{self.label} {problem}{advice}")
+
+    def _advise_escape(self) -> str:
+        # A special character in the login cuts it, and its '@' is in a later part. An
+        # '@' in the login is such a character itself.
+        is_cut = any("@" in part for part in (self.login, self.path, self.query))
+        return f" {_ESCAPE}" if is_cut else ""
 
     def value(self, value: object, part: str = "") -> Value:
         """A part of the URL as a value.
@@ -210,7 +217,7 @@ class Url(t.NamedTuple):
             if name not in accepted:
                 raise ConfigError(
                     f"{where} is not an argument of the client."
-                    f"{did_you_mean(name, accepted)} {_ESCAPE}"
+                    f"{did_you_mean(name, accepted)}{self._advise_escape()}"
                 )
 
             if name in values or (name in before and name != "db"):
@@ -278,7 +285,17 @@ def split_url(
     ):
         # A placeholder may have characters that no URL has.
         unreplaced = has_host and has_placeholder(text.rpartition("@")[2])
-        problem = UNREPLACED if unreplaced else f"cannot be read. {_ESCAPE}"
+
+        if unreplaced:
+            problem = UNREPLACED
+        elif "@" in text:
+            problem = f"cannot be read. {_ESCAPE}"
+        else:
+            problem = (
+                "cannot be read: it has a character that no URL has, such as a space"
+                " or a '#'."
+            )
+
         raise ConfigError(f"{label} {problem}")
 
     login, _, hosts = match["authority"].rpartition("@")
