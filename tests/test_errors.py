@@ -281,6 +281,17 @@ def test_unbound_pool() -> None:
         ("redis://a%2Fb", "must name a host, such as localhost"),
         ("redis://a..b", "must name a host, such as localhost"),
         ("redis://h?socket_timout=1", "Did you mean 'socket_timeout'?"),
+        (
+            "redis://h?decode_responses",
+            "'decode_responses' in the query of 'REDIS_URL'",
+        ),
+        ("redis://h?protocol=2&db", "has no value: add '=' and the value."),
+        ("fakeredis://?decode_responses", "has no value: add '=' and the value."),
+        (
+            "redis+sentinel://h/m?role=replica&db",
+            "has no value: add '=' and the value.",
+        ),
+        ("redis+sentinel://h/m?role", "is not an argument of the client"),
         ("redis://h?xyzzy", "Option 1 in the query of 'REDIS_URL' is not an"),
         ("redis://h?socket_timeout=x", "'socket_timeout' in the query of 'REDIS_URL'"),
         ("redis://h?host=other", "belongs in the part before the query"),

@@ -190,9 +190,10 @@ class Url(t.NamedTuple):
 
         :param accepted: The arguments that the client takes.
         :param before: What the URL says before its query.
-        :raises ConfigError: If the client does not take one of them, or the URL says
-            it twice. The message has the number of the option, because its name may
-            be the rest of a password with a question mark.
+        :raises ConfigError: If the client does not take one of them, it has no value,
+            or the URL says it twice. The message has the number of an option that is
+            not known, because its name may be the rest of a password with a question
+            mark.
         """
         if not self.query:
             return {}
@@ -223,8 +224,13 @@ class Url(t.NamedTuple):
             if name in values or (name in before and name != "db"):
                 raise ConfigError(f"{where} repeats an earlier part of the URL.")
 
+            label = f"{name!r} in the query of {self.label}"
+
+            # After a '=', nothing means that the option is not set.
+            if name in self.query.split("&"):
+                raise ConfigError(f"{label} has no value: add '=' and the value.")
+
             if not is_unset(value):
-                label = f"{name!r} in the query of {self.label}"
                 values[name] = Value(label, value, "url")
 
         if "db" in values and "db" in before:
