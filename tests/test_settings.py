@@ -694,10 +694,55 @@ def test_host_is_stripped_and_slash_is_no_database() -> None:
     assert (kwargs["host"], kwargs["port"], kwargs["db"]) == ("h", 6380, 0)
 
 
-def test_socket_path_over_host() -> None:
-    """UNIX_SOCKET_PATH overrides HOST, as in redis-py."""
-    kwargs = arguments(REDIS_HOST="h", REDIS_UNIX_SOCKET_PATH="/tmp/r.sock")
+@pytest.mark.parametrize(
+    ("config", "ignored"),
+    [
+        ({"HOST": "h"}, ["HOST"]),
+        ({"HOST": "h", "PORT": "6379"}, ["HOST", "PORT"]),
+        ({"HOST": "/tmp/other.sock"}, ["HOST"]),
+        # It is the same socket, not set, or what Kubernetes sets.
+        ({"HOST": "file:///tmp/r.sock"}, []),
+        ({"HOST": "", "PORT": None}, []),
+        ({"PORT": "tcp://10.0.0.1:6379"}, []),
+    ],
+)
+def test_socket_path_over_host(config: dict[str, t.Any], ignored: list[str]) -> None:
+    """UNIX_SOCKET_PATH overrides HOST and PORT, as in redis-py, with a warning."""
+    settings = {f"REDIS_{name}": value for name, value in config.items()}
+
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        kwargs = arguments(REDIS_UNIX_SOCKET_PATH="/tmp/r.sock", **settings)
+
     assert kwargs["path"] == "/tmp/r.sock"
+    assert [str(warning.message) for warning in caught] == [
+        f"'REDIS_{name}' is ignored: 'REDIS_UNIX_SOCKET_PATH' says where the server is."
+        for name in ignored
+    ]
+
+
+def test_socket_path_among_the_options() -> None:
+    """Settings override options, also if one of them is a socket."""
+    options = {"unix_socket_path": "/tmp/r.sock"}
+    assert arguments(options, REDIS_HOST="h", REDIS_PORT=1)["host"] == "h"
+    kwargs = arguments({"host": "h"}, REDIS_UNIX_SOCKET_PATH="/tmp/r.sock")
+    assert kwargs["path"] == "/tmp/r.sock"
+
+
+def test_pool_over_socket_path_and_host() -> None:
+    """A pool has its own address. There is one warning for each setting of another."""
+    with pytest.warns(UserWarning) as log:
+        make(
+            REDIS_CONNECTION_POOL=redis.ConnectionPool(),
+            REDIS_UNIX_SOCKET_PATH="/tmp/r.sock",
+            REDIS_HOST="h",
+        )
+
+    assert [str(warning.message) for warning in log] == [
+        f"'REDIS_{name}' has no effect: 'REDIS_CONNECTION_POOL' has been created with"
+        " its own settings."
+        for name in ("UNIX_SOCKET_PATH", "HOST")
+    ]
 
 
 def test_cache_with_a_pool_class() -> None:

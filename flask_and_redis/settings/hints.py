@@ -19,23 +19,23 @@ _SECRETS = frozenset(SECRETS)
 
 
 def warn_about_address(spec: Spec, ignored: Values, warn: Warn) -> None:
-    """Warn of settings that a URL overrides, if they name another server.
+    """Warn of settings that a URL or a socket overrides, if they name another server.
 
     :param spec: The spec.
-    :param ignored: The address that settings and options give in addition to the URL.
+    :param ignored: What settings and options say in addition to it.
     :param warn: Is called with each warning.
     """
     if spec.engine.in_process:
         # Settings of the real server may stay in tests.
         return
 
+    has_url = "url" in spec.given
+    label = f"'{spec.prefix}_URL'" if has_url else spec.values["unix_socket_path"].label
+
     for name, value in ignored.items():
         # Options are defaults for prefixes without a URL.
         if value.origin == "setting" and not _names_same_server(spec, name, value):
-            warn(
-                f"{value.label} is ignored: '{spec.prefix}_URL' says where the server"
-                " is."
-            )
+            warn(f"{value.label} is ignored: {label} says where the server is.")
 
 
 # What a URL has instead of a setting that it overrides.
@@ -80,7 +80,7 @@ def _names_same_server(spec: Spec, name: str, value: Value) -> bool:
     path = str(arguments.get("unix_socket_path"))
     text = str(value.value).strip().removeprefix("file://")
 
-    if name == "unix_socket_path" or text == path:
+    if name == "unix_socket_path" or "unix_socket_path" in arguments:
         return text == path
 
     host_and_port = arguments.get("host"), arguments.get("port", 6379)
@@ -89,7 +89,7 @@ def _names_same_server(spec: Spec, name: str, value: Value) -> bool:
     if name == "host":
         return text.lower() in hosts
 
-    return "unix_socket_path" not in arguments and text in map(str, ports)
+    return text in map(str, ports)
 
 
 def warn_about_sentinels(spec: Spec, warn: Warn) -> None:

@@ -129,17 +129,14 @@ def read_group(
     url = group.get("url")
     kind = read_kind(prefix, url, *map(group.get, CLASS_SETTINGS))
     accepted = kind.accepted
-    values = _read_options(options, kind) | _read_settings(prefix, group, accepted)
-    address = NO_URL
-    ignored: Values = {}
-    settings = values
+    values = _read_options(options, kind)
 
-    if url is not None:
-        ignored = {name: values.pop(name) for name in _WHERE if name in values}
-        address, values = _read_url(prefix, url, accepted, values)
-    elif "unix_socket_path" not in values and "host" in values:
-        values |= read_host(values["host"])
+    if "host" in group:
+        # It overrides options, and a socket would override it.
+        values.pop("unix_socket_path", None)
 
+    settings = values | _read_settings(prefix, group, accepted)
+    address, values, ignored = _read_address(prefix, url, accepted, settings)
     spec = _convert(prefix, kind, values, address)
     spec.given = group
     values = spec.values
@@ -226,7 +223,7 @@ def _read_settings(
             continue
 
         if name == "port" and is_service_port(value):
-            if "url" in group:
+            if "url" in group or "unix_socket_path" in group:
                 continue
 
             value = value.rpartition(":")[2]
@@ -245,6 +242,28 @@ def _read_settings(
         values[argument] = Value(f"'{prefix}_{name.upper()}'", value)
 
     return values
+
+
+def _read_address(
+    prefix: str,
+    url: object,
+    accepted: cabc.Mapping[str, inspect.Parameter],
+    values: Values,
+) -> tuple[Address, Values, Values]:
+    """The address in the URL, all values, and those that say where the server is and
+    are overridden. With a URL, these are removed from the values.
+    """
+    if url is not None:
+        ignored = {name: values.pop(name) for name in _WHERE if name in values}
+        return *_read_url(prefix, url, accepted, values), ignored
+
+    if "unix_socket_path" not in values:
+        host = read_host(values["host"]) if "host" in values else {}
+        return NO_URL, values | host, {}
+
+    # A pool overrides the socket, too, which is another warning.
+    names = () if "connection_pool" in values else ("host", "port")
+    return NO_URL, values, {name: values[name] for name in names if name in values}
 
 
 def _read_url(
