@@ -562,7 +562,7 @@ def test_url_that_is_meant_as_ours(
 ) -> None:
     """A URL that is nearly one of a Redis is not skipped without a word."""
     assert discover(app, None, X_URL=url) == []
-    assert "Prefix 'X' is skipped. 'X_URL' " in caplog.text
+    assert "Using the prefix 'X' will raise an error: 'X_URL' " in caplog.text
 
     with app.app_context(), pytest.raises(ConfigError, match="^'X_URL' "):
         RedisManager().get("X").ping()

@@ -167,7 +167,7 @@ def _read(
         raise wrong
 
     discovery.wrong[prefix] = wrong
-    logger.warning("Prefix %r is skipped. %s", prefix, wrong)
+    logger.warning("Using the prefix %r will raise an error: %s", prefix, wrong)
 
 
 def _warn_about_missing(
