@@ -171,28 +171,41 @@ CLUSTER = "'REDIS_URL' = 'redis+cluster://host:7000'"
         ("CLUSTER_NODES", "a:7000", CLUSTER),
         ("USE_CLUSTERS", True, CLUSTER),
         ("CLUSTER", "yes", CLUSTER),
-        ("READ_FROM_REPLICAS", "true", CLUSTER),
-        ("REQUIRE_FULL_COVERAGE", True, CLUSTER),
     ],
 )
 def test_other_words_for_sentinels(name: str, value: object, right: str) -> None:
     """Settings that describe sentinels or a cluster in other words cause a warning: the
-    client would use HOST. So do those that only the client of a cluster takes.
+    client would use HOST.
     """
     config = {"REDIS_HOST": "h", f"REDIS_{name}": value}
     assert warnings_of(config) == [f"'REDIS_{name}' is not used. Did you mean {right}?"]
 
 
-def test_role_as_a_setting() -> None:
-    """Only the URL of sentinels says that replicas are read. In other URLs, the setting
+@pytest.mark.parametrize("name", ["READ_FROM_REPLICAS", "REQUIRE_FULL_COVERAGE"])
+@pytest.mark.parametrize("url", ["redis://h", "unix:///tmp/r.sock"])
+def test_setting_of_a_cluster(url: str, name: str) -> None:
+    """A setting that only the client of a cluster takes causes a warning."""
+    assert warnings_of({"REDIS_URL": url, f"REDIS_{name}": "true"}) == [
+        f"'REDIS_{name}' is not used: it is only for clusters, with a redis+cluster://"
+        " URL."
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("ROLE", "replica"), ("READ_FROM_REPLICAS", "true")]
+)
+def test_role_as_a_setting(name: str, value: str) -> None:
+    """Only the URL of sentinels says that replicas are read. In other URLs, the role
     has another meaning.
     """
-    config = {"CACHE_URL": "redis+sentinel://h/m", "CACHE_ROLE": "replica"}
-    assert warnings_of(config) == [
-        "'CACHE_ROLE' is not used. Did you mean '?role=replica' at the end of"
+    url = "redis+sentinel://h/m"
+    assert warnings_of({"CACHE_URL": url, f"CACHE_{name}": value}) == [
+        f"'CACHE_{name}' is not used. Did you mean '?role=replica' at the end of"
         " 'CACHE_URL'?"
     ]
-    assert warnings_of({"REDIS_URL": "redis://h", "REDIS_ROLE": "replica"}) == []
+    said = {"REDIS_URL": f"{url}?role=replica", f"REDIS_{name}": value}
+    assert warnings_of(said) == []
+    assert warnings_of({"REDIS_URL": "redis://h", "REDIS_ROLE": value}) == []
 
 
 @pytest.mark.parametrize("service", ["0", "12"])
@@ -224,6 +237,8 @@ def test_host_of_a_sentinel() -> None:
         {"REDIS_HOST": "h", "REDIS_SENTINEL_SOCKET_TIMEOUT": "0.1"},
         {"REDIS_HOST": "h", "REDIS_USE_CLUSTERS": False},
         {"REDIS_URL": "redis+sentinel://h/m", "REDIS_SENTINELS": "h:26379"},
+        {"REDIS_URL": "redis+sentinel://h/m", "REDIS_ROLE": "master"},
+        {"REDIS_URL": "redis+sentinel://h/m", "REDIS_READ_FROM_REPLICAS": "false"},
         {"REDIS_URL": "redis://h", "REDIS_READ_FROM_REPLICAS": "false"},
         {"CACHE_URL": "redis://h", "CACHE_READ_FROM_REPLICAS": "true"},
         {"REDIS_URL": "redis+cluster://h", "REDIS_READ_FROM_REPLICAS": "true"},

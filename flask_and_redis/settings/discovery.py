@@ -26,9 +26,11 @@ from .missing import find_variable
 from .missing import warn_about_default_address
 from .missing import warn_about_nothing
 from .missing import warn_about_requested
+from .misspellings import asks_for_replica
 from .misspellings import can_mean
 from .misspellings import find_url_of_nodes
 from .misspellings import is_off
+from .misspellings import is_only_for_clusters
 from .misspellings import suggest
 from .reader import CLASS_SETTINGS
 from .reader import Kind
@@ -302,9 +304,9 @@ class Groups:
 
             for prefix, rest in splits:
                 if prefix in checked and (
-                    right := self._suggest(prefix, rest, value, prefix in certain)
+                    advice := self._advise(prefix, rest, value, prefix in certain)
                 ):
-                    yield f"{key!r} is not used. Did you mean {right}?"
+                    yield f"{key!r} is not used{advice}"
                     break
 
         for key in self._not_upper:
@@ -314,32 +316,37 @@ class Groups:
             if any(rest in self._names[prefix] for prefix, rest in splits):
                 yield f"{key!r} is not used. Did you mean {upper!r}?"
 
-    def _suggest(
+    def _advise(
         self, prefix: str, rest: str, value: object, is_certain: bool
     ) -> str | None:
-        """The setting that a name means, for a message."""
-        if is_certain and not is_off(value) and (url := find_url_of_nodes(rest)):
-            kind = scheme_of(url).partition("+")[2]
-            given = self._config.get(f"{prefix}_URL")
-            is_said = kind in scheme_of(given)
+        """The end of a sentence that begins with "'REDIS_X' is not used". None if there
+        is nothing to say.
+        """
+        label = f"'{prefix}_URL'"
+        given = self._config.get(f"{prefix}_URL")
 
-            # Settings of the real servers may stay in tests.
-            if is_said or find_engine(given, redis.Redis).in_process:
-                return None
+        if "sentinel" in scheme_of(given) and asks_for_replica(rest, value):
+            is_said = "role=replica" in str(given)
+            right = f"'?role=replica' at the end of {label}"
+            return None if is_said else f". Did you mean {right}?"
 
-            return f"'{prefix}_URL' = '{url}'"
+        is_on = is_certain and not is_off(value)
 
-        if rest == "role" and "sentinel" in scheme_of(
-            self._config.get(f"{prefix}_URL")
-        ):
-            return f"'?role=replica' at the end of '{prefix}_URL'"
+        # Settings of the real servers may stay in tests.
+        if is_on and not find_engine(given, redis.Redis).in_process:
+            if url := find_url_of_nodes(rest):
+                is_said = scheme_of(url).partition("+")[2] in scheme_of(given)
+                return None if is_said else f". Did you mean {label} = '{url}'?"
+
+            if is_only_for_clusters(rest):
+                return ": it is only for clusters, with a redis+cluster:// URL."
 
         # Settings of other software are often lists or mappings.
         if is_certain or isinstance(value, (str, int, os.PathLike)):
             name = suggest(rest, self._names[prefix], is_certain=is_certain)
 
             if name and can_mean(name, value, is_certain=is_certain):
-                return f"'{prefix}_{name.upper()}'"
+                return f". Did you mean '{prefix}_{name.upper()}'?"
 
         return None
 

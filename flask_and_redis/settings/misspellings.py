@@ -81,17 +81,33 @@ def suggest(name: str, names: cabc.Collection[str], *, is_certain: bool) -> str 
 
 
 def find_url_of_nodes(name: str) -> str | None:
-    """The URL to write instead of a setting that describes sentinels or a cluster, or
-    in addition to one that only the client of a cluster takes.
+    """The URL to write instead of a setting that describes sentinels or a cluster.
 
     :param name: The name, without its prefix, in lower case.
     """
-    if match := _NODES.fullmatch(name):
-        return _URL_OF_NODES[match[1]]
+    match = _NODES.fullmatch(name)
+    return _URL_OF_NODES[match[1]] if match else None
 
-    url = _URL_OF_NODES["cluster"]
-    engine = get_engine("", url)
-    return url if name in engine.accepted(engine.client_class, None) else None
+
+def is_only_for_clusters(name: str) -> bool:
+    """Whether a setting that other clients do not take is one of a cluster's client.
+
+    :param name: The name, without its prefix, in lower case.
+    """
+    engine = get_engine("", _URL_OF_NODES["cluster"])
+    return name in engine.accepted(engine.client_class, None)
+
+
+def asks_for_replica(name: str, value: object) -> bool:
+    """Whether a setting that the URL of sentinels replaces says to read from a replica.
+
+    :param name: The name, without its prefix, in lower case.
+    :param value: What it is set to.
+    """
+    if name == "read_from_replicas":
+        return not is_off(value)
+
+    return name == "role" and str(value).strip().lower() != "master"
 
 
 def is_off(value: object) -> bool:
