@@ -46,14 +46,16 @@ def report(config: dict[str, t.Any], caplog: pytest.LogCaptureFixture) -> str:
         ("PASSWD", "PASSWORD"),
         ("PASS", "PASSWORD"),
         ("PASSWORD_", "PASSWORD"),
+        ("PASSWORD_FIL", "PASSWORD_FILE"),
+        ("PASSWORT_FILE", "PASSWORD_FILE"),
+        ("PASS_FILE", "PASSWORD_FILE"),
+        ("PASSWORD_PATH", "PASSWORD_FILE"),
+        ("USERNAME_FILE", "USERNAME"),
         ("USERNMAE", "USERNAME"),
         ("USER_NAME", "USERNAME"),
         ("DATABASE", "DB"),
         ("DBS", "DB"),
         ("DB_INDEX", "DB"),
-        ("DEADLINE", "RETRY_DEADLINE"),
-        ("RETRIES", "RETRY"),
-        ("POOL_SIZE", "MAX_CONNECTIONS"),
         ("SSL_CA", "SSL_CA_CERTS"),
         ("SSL_CERT", "SSL_CERTFILE"),
         ("SSL_KEY", "SSL_KEYFILE"),
@@ -71,13 +73,32 @@ def report(config: dict[str, t.Any], caplog: pytest.LogCaptureFixture) -> str:
 def test_any_prefix(
     prefix: str, address: dict[str, str], name: str, right: str
 ) -> None:
-    """A setting of the address or credentials that is misspelt causes a warning,
+    """A setting of the address, credentials or TLS that is misspelt causes a warning,
     whatever the prefix is.
     """
     config = {f"{prefix}_{each}": value for each, value in address.items()}
     assert warnings_of(config | {f"{prefix}_{name}": "17111"}) == [
         f"'{prefix}_{name}' is not used. Did you mean '{prefix}_{right}'?"
     ]
+
+
+@pytest.mark.parametrize(
+    ("name", "right"),
+    [
+        ("DEADLINE", "RETRY_DEADLINE"),
+        ("RETRIES", "RETRY"),
+        ("MAX_RETRIES", "RETRY"),
+        ("POOL_SIZE", "MAX_CONNECTIONS"),
+    ],
+)
+def test_certain_prefix(name: str, right: str) -> None:
+    """Names that other software uses, too, cause a warning if the prefix is certainly
+    Redis.
+    """
+    assert warnings_of({"REDIS_HOST": "h", f"REDIS_{name}": "1"}) == [
+        f"'REDIS_{name}' is not used. Did you mean 'REDIS_{right}'?"
+    ]
+    assert warnings_of({"JOBS_URL": "redis://h", f"JOBS_{name}": "1"}) == []
 
 
 @pytest.mark.parametrize(

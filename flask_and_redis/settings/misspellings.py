@@ -10,18 +10,16 @@ import re
 
 from ..engines import get_engine
 
-#: Names that people use for the address and the credentials. For any prefix they mean
-#: these settings.
+#: Names that people use for the address, the credentials and TLS. For any prefix they
+#: mean these settings.
 OTHER_NAMES = {
     **dict.fromkeys(("hostname", "host_name"), "host"),
     **dict.fromkeys(("port_number", "portnumber"), "port"),
     **dict.fromkeys(("database", "db_index", "db_number", "dbnum"), "db"),
     **dict.fromkeys(("pass", "passwd", "pwd"), "password"),
+    **dict.fromkeys(("pass_file", "passwd_file", "password_path"), "password_file"),
     **dict.fromkeys(("socket", "socket_path", "unix_socket"), "unix_socket_path"),
-    "user_name": "username",
-    "deadline": "retry_deadline",
-    **dict.fromkeys(("retries", "max_retries"), "retry"),
-    **dict.fromkeys(("pool_size", "max_pool_size"), "max_connections"),
+    **dict.fromkeys(("user_name", "username_file"), "username"),
     **dict.fromkeys(("tls", "use_tls", "ssl_enabled", "tls_enabled"), "ssl"),
     **dict.fromkeys(("ssl_ca", "ssl_ca_cert", "ssl_ca_file"), "ssl_ca_certs"),
     **dict.fromkeys(("ssl_cert", "ssl_cert_file"), "ssl_certfile"),
@@ -29,10 +27,13 @@ OTHER_NAMES = {
 }
 
 # Those that are settings of other software, too. They count for certain prefixes only:
-# CELERY_BROKER_USE_SSL and RATELIMIT_STORAGE_URI are right.
+# CELERY_BROKER_USE_SSL, RATELIMIT_STORAGE_URI and QUEUE_MAX_RETRIES are right.
 _AMBIGUOUS_NAMES = {
     "connect_timeout": "socket_connect_timeout",
+    "deadline": "retry_deadline",
     "decode": "decode_responses",
+    **dict.fromkeys(("pool_size", "max_pool_size"), "max_connections"),
+    **dict.fromkeys(("retries", "max_retries"), "retry"),
     "timeout": "socket_timeout",
     "uri": "url",
     "use_ssl": "ssl",
@@ -40,7 +41,8 @@ _AMBIGUOUS_NAMES = {
 
 #: The settings that are recognized with a typing mistake, for any prefix.
 ADDRESS_NAMES = (
-    *("url", "host", "port", "db", "unix_socket_path", "username", "password"),
+    *("url", "host", "port", "db", "unix_socket_path"),
+    *("username", "password", "password_file"),
 )
 
 # Settings of other applications that say where sentinels or the nodes of a cluster are,
@@ -61,7 +63,7 @@ def suggest(name: str, names: cabc.Collection[str], *, is_certain: bool) -> str 
     :param name: The name, without its prefix, in lower case.
     :param names: The settings that there are.
     :param is_certain: Whether the prefix is certainly Redis. If not, only settings of
-        the address and credentials count: the others may belong to other software.
+        the address, credentials and TLS count: the others may belong to other software.
     """
     bare = name.strip("_")
 
