@@ -59,7 +59,11 @@ def report(config: dict[str, t.Any], caplog: pytest.LogCaptureFixture) -> str:
         ("SSL_CA", "SSL_CA_CERTS"),
         ("SSL_CERT", "SSL_CERTFILE"),
         ("SSL_KEY", "SSL_KEYFILE"),
+        ("SSL_CAFILE", "SSL_CA_CERTS"),
         ("TLS", "SSL"),
+        ("TLS_ENABLED", "SSL"),
+        ("TLS_CA_CERTS", "SSL_CA_CERTS"),
+        ("TLS_CERT", "SSL_CERTFILE"),
         ("_URL", "URL"),
         ("URLS", "URL"),
         ("ULR", "URL"),
@@ -89,6 +93,17 @@ def test_any_prefix(
         ("RETRIES", "RETRY"),
         ("MAX_RETRIES", "RETRY"),
         ("POOL_SIZE", "MAX_CONNECTIONS"),
+        ("AUTH", "PASSWORD"),
+        ("AUTH_TOKEN", "PASSWORD"),
+        ("CONNECTION_TIMEOUT", "SOCKET_CONNECT_TIMEOUT"),
+        ("CONNECT_TIMEOUT", "SOCKET_CONNECT_TIMEOUT"),
+        ("READ_TIMEOUT", "SOCKET_TIMEOUT"),
+        ("IDLE_TIMEOUT", "MAX_IDLE"),
+        ("KEEPALIVE", "SOCKET_KEEPALIVE"),
+        ("SSL_VERIFY", "SSL_CERT_REQS"),
+        ("TLS_VERIFY", "SSL_CERT_REQS"),
+        ("VERIFY_SSL", "SSL_CERT_REQS"),
+        ("CA_CERTS", "SSL_CA_CERTS"),
     ],
 )
 def test_certain_prefix(name: str, right: str) -> None:
@@ -192,6 +207,8 @@ CLUSTER = "'REDIS_URL' = 'redis+cluster://host:7000'"
         ("CLUSTER_NODES", "a:7000", CLUSTER),
         ("USE_CLUSTERS", True, CLUSTER),
         ("CLUSTER", "yes", CLUSTER),
+        ("NODES", "a:7000,b:7000", CLUSTER),
+        ("STARTUP_NODES", ["a:7000"], CLUSTER),
     ],
 )
 def test_other_words_for_sentinels(name: str, value: object, right: str) -> None:
@@ -267,6 +284,8 @@ def test_host_of_a_sentinel() -> None:
         {"REDIS_URL": "fakeredis://", "REDIS_CLUSTER_NODES": "h:7000"},
         {"REDIS_URL": "fakeredis://", "REDIS_READ_FROM_REPLICAS": "true"},
         {"REDIS_URL": "rediss+cluster://h", "REDIS_CLUSTER_NODES": "h:7000"},
+        {"REDIS_URL": "redis+cluster://h", "REDIS_NODES": "h:7000"},
+        {"REDIS_URL": "redis://h", "REDIS_AUTH": "false"},
         {"REDIS_URL": "redis://h", "REDIS_USE_SSL": "", "REDIS_DATABASE": None},
         {"REDIS_URL": "redis://h", "REDIS_USE_SSL": "false", "REDIS_TLS": 0},
         # Other software: its database has a name.

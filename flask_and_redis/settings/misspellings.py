@@ -20,8 +20,9 @@ OTHER_NAMES = {
     **dict.fromkeys(("pass_file", "passwd_file", "password_path"), "password_file"),
     **dict.fromkeys(("socket", "socket_path", "unix_socket"), "unix_socket_path"),
     **dict.fromkeys(("user_name", "username_file"), "username"),
-    **dict.fromkeys(("tls", "use_tls", "ssl_enabled", "tls_enabled"), "ssl"),
+    **dict.fromkeys(("tls", "use_tls", "ssl_enabled"), "ssl"),
     **dict.fromkeys(("ssl_ca", "ssl_ca_cert", "ssl_ca_file"), "ssl_ca_certs"),
+    "ssl_cafile": "ssl_ca_certs",
     **dict.fromkeys(("ssl_cert", "ssl_cert_file"), "ssl_certfile"),
     **dict.fromkeys(("ssl_key", "ssl_key_file"), "ssl_keyfile"),
 }
@@ -29,15 +30,21 @@ OTHER_NAMES = {
 # Those that are settings of other software, too. They count for certain prefixes only:
 # CELERY_BROKER_USE_SSL, RATELIMIT_STORAGE_URI and QUEUE_MAX_RETRIES are right.
 _AMBIGUOUS_NAMES = {
-    "connect_timeout": "socket_connect_timeout",
+    **dict.fromkeys(("auth", "auth_token"), "password"),
+    "connection_timeout": "socket_connect_timeout",
     "deadline": "retry_deadline",
     "decode": "decode_responses",
+    **dict.fromkeys(("idle_timeout", "max_idle_time"), "max_idle"),
     **dict.fromkeys(("pool_size", "max_pool_size"), "max_connections"),
+    "read_timeout": "socket_timeout",
     **dict.fromkeys(("retries", "max_retries"), "retry"),
-    "timeout": "socket_timeout",
+    **dict.fromkeys(("ssl_verify", "verify_ssl", "verify_tls"), "ssl_cert_reqs"),
     "uri": "url",
     "use_ssl": "ssl",
 }
+
+# What people leave out at the beginning of a name: REDIS_TIMEOUT and REDIS_CA_CERTS.
+_LEFT_OUT = ("socket_", "ssl_")
 
 #: The settings that are recognized with a typing mistake, for any prefix.
 ADDRESS_NAMES = (
@@ -65,7 +72,7 @@ def suggest(name: str, names: cabc.Collection[str], *, is_certain: bool) -> str 
     :param is_certain: Whether the prefix is certainly Redis. If not, only settings of
         the address, credentials and TLS count: the others may belong to other software.
     """
-    bare = name.strip("_")
+    bare = re.sub("^tls_", "ssl_", name.strip("_"))
 
     if bare in names:
         return bare
@@ -79,6 +86,10 @@ def suggest(name: str, names: cabc.Collection[str], *, is_certain: bool) -> str 
     if bare in _AMBIGUOUS_NAMES:
         return _AMBIGUOUS_NAMES[bare]
 
+    for start in _LEFT_OUT:
+        if start + bare in names:
+            return start + bare
+
     return next(iter(difflib.get_close_matches(bare, names, 1, 0.85)), None)
 
 
@@ -87,6 +98,9 @@ def find_url_of_nodes(name: str) -> str | None:
 
     :param name: The name, without its prefix, in lower case.
     """
+    if name in ("nodes", "startup_nodes"):
+        return _URL_OF_NODES["cluster"]
+
     match = _NODES.fullmatch(name)
     return _URL_OF_NODES[match[1]] if match else None
 
@@ -125,7 +139,7 @@ def can_mean(name: str, value: object, *, is_certain: bool) -> bool:
     :param value: What another name is set to.
     :param is_certain: Whether the prefix is certainly Redis.
     """
-    if name == "ssl" and is_off(value):
+    if name in ("ssl", "password") and is_off(value):
         return False
 
     is_number = name in ("db", "port")
