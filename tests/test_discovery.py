@@ -622,6 +622,43 @@ def test_two_underscores(prefix: str) -> None:
     ]
 
 
+def test_lower_case(app: Flask) -> None:
+    """An address in lower case is skipped for this reason, if it would make a prefix in
+    upper case.
+    """
+    app.config.update(
+        cache_url="redis://h", Jobs_Host="h", x_url="redis://h", X_HOST="h"
+    )
+    app.config.update(
+        db_url="postgresql://h", mail_host="h", empty_url="", _url="redis://"
+    )
+    app.config.update(Y_URL="http://h", y_url="redis://h", ignored_url="redis://h")
+
+    with pytest.warns(UserWarning, match="'x_url' is not used. Did you mean 'X_URL'?"):
+        manager = RedisManager(app, ignore=["IGNORED*"])
+
+    registry = app.extensions["redis"]
+    assert list(registry) == ["X"]
+    assert list(registry.skipped) == ["Y", "CACHE", "JOBS"]
+    assert registry.skipped["CACHE"] == "'cache_url' is not in upper case"
+    assert "does not begin with redis://" in registry.skipped["Y"]
+
+    with app.app_context(), pytest.raises(UnknownPrefixError) as info:
+        manager.get("CACHE")
+
+    assert str(info.value).endswith(
+        " 'CACHE' was skipped: 'cache_url' is not in upper case."
+    )
+    assert warnings_of(
+        {"cache_url": "redis://h", "REDIS_URL": "redis://h"}, "CACHE"
+    ) == [
+        "'cache_url' is not used. Did you mean 'CACHE_URL'?",
+        "manager.get('CACHE') was called, but no setting configures this prefix: set"
+        " 'CACHE_URL' or 'CACHE_HOST'. It was skipped: 'cache_url' is not in upper"
+        " case.",
+    ]
+
+
 def test_long_prefix(app: Flask) -> None:
     """A prefix has a limited length, wherever it comes from."""
     prefix = "X" * 200

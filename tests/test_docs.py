@@ -343,12 +343,19 @@ def test_discovery(
 
     assert list(app.extensions["redis"]) == (prefixes.split(", ") if prefixes else [])
     assert bool(caplog.records) == (outcome == "error at first use")
-    prefix = literals(row["settings"])[0].split("_HOST")[0].split("_URL")[0]
+    prefix = literals(row["settings"].upper())[0].split("_HOST")[0].split("_URL")[0]
 
     with app.app_context():
         if outcome == "skipped":
+            assert list(app.extensions["redis"].skipped) == [prefix]
+
+            with pytest.raises(UnknownPrefixError, match=f"'{prefix}' (was|must) "):
+                manager.get(prefix)
+        elif outcome == "no address":
+            assert not app.extensions["redis"].skipped
+
             with pytest.raises(UnknownPrefixError):
-                manager.get(prefix.removesuffix("_PORT = 6379"))
+                manager.get("CACHE")
         elif outcome == "error at first use":
             with pytest.raises(ConfigError):
                 manager.get(prefix).get("k")

@@ -68,6 +68,7 @@ def report(config: dict[str, t.Any], caplog: pytest.LogCaptureFixture) -> str:
         ("URLS", "URL"),
         ("ULR", "URL"),
         ("URl", "URL"),
+        ("password", "PASSWORD"),
         ("SOCKET_PATH", "UNIX_SOCKET_PATH"),
         ("UNIX_SOKET_PATH", "UNIX_SOCKET_PATH"),
     ],
@@ -150,6 +151,8 @@ def test_certain_prefix(name: str, right: str) -> None:
         ({"REDIS_HOST": "h", "REDIS_USE_SSL": "true"}, "Did you mean 'REDIS_SSL'?"),
         ({"REDIS_HOST": "h", "REDIS_URI": "redis://h"}, "Did you mean 'REDIS_URL'?"),
         ({"REDIS_URl": "redis://h"}, "Did you mean 'REDIS_URL'?"),
+        ({"redis_url": "redis://h"}, "Did you mean 'REDIS_URL'?"),
+        ({"REDIS_URL": "redis://h", "redis_db": "1"}, "Did you mean 'REDIS_DB'?"),
         ({"REDIS__URL": "redis://h"}, "Did you mean 'REDIS_URL'?"),
         ({"RDIS_URI": "redis://h"}, "No setting configures a Redis"),
         (
@@ -299,7 +302,10 @@ def test_host_of_a_sentinel() -> None:
             "CACHE_URI": "x",
             "CACHE_UR": "x",
         },
-        {"REDIS_URL": "redis://h", "REDIS_Colour": "red"},
+        {"REDIS_URL": "redis://h", "REDIS_Colour": "red", "redis_colour": "red"},
+        {"REDIS_URL": "redis://h", "redis_url": "redis://h", "redis_password": ""},
+        # Celery's settings.
+        {"REDIS_URL": "redis://h", "broker_url": "redis://h", "broker_pool_limit": 3},
     ],
 )
 def test_no_false_alarm(config: dict[str, t.Any]) -> None:

@@ -131,14 +131,19 @@ def _find_prefixes(
     """
     names = []
 
-    for name in _find_groups(config):
+    def find_reason(config: Config, name: str) -> str | None:
         is_certain = name in certain or name.startswith(_CERTAIN)
-        reason = reason_to_skip(config, name, is_certain, ignore)
+        return reason_to_skip(config, name, is_certain, ignore)
 
-        if reason is None:
+    for name in _find_groups(config):
+        if (reason := find_reason(config, name)) is None:
             names.append(name)
         else:
             skipped[name] = reason
+
+    for key, name in _find_lower_case(config):
+        if name not in names and not find_reason({key.upper(): config[key]}, name):
+            skipped.setdefault(name, f"{key!r} is not in upper case")
 
     return names
 
@@ -240,6 +245,17 @@ def _find_groups(config: Config) -> list[str]:
     return list(groups)
 
 
+def _find_lower_case(config: Config) -> cabc.Iterator[tuple[str, str]]:
+    """Settings that could make a prefix if their names were in upper case, with this
+    prefix.
+    """
+    for key, value in config.items():
+        # Most settings are in upper case.
+        if isinstance(key, str) and not key.isupper() and not is_unset(value):
+            for name in _find_groups({key.upper(): value}):
+                yield key, name
+
+
 def _check_address(config: Config, prefix: str) -> None:
     if not has_address(config, prefix):
         raise ConfigError(
@@ -309,8 +325,18 @@ class Groups:
                     yield f"{key!r} is not used{advice}"
                     break
 
+        yield from self._find_lower_case(checked)
+
+    def _find_lower_case(self, checked: cabc.Collection[str]) -> cabc.Iterator[str]:
+        """A warning for each setting that would be used if it were in upper case."""
         for key in self._not_upper:
             upper = key.upper()
+            value = self._config[key]
+
+            # The application may copy its settings to names in upper case.
+            if is_unset(value) or str(value) == str(self._config.get(upper)):
+                continue
+
             splits = _split_key(upper, checked)
 
             if any(rest in self._names[prefix] for prefix, rest in splits):
@@ -396,7 +422,7 @@ def _split_keys(
         # Most settings belong to no prefix. Test the cheapest condition first.
         if (
             isinstance(name, str)
-            and name.partition("_")[0] in first_words
+            and name.partition("_")[0].upper() in first_words
             and len(name) <= _LONGEST_NAME
         ):
             if name.isupper():
