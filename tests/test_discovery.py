@@ -35,13 +35,15 @@ def discover(
     return list(app.extensions["redis"])
 
 
-def warnings_of(config: dict[str, t.Any], *requested: str) -> list[str]:
+def warnings_of(
+    config: dict[str, t.Any], *requested: str, **options: t.Any
+) -> list[str]:
     """The warnings of a manager for these settings. Some prefixes were requested before
     there is an app.
     """
     app = Flask("warnings", static_folder=None)
     app.config.update(config)
-    manager = RedisManager()
+    manager = RedisManager(**options)
 
     for prefix in requested:
         manager.get(prefix)
@@ -788,6 +790,43 @@ def test_requested_but_not_configured() -> None:
         " prefix: set 'CACHE_SERVICE_URL' or 'CACHE_SERVICE_HOST'. It was skipped:"
         " Kubernetes set 'CACHE_SERVICE_HOST' for a service of this name, as"
         " 'CACHE_PORT' shows."
+    ]
+
+
+def test_default_but_not_configured(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A default prefix that the application has chosen, or that is in the environment,
+    and that is not configured, causes a warning.
+    """
+    config = {"MAIN_URL": "redis://h"}
+    start = (
+        "The default prefix is {0!r}, but no setting configures this prefix: set"
+        " '{0}_URL' or '{0}_HOST'."
+    )
+    assert warnings_of(config, default="MIAN") == [
+        f"{start.format('MIAN')} 'MAIN_URL' is set: did you mean 'MIAN_URL'?"
+    ]
+    ignored = start.format("X") + " It was skipped: a pattern in ignore= matches 'X'."
+    assert warnings_of({**config, "X_HOST": "h"}, default="X", ignore=["X"]) == [
+        ignored
+    ]
+    assert warnings_of(config, default="MAIN") == []
+    # Not every application uses REDIS, and some platforms set REDIS_URL.
+    monkeypatch.setenv("REDIS_URL", "redis://h")
+    assert warnings_of(config) == []
+    monkeypatch.setenv("FLASK_REDIS_URL", "redis://h")
+    assert warnings_of(config) == [
+        f"{start.format('REDIS')} 'FLASK_REDIS_URL' is in the environment: call"
+        " app.config.from_prefixed_env() before init_app."
+    ]
+    assert warnings_of(config, prefixes=["MAIN"]) == []
+    assert warnings_of(config | {"REDIS_URL": ""}) == []
+
+
+def test_requested_but_not_listed() -> None:
+    """If a prefix is configured and not in prefixes=, the warning says so."""
+    config = {"A_URL": "redis://h", "B_URL": "redis://h"}
+    assert warnings_of(config, "B", prefixes=["A"]) == [
+        "manager.get('B') was called, but this prefix is not in prefixes=."
     ]
 
 

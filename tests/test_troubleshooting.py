@@ -132,7 +132,7 @@ def test_start_up(
 
     messages += [str(warning.message) for warning in caught]
 
-    manager = RedisManager()
+    manager = RedisManager(default="MAIN")
     manager.get("CACHE")
     app = Flask("shop")
     app.config["REDIS_URL"] = URL

@@ -109,7 +109,11 @@ def discover(
 
     discovery.warnings += groups.find_misspellings({*names, *certain}, certain)
     discovery.warnings += _warn_about_missing(
-        config, expected, {*registered, *names}, discovery.skipped
+        config,
+        default if prefixes is None else None,
+        expected,
+        {*registered, *names},
+        discovery.skipped,
     )
 
     if prefixes is None and not (names or registered or discovery.warnings):
@@ -179,6 +183,7 @@ def _read(
 
 def _warn_about_missing(
     config: Config,
+    default: str | None,
     expected: cabc.Collection[str],
     configured: cabc.Collection[str],
     skipped: cabc.Mapping[str, str],
@@ -194,7 +199,7 @@ def _warn_about_missing(
             if scheme_of(config.get(f"{prefix}_URL")) in ENGINES:
                 yield f"'{prefix}_URL' is not used. Did you mean '{name}_URL'?"
 
-    yield from warn_about_requested(config, expected, configured, skipped)
+    yield from warn_about_requested(config, default, expected, configured, skipped)
 
 
 def read_prefix(

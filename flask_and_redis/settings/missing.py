@@ -10,6 +10,7 @@ import typing as t
 from ..spec.classes import is_unset
 from ..spec.spec import Spec
 from ..spec.url import is_service_port
+from .groups import has_address
 from .groups import SUFFIXES
 
 # Any of these says where the server is. A port alone does not.
@@ -17,6 +18,9 @@ _HOSTS = frozenset(("host", "unix_socket_path", "connection_pool", "startup_node
 
 # Settings that a server on the developer's machine seldom needs.
 _OF_REMOTE = ("password", "password_file", "username", "credential_provider", "ssl")
+
+# The default prefix of most managers. Not all of these applications use it.
+_USUAL_DEFAULT = "REDIS"
 
 
 def explain_setting(name: str) -> str:
@@ -32,27 +36,39 @@ def explain_setting(name: str) -> str:
 
 def warn_about_requested(
     config: cabc.Mapping[str, t.Any],
+    default: str | None,
     requested: cabc.Iterable[str],
     configured: cabc.Collection[str],
     skipped: cabc.Mapping[str, str],
 ) -> cabc.Iterator[str]:
-    """A warning for each prefix that was requested and is not configured.
+    """A warning for each prefix that the application probably uses, and that is not
+    configured.
 
     :param config: The application's settings.
+    :param default: The default prefix. None if the application lists its prefixes.
     :param requested: What was given to ``manager.get()`` before ``init_app``.
     :param configured: The prefixes that have settings, wrong ones too.
     :param skipped: Groups of settings that are no prefix, with the reason.
     """
-    for prefix in requested:
+    starts = {each: f"manager.get({each!r}) was called" for each in requested}
+
+    # Without any prefix, there is another warning.
+    if configured and default is not None:
+        if default != _USUAL_DEFAULT or _find_flask_variable(config, default):
+            starts.setdefault(default, f"The default prefix is {default!r}")
+
+    for prefix, start in starts.items():
         if prefix in configured:
             continue
 
         if prefix in config and prefix.endswith(SUFFIXES):
-            yield f"manager.get({prefix!r}) was called, but {explain_setting(prefix)}"
+            yield f"{start}, but {explain_setting(prefix)}"
+        elif has_address(config, prefix) and prefix not in skipped:
+            yield f"{start}, but this prefix is not in prefixes=."
         else:
             message = (
-                f"manager.get({prefix!r}) was called, but no setting configures this"
-                f" prefix: set '{prefix}_URL' or '{prefix}_HOST'."
+                f"{start}, but no setting configures this prefix: set '{prefix}_URL' or"
+                f" '{prefix}_HOST'."
             )
 
             if prefix in skipped:
@@ -175,19 +191,13 @@ def find_variable(config: cabc.Mapping[str, t.Any], prefix: str) -> str:
     :param config: The application's settings.
     :param prefix: The prefix.
     """
+    if hint := _find_flask_variable(config, prefix):
+        return hint
+
     for suffix in SUFFIXES:
         name = prefix + suffix
 
-        if name in config:
-            continue
-
-        if f"FLASK_{name}" in os.environ:
-            return (
-                f" 'FLASK_{name}' is in the environment: call"
-                " app.config.from_prefixed_env() before init_app."
-            )
-
-        if name in os.environ:
+        if name in os.environ and name not in config:
             return (
                 f" {name!r} is in the environment, but app.config.from_prefixed_env()"
                 f" reads 'FLASK_{name}'."
@@ -202,5 +212,19 @@ def find_variable(config: cabc.Mapping[str, t.Any], prefix: str) -> str:
             f" {prefix!r} is a mapping, because from_prefixed_env() read a name with"
             " '__': write a single '_'."
         )
+
+    return ""
+
+
+def _find_flask_variable(config: cabc.Mapping[str, t.Any], prefix: str) -> str:
+    """A sentence about a variable that ``from_prefixed_env()`` would read."""
+    for suffix in SUFFIXES:
+        name = prefix + suffix
+
+        if f"FLASK_{name}" in os.environ and name not in config:
+            return (
+                f" 'FLASK_{name}' is in the environment: call"
+                " app.config.from_prefixed_env() before init_app."
+            )
 
     return ""
