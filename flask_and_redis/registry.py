@@ -302,6 +302,9 @@ class Registry(cabc.Mapping[str, redis.Redis]):
             raise UnknownPrefixError(self._explain_unknown(prefix))
 
     def _explain_unknown(self, prefix: str) -> str:
+        # init_app has imported it.
+        from .settings.missing import find_variable
+
         known = ", ".join(map(repr, self)) or "none"
         message = f"This app has no Redis with the prefix {prefix!r}; it has: {known}."
 
@@ -318,7 +321,7 @@ class Registry(cabc.Mapping[str, redis.Redis]):
         message += f" Set '{prefix}_URL' or '{prefix}_HOST' before init_app."
         near = difflib.get_close_matches(prefix, self._skipped, n=1, cutoff=0.8)
         reason = f" {near[0]!r} was skipped: {self._skipped[near[0]]}." if near else ""
-        return message + reason
+        return message + (reason or find_variable(self._config, prefix))
 
     def claim(
         self,

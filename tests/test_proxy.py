@@ -285,6 +285,19 @@ def test_unknown_prefix_that_is_no_text(app: Flask, prefix: t.Any) -> None:
             assert str(info.value).endswith(f"it has: 'REDIS'. {message}")
 
 
+def test_unread_variable_of_an_unknown_prefix(
+    app: Flask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """If only the environment configures the prefix, the error says so."""
+    monkeypatch.setenv("FLASK_CACHE_URL", "redis://h")
+    app.config["REDIS_URL"] = "redis://h"
+    manager = RedisManager(app)
+
+    with app.app_context():
+        with pytest.raises(UnknownPrefixError, match="'FLASK_CACHE_URL' is in the env"):
+            manager.get("CACHE")
+
+
 def test_wrong_prefix_while_unused(app: Flask) -> None:
     """A proxy whose settings are wrong still supports bool, isinstance, dir and repr.
     Only a command raises the error.
