@@ -488,6 +488,100 @@ def test_pipeline_errors_in_asyncio(server: Server) -> None:
 
 
 @pytest.mark.parametrize("library", [redis, valkey])
+def test_find_loss(server: Server, library: t.Any) -> None:
+    """Once keys are watched, a lost connection is a WatchError, whose context it is."""
+    client = get_library(library.__name__).client_class(port=server.port)
+    handled = ValueError()
+
+    def execute(use: t.Callable[[t.Any], object]) -> Exception | None:
+        pipeline = client.pipeline()
+        pipeline.watch("k")
+        use(pipeline)
+        pipeline.multi()
+        pipeline.get("k")
+
+        try:
+            raise handled
+        except ValueError:
+            with pytest.raises((redis.WatchError, valkey.WatchError)) as info:
+                pipeline.execute()
+
+        return clients.find_loss(info.value, handled)
+
+    def lose(pipeline: t.Any) -> None:
+        client.client_kill_filter(_id=pipeline.client_id())
+
+    assert isinstance(execute(lose), library.ConnectionError)
+    # The key has changed.
+    assert execute(lambda _: client.incr("k")) is None
+    client.close()
+
+
+def test_find_loss_in_asyncio(server: Server) -> None:
+    """The same in asyncio."""
+
+    async def execute(change: t.Callable[[t.Any], t.Any]) -> Exception | None:
+        async with client.pipeline() as pipeline:
+            await pipeline.watch("k")
+            await change(pipeline)
+            pipeline.multi()
+            pipeline.get("k")
+
+            with pytest.raises(redis.WatchError) as info:
+                await pipeline.execute()
+
+            return clients.find_loss(info.value, None)
+
+    async def lose(pipeline: t.Any) -> None:
+        await client.client_kill_filter(_id=await pipeline.client_id())
+
+    async def run() -> None:
+        assert isinstance(await execute(lose), redis.ConnectionError)
+        assert await execute(lambda _: client.incr("k")) is None
+        await client.aclose()
+
+    client: t.Any = redis.asyncio.Redis(port=server.port)
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize(
+    "cause", [redis.exceptions.AskError, redis.exceptions.MovedError]
+)
+def test_find_loss_of_a_moved_slot(cause: type[Exception]) -> None:
+    """In a cluster, a slot that has moved is a WatchError, too."""
+    error = redis.WatchError("Slot rebalancing occurred while watching keys")
+    error.__context__ = cause("1 127.0.0.1:1")
+    assert clients.find_loss(error, None) is None
+    error.__context__ = KeyboardInterrupt()
+    assert clients.find_loss(error, None) is None
+
+
+@pytest.mark.parametrize("library", [redis, valkey])
+def test_forget_watch(server: Server, library: t.Any) -> None:
+    """A pipeline opens a closed connection again to send UNWATCH."""
+    client = get_library(library.__name__).client_class(port=server.port)
+
+    with client.pipeline() as pipeline:
+        for is_open in (True, False):
+            pipeline.watch("k")
+            connection = pipeline.connection
+            connection.is_open = is_open
+            connection.disconnect()
+            clients.forget_watch(pipeline)
+            pipeline.reset()
+            assert (connection._sock is not None) is is_open
+            connection.disconnect()
+
+        # A connection of another kind does not tell.
+        del connection.is_open
+        pipeline.watch("k")
+        clients.forget_watch(pipeline)
+        assert pipeline.watching
+
+    client.close()
+
+
+@pytest.mark.parametrize("library", [redis, valkey])
 def test_lock_steps(server: Server, library: t.Any) -> None:
     """A lock makes each attempt with the same method, with or without asyncio."""
     steps: list[str] = []

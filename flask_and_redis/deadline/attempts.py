@@ -82,6 +82,20 @@ class Attempts:
         # The outage that only this command may probe now.
         self._turn: Outage | None = None
 
+    def take_step(
+        self,
+        started: float,
+        handled: BaseException | None,
+        commands: cabc.Collection[Command],
+    ) -> None:
+        """Note which step of a transaction is tried. See the class.
+
+        :param started: When the step started. The deadline stays the same.
+        """
+        self._attempt_started = started
+        self._handled = handled
+        self._commands = commands
+
     @property
     def parts(self) -> frozenset[cabc.Hashable]:
         """The parts of the prefix that the command needs. None stands for all."""
@@ -165,7 +179,16 @@ class Attempts:
     def _complete(self, error: BaseException, outcome: str) -> None:
         self._engine.complete_error(error, self._spec, self._handled, outcome)
 
-    def _may_retry(self, error: Exception) -> bool:
+    def give_up(self, error: Exception) -> None:
+        """Let the error of a command that must not be retried say which Redis failed.
+
+        :param error: What the command raised.
+        :raises OSError: If that was an exception of the application.
+        """
+        self._count_failure(error)
+        self._complete(error, self._describe())
+
+    def _count_failure(self, error: Exception) -> None:
         self._engine.raise_interruption(
             error,
             self._spec,
@@ -175,6 +198,9 @@ class Attempts:
         )
         self.has_failed = True
         self._count += 1
+
+    def _may_retry(self, error: Exception) -> bool:
+        self._count_failure(error)
 
         if self.may_reconnect(error):
             self.pause = 0.0

@@ -24,6 +24,7 @@ from .locks import LockWithDeadline
 from .locks import recognize_own_token
 from .pipelines import add_deadline
 from .pipelines import AsyncPipelineWithDeadline
+from .pipelines import limit_restarts
 from .pipelines import PipelineWithDeadline
 from .pipelines import StaysOpenPipeline
 from .report import name_of
@@ -97,6 +98,15 @@ class _HasPipelines(_HasDeadline):
             add_deadline(pipeline, self, self._command_deadline, self._pipeline_mixin)
 
         return pipeline
+
+    def transaction(
+        self, func: cabc.Callable[[t.Any], t.Any], *watches: t.Any, **kwargs: t.Any
+    ) -> t.Any:
+        if self._command_deadline is not None:
+            attempts = self._command_deadline.start(t.cast(t.Any, self))
+            func = limit_restarts(func, attempts)
+
+        return super().transaction(func, *watches, **kwargs)  # type: ignore[misc]
 
 
 class WithDeadline(_HasPipelines, CommandsWithDeadline):

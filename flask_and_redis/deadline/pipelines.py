@@ -4,14 +4,22 @@ from __future__ import annotations
 
 import collections.abc as cabc
 import contextlib
+import inspect
+import sys
+import time
 import typing as t
 
 from ..engines import messages
 from ..engines.internals.clients import change_class
 from ..engines.internals.clients import copy_scripts
+from ..engines.internals.clients import find_loss
+from ..engines.internals.clients import forget_watch
 from ..engines.internals.clients import PipelineErrors
 from ..engines.internals.clients import restore_scripts
+from ..engines.interruptions import raise_alone
+from ..engines.library import get_library
 from ..engines.library import library_name
+from ..engines.marks import is_unsent
 from ..engines.marks import mark_executed
 from ..signals import command_finished
 from ..spec.classes import subclass
@@ -35,16 +43,30 @@ class _Records(PipelineErrors):
     _is_immediate: bool
     #: Whether multi() was called, so that the commands are a transaction.
     _is_explicit: bool
+    #: The attempts of the transaction() that uses the pipeline.
+    _transaction: Attempts | None
+    #: The same, between a failure and the WATCH with which transaction() starts again.
+    _restarting: Attempts | None
 
     if t.TYPE_CHECKING:
 
         def __len__(self) -> int: ...
 
+        def _run_step(
+            self, execute: t.Any, args: tuple[t.Any, ...], options: dict[str, t.Any]
+        ) -> t.Any: ...
+
     def execute_command(self, *args: t.Any, **options: t.Any) -> t.Any:
         if not (queued := len(self)):
             self._recorded_commands.clear()
 
-        result = super().execute_command(*args, **options)  # type: ignore[misc]
+        execute = super().execute_command  # type: ignore[misc]
+
+        # watch() itself handles the errors of WATCH.
+        if self._is_immediate and not self._is_explicit and args[0] != "WATCH":
+            result = self._run_step(execute, args, options)
+        else:
+            result = execute(*args, **options)
 
         if len(self) > queued:
             self._recorded_commands.append((args, options))
@@ -62,6 +84,7 @@ class _Records(PipelineErrors):
         # Nothing is watched any more.
         self._is_immediate = False
         self._is_explicit = False
+        forget_watch(self)
         return super().reset()  # type: ignore[misc]
 
     def note_first_error(
@@ -77,15 +100,16 @@ class _Records(PipelineErrors):
         """The first argument of each queued command."""
         return [args[0] for args, _ in self._recorded_commands]
 
-    def _take_commands(self) -> list[Command]:
-        """The commands to retry. It is empty if the pipeline must not be retried."""
+    def _take_commands(self) -> tuple[list[Command], bool]:
+        """The commands, and whether they may be retried."""
+        commands = self._recorded_commands
         # reset() may have dropped them, and others may have been added without this
         # class.
-        are_all = len(self._recorded_commands) == len(self)
-        commands = self._recorded_commands if are_all and not self._is_immediate else []
+        are_all = bool(commands) and len(commands) == len(self)
+        may_retry = are_all and not self._is_immediate
         self._is_immediate = False
         self._recorded_commands = []
-        return commands
+        return commands, may_retry
 
     def _refill(
         self, commands: list[Command], scripts: set[t.Any], is_explicit: bool
@@ -110,8 +134,14 @@ class _Records(PipelineErrors):
         if self._is_immediate or len(self):
             return None
 
-        command = (("WATCH", *keys), dict[str, t.Any]())
-        return self._command_deadline.start(self._pipeline_client, [command])
+        commands = _watch_of(keys)
+        attempts, self._restarting = self._restarting, None
+
+        if attempts is None:
+            return self._command_deadline.start(self._pipeline_client, commands)
+
+        attempts.take_step(time.monotonic(), sys.exc_info()[1], commands)
+        return attempts
 
     @contextlib.contextmanager
     def _watching(self) -> cabc.Iterator[None]:
@@ -125,15 +155,73 @@ class _Records(PipelineErrors):
             self._is_immediate = not library_name(type(error))
             raise
 
+    @contextlib.contextmanager
+    def _step(self, commands: list[Command]) -> cabc.Iterator[None]:
+        """Run commands that must not be retried alone, because keys are watched."""
+        started = time.monotonic()
+        handled = sys.exc_info()[1]
+
+        try:
+            yield
+        except Exception as error:
+            failure = self._find_failure(error, handled)
+
+            if failure is None:
+                raise
+
+            if (attempts := self._transaction) is not None:
+                attempts.take_step(started, handled, commands)
+                self._restart(attempts, failure)
+            elif failure is not error and is_unsent(failure):
+                # Nothing has run, so that the caller can start again.
+                raise
+            else:
+                client, deadline = self._pipeline_client, self._command_deadline
+                Attempts(deadline, client, started, handled, commands).give_up(failure)
+
+            raise_alone(failure)
+
+    def _find_failure(
+        self, error: Exception, handled: BaseException | None
+    ) -> Exception | None:
+        """Why a step has failed, or None if a watched key has changed."""
+        if isinstance(error, self._watch_error):
+            return find_loss(error, handled)
+
+        return error
+
+    @property
+    def _watch_error(self) -> type[Exception]:
+        errors = get_library(library_name(type(self))).errors
+        return t.cast(type[Exception], errors.WatchError)
+
+    def _restart(self, attempts: Attempts, failure: Exception) -> None:
+        """Let transaction() start again if a retry may succeed. It does so after a
+        ``WatchError``.
+        """
+        if attempts.may_continue(failure):
+            self._restarting = attempts
+            raise self._watch_error("The transaction starts again.") from failure
+
 
 class PipelineWithDeadline(_Records):
     """Mixed into the class of a synchronous client's pipelines."""
 
+    def _run_step(
+        self, execute: t.Any, args: tuple[t.Any, ...], options: dict[str, t.Any]
+    ) -> t.Any:
+        with self._step([(args, options)]):
+            return execute(*args, **options)
+
     def watch(self, *keys: t.Any) -> t.Any:
         watch = super().watch  # type: ignore[misc]
 
+        if self._restarting is not None:
+            self.reset()
+
         if (attempts := self._start_watch(keys)) is None:
-            return watch(*keys)
+            with self._step(_watch_of(keys)):
+                return watch(*keys)
 
         engine = self._command_deadline.engine
 
@@ -163,8 +251,11 @@ class PipelineWithDeadline(_Records):
     def _run_commands(
         self, execute: t.Any, args: tuple[t.Any, ...], kwargs: dict[str, t.Any]
     ) -> t.Any:
-        if not (commands := self._take_commands()):
-            return execute(*args, **kwargs)
+        commands, may_retry = self._take_commands()
+
+        if not may_retry:
+            with self._step(commands):
+                return execute(*args, **kwargs)
 
         engine = self._command_deadline.engine
         scripts = copy_scripts(self)
@@ -200,11 +291,30 @@ class PipelineWithDeadline(_Records):
 class AsyncPipelineWithDeadline(_Records):
     """Mixed into the class of an asynchronous client's pipelines."""
 
+    def _run_step(
+        self, execute: t.Any, args: tuple[t.Any, ...], options: dict[str, t.Any]
+    ) -> t.Any:
+        result = execute(*args, **options)
+
+        # After unwatch(), the command was queued.
+        if not inspect.iscoroutine(result):
+            return result
+
+        return self._await_step(result, (args, options))
+
+    async def _await_step(self, step: cabc.Awaitable[t.Any], command: Command) -> t.Any:
+        with self._step([command]):
+            return await step
+
     async def watch(self, *keys: t.Any) -> t.Any:
         watch = super().watch  # type: ignore[misc]
 
+        if self._restarting is not None:
+            await self.reset()
+
         if (attempts := self._start_watch(keys)) is None:
-            return await watch(*keys)
+            with self._step(_watch_of(keys)):
+                return await watch(*keys)
 
         engine = self._command_deadline.engine
 
@@ -237,8 +347,11 @@ class AsyncPipelineWithDeadline(_Records):
     async def _run_commands(
         self, execute: t.Any, args: tuple[t.Any, ...], kwargs: dict[str, t.Any]
     ) -> t.Any:
-        if not (commands := self._take_commands()):
-            return await execute(*args, **kwargs)
+        commands, may_retry = self._take_commands()
+
+        if not may_retry:
+            with self._step(commands):
+                return await execute(*args, **kwargs)
 
         engine = self._command_deadline.engine
         scripts = copy_scripts(self)
@@ -281,6 +394,10 @@ class StaysOpenPipeline:
         t.cast(t.Any, self).reset()
 
 
+def _watch_of(keys: tuple[t.Any, ...]) -> list[Command]:
+    return [(("WATCH", *keys), {})]
+
+
 def _all_failed(replies: t.Sequence[object]) -> bool:
     """Whether each command of a pipeline was answered by an error."""
     return all(isinstance(reply, Exception) for reply in replies) and bool(replies)
@@ -313,3 +430,22 @@ def add_deadline(
     pipeline._recorded_commands = []
     pipeline._is_immediate = False
     pipeline._is_explicit = False
+    pipeline._transaction = None
+    pipeline._restarting = None
+
+
+def limit_restarts(
+    function: cabc.Callable[[t.Any], t.Any], attempts: Attempts
+) -> cabc.Callable[[t.Any], t.Any]:
+    """The function of a ``transaction()`` that does not start again forever when the
+    server fails.
+
+    :param function: The function, whose argument is the pipeline.
+    :param attempts: The attempts of the whole transaction.
+    """
+
+    def use(pipeline: t.Any) -> t.Any:
+        pipeline._transaction = attempts
+        return function(pipeline)
+
+    return use

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import collections.abc as cabc
 import ssl
+import typing as t
 
 from .internals.connections import is_foreign
 from .internals.connections import MARGIN
@@ -44,7 +45,7 @@ def raise_interruption(
             and any(cause is each for each in errors)
             and _is_interruption(error, cause, library, is_early)
         ):
-            _raise_alone(cause)
+            raise_alone(cause)
 
 
 def _is_interruption(
@@ -65,8 +66,11 @@ def _is_interruption(
     return not (has_number or library.is_async or isinstance(cause, ssl.SSLError))
 
 
-def _raise_alone(error: OSError) -> None:
-    """Raise an error again, without the one that replaced it as its context."""
+def raise_alone(error: BaseException) -> t.NoReturn:
+    """Raise an error again, without the one that replaced it as its context.
+
+    :param error: The error.
+    """
     context = error.__context__
 
     try:

@@ -26,8 +26,8 @@ TESTS = {
     "": "proxy redis registry discovery errors health names secrets",
     "contrib/debug_toolbar": "debug_toolbar",
     "contrib/prometheus": "prometheus",
-    "deadline": "attempts retry outages watch locks cluster_nodes signals messages"
-    " own_exceptions clients connections",
+    "deadline": "attempts retry outages watch transactions locks cluster_nodes signals"
+    " messages own_exceptions clients connections",
     "deadline/locks": "locks",
     "deadline/report": "signals messages retry outages",
     "engines": "engines clients connections settings errors pings health",

@@ -8,6 +8,7 @@ import threading
 import typing as t
 
 import redis.utils
+from redis import exceptions as redis_exceptions
 
 from ..library import library_name
 from ..messages import clean_error
@@ -89,6 +90,40 @@ class PipelineErrors:
         except Exception as error:
             self.note_first_error(error, response)
             raise
+
+
+def find_loss(error: BaseException, handled: BaseException | None) -> Exception | None:
+    """The error that a ``WatchError`` has replaced, or None if a watched key has
+    changed.
+
+    Why: once keys are watched, redis-py raises a ``WatchError`` in place of any error
+    of the connection. Only its context tells. In a cluster, it also does so if a slot
+    has moved, which is a change. Versions: all. Without it: a transaction whose reply
+    is lost counts as one that did not run.
+
+    :param error: The ``WatchError``.
+    :param handled: The error that the caller was handling when the command started.
+    """
+    loss = error.__context__
+    is_change = loss is handled or isinstance(loss, redis_exceptions.AskError)
+    return loss if isinstance(loss, Exception) and not is_change else None
+
+
+def forget_watch(pipeline: t.Any) -> None:
+    """Let a pipeline be reset without ``UNWATCH`` if its connection is closed.
+
+    Why: a closed connection watches nothing, but ``reset()`` would open it again, and
+    raise what that raises. Versions: all; a cluster's pipelines do not do so. Without
+    it: a transaction waits twice for a server that hangs, and its error says that it
+    was not sent.
+
+    :param pipeline: The pipeline.
+    """
+    connection = getattr(pipeline, "connection", None)
+
+    # A connection of the application may not be one of ours.
+    if not getattr(connection, "is_open", True):
+        pipeline.watching = False
 
 
 def copy_scripts(pipeline: t.Any) -> set[t.Any]:
