@@ -446,6 +446,28 @@ class Noted(clients.PipelineErrors):
         self.noted.append((str(error), [*replies]))
 
 
+@pytest.mark.parametrize("is_async", [False, True])
+@pytest.mark.parametrize("library", ["redis", "valkey"])
+def test_lends_connections(server: Server, library: str, is_async: bool) -> None:
+    """A client of client() has no attributes of the client that created it."""
+
+    class Lends(clients.LendsConnections):
+        def note_lent(self, client: t.Any) -> None:
+            client.lender = self
+
+    base = get_library(library, is_async).client_class
+    client: t.Any = subclass(Lends, base)(port=server.port)
+    client.own = True
+    lent = client.client()
+    assert isinstance(lent, type(client))
+    assert lent.lender is client
+    assert not hasattr(lent, "own")
+
+    if not is_async:
+        lent.close()
+        client.close()
+
+
 @pytest.mark.parametrize("library", [redis, valkey])
 def test_pipeline_errors(server: Server, library: t.Any) -> None:
     """redis-py quotes a command in its error, and raises the first error."""

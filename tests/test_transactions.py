@@ -28,6 +28,7 @@ from .servers import Server
 from .servers import wait_until
 from .test_own_exceptions import Expired
 from .test_own_exceptions import interrupted
+from .test_own_exceptions import Limit
 from .test_own_exceptions import Limited
 from .test_own_exceptions import limited  # noqa: F401
 from .test_watch import move
@@ -860,3 +861,111 @@ def test_error_of_the_function(server: Server, make: t.Any) -> None:
 
         assert info.value is error
         assert not hasattr(error, "__notes__")
+
+
+# client()
+
+
+def test_client_with_a_connection(
+    cutter: Cutter,
+    make: t.Any,
+    limited: t.Any,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A client that keeps its connection sends nothing again. Its errors are those of
+    other commands, and its pipelines have a deadline.
+    """
+    with make(URL=cutter.url).client() as first, first.client() as client:
+        cutter.lose(b"INCR")
+
+        with raises(redis.ConnectionError):
+            client.incr("n")
+
+        assert client.get("n") == b"1"
+        cutter.lose(b"EXEC")
+        assert client.transaction(add, "k") == [3]
+        cutter.lose(b"INCR")
+        assert client.pipeline(transaction=False).incr("n").execute() == [5]
+
+    with limited.client() as client:
+        monkeypatch.setattr(Limited, "ends", True)
+
+        with pytest.raises(TimeoutError, match="^mine$"):
+            client.incr("k")
+
+
+def test_async_client_with_a_connection(cutter: Cutter) -> None:
+    """The same in asyncio."""
+
+    async def use(shared: t.Any) -> None:
+        async with shared.client() as client:
+            cutter.lose(b"INCR")
+
+            with raises(redis.ConnectionError):
+                await client.incr("n")
+
+            assert await client.get("n") == b"1"
+            cutter.lose(b"EXEC")
+            assert await client.transaction(add, "k") == [3]
+            cutter.lose(b"INCR")
+            pipe = client.pipeline(transaction=False)
+            assert await pipe.incr("n").execute() == [5]
+
+    run_async(use, URL=cutter.url)
+
+
+def test_client_while_handling_an_error(cutter: Cutter, make: t.Any) -> None:
+    """What its caller handles is not taken for the error of its command."""
+    with make(URL=cutter.url).client() as client:
+        cutter.lose(b"INCR")
+
+        try:
+            raise Limit
+        except Limit:
+            with pytest.raises(redis.ConnectionError):
+                client.incr("n")
+
+
+def test_client_with_redis_py_retries(cutter: Cutter, make: t.Any) -> None:
+    """With a Retry object of redis-py, nothing is added to its errors."""
+    with make(URL=cutter.url, RETRY=Retry(NoBackoff(), 0)).client() as client:
+        cutter.lose(b"INCR")
+
+        with pytest.raises(redis.ConnectionError) as info:
+            client.incr("n")
+
+        assert not hasattr(info.value, "__notes__")
+
+
+def test_clients_of_clusters(cluster: Cluster, make: t.Any) -> None:
+    """A cluster's client cannot keep a connection."""
+    assert not hasattr(make(URL=f"redis+cluster://{cluster.address}"), "client")
+
+
+class Bare:
+    """A client of the application. Its methods have names of redis-py."""
+
+    def __init__(self, host: str, port: int = 0) -> None:
+        self.host = host
+
+    def execute_command(self, *args: str) -> str:
+        return " ".join(args)
+
+    def pipeline(self) -> str:
+        return "pipeline"
+
+    def transaction(self) -> str:
+        return "transaction"
+
+    @property
+    def client(self) -> str:
+        return "client"
+
+
+def test_class_of_the_application(make: t.Any) -> None:
+    """The methods of another class are left as they are."""
+    client = make(HOST="localhost", CLASS=Bare)
+    assert client.pipeline() == "pipeline"
+    assert client.transaction() == "transaction"
+    assert client.client == "client"
+    assert client.execute_command("GET", "k") == "GET k"

@@ -12,12 +12,14 @@ import redis
 import redis.asyncio
 
 from ..engines.internals.clients import change_class
+from ..engines.internals.clients import LendsConnections
 from ..engines.library import library_name
 from ..engines.operations import FakeServers
 from ..signals import command_finished
 from ..spec.classes import subclass
 from ..spec.spec import Spec
 from .attempts import Attempts
+from .attempts import Command
 from .deadline import Deadline
 from .locks import AsyncLockWithDeadline
 from .locks import LockWithDeadline
@@ -34,8 +36,28 @@ from .report import Observation
 class _HasDeadline:
     #: None before the constructor has ended, and if redis-py's own Retry is used.
     _command_deadline: Deadline | None = None
+    #: The deadline of the client whose ``client()`` has created this one.
+    _lender_deadline: Deadline | None = None
     #: The pool that redis-py gives the client.
     connection_pool: t.Any
+
+    @contextlib.contextmanager
+    def _once(self, deadline: Deadline, command: Command) -> cabc.Iterator[None]:
+        """Run a command of ``client()``, which is not retried."""
+        started = time.monotonic()
+        handled = sys.exc_info()[1]
+
+        try:
+            yield
+        except Exception as error:
+            client = t.cast(t.Any, self)
+            Attempts(deadline, client, started, handled, [command]).give_up(error)
+            raise
+
+    @property
+    def _deadline_of_pipelines(self) -> Deadline | None:
+        # They do not use the connection that a client has from client().
+        return self._command_deadline or self._lender_deadline
 
 
 class CommandsWithDeadline(_HasDeadline):
@@ -45,7 +67,11 @@ class CommandsWithDeadline(_HasDeadline):
         execute = super().execute_command  # type: ignore[misc]
 
         if (deadline := self._command_deadline) is None:
-            return execute(*args, **options)
+            if (lender := self._lender_deadline) is None:
+                return execute(*args, **options)
+
+            with self._once(lender, (args, options)):
+                return execute(*args, **options)
 
         started = time.monotonic()
         handled = sys.exc_info()[1]
@@ -92,21 +118,34 @@ class _HasPipelines(_HasDeadline):
 
     def pipeline(self, *args: t.Any, **kwargs: t.Any) -> t.Any:
         pipeline = super().pipeline(*args, **kwargs)  # type: ignore[misc]
+        deadline = self._deadline_of_pipelines
 
         # A test may have replaced the method by one that returns something else.
-        if self._command_deadline is not None and library_name(type(pipeline)):
-            add_deadline(pipeline, self, self._command_deadline, self._pipeline_mixin)
+        if deadline is not None and library_name(type(pipeline)):
+            add_deadline(pipeline, self, deadline, self._pipeline_mixin)
 
         return pipeline
+
+
+class WithTransactions(_HasDeadline):
+    """Mixed into the class of a client of the library. A class of the application may
+    have other methods with these names.
+    """
 
     def transaction(
         self, func: cabc.Callable[[t.Any], t.Any], *watches: t.Any, **kwargs: t.Any
     ) -> t.Any:
-        if self._command_deadline is not None:
-            attempts = self._command_deadline.start(t.cast(t.Any, self))
-            func = limit_restarts(func, attempts)
+        if (deadline := self._deadline_of_pipelines) is not None:
+            func = limit_restarts(func, deadline.start(t.cast(t.Any, self)))
 
         return super().transaction(func, *watches, **kwargs)  # type: ignore[misc]
+
+
+class Lends(LendsConnections, WithTransactions):
+    """The same for a client that has ``client()``. That of a cluster has not."""
+
+    def note_lent(self, client: t.Any) -> None:
+        client._lender_deadline = self._deadline_of_pipelines
 
 
 class WithDeadline(_HasPipelines, CommandsWithDeadline):
@@ -144,7 +183,11 @@ class AsyncWithDeadline(_HasPipelines):
         execute = super().execute_command  # type: ignore[misc]
 
         if (deadline := self._command_deadline) is None:
-            return await execute(*args, **options)
+            if (lender := self._lender_deadline) is None:
+                return await execute(*args, **options)
+
+            with self._once(lender, (args, options)):
+                return await execute(*args, **options)
 
         attempts = deadline.start(self, [(args, options)])
 
@@ -154,6 +197,16 @@ class AsyncWithDeadline(_HasPipelines):
                 return await deadline.run_async(attempts, execute, *args, **options)
 
         return await deadline.run_async(attempts, execute, *args, **options)
+
+
+def _mix(mixin: type[t.Any], cls: type[t.Any]) -> type[t.Any]:
+    """The client class with a deadline."""
+    client_class = subclass(mixin, cls)
+
+    if not library_name(cls):
+        return client_class
+
+    return subclass(Lends if hasattr(cls, "client") else WithTransactions, client_class)
 
 
 def create_client(spec: Spec, deadline: Deadline, fake_servers: FakeServers) -> t.Any:
@@ -172,7 +225,7 @@ def create_client(spec: Spec, deadline: Deadline, fake_servers: FakeServers) -> 
         # A class of the application.
         mixin = CommandsWithDeadline
 
-    client_class = subclass(mixin, spec.client_class)
+    client_class = _mix(mixin, spec.client_class)
 
     if engine.connects_when_made:
         client = deadline.run(
@@ -204,7 +257,7 @@ async def open_async_client(
     """
     engine = spec.engine
     async_spec = engine.for_asyncio(spec)
-    client_class = subclass(AsyncWithDeadline, async_spec.client_class)
+    client_class = _mix(AsyncWithDeadline, async_spec.client_class)
     client = engine.make(async_spec, client_class, fake_servers)
     engine.adopt_async(async_spec, client)
 

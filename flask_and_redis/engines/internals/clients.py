@@ -65,6 +65,25 @@ def keep_pool_open(client: t.Any) -> None:
     client.auto_close_connection_pool = False
 
 
+class LendsConnections:
+    """Mixed into the class of clients, synchronous or not. Each client that
+    ``client()`` creates is passed to ``note_lent()``.
+
+    Why: redis-py creates it with nothing but the pool. Versions: all; a cluster's
+    client has no ``client()``. Without it: redis-py mistakes exceptions of the
+    application for errors of the connection, and ``transaction()`` has no deadline.
+    """
+
+    if t.TYPE_CHECKING:
+
+        def note_lent(self, client: t.Any) -> None: ...
+
+    def client(self) -> t.Any:
+        client = super().client()  # type: ignore[misc]
+        self.note_lent(client)
+        return client
+
+
 class PipelineErrors:
     """Mixed into the class of pipelines, synchronous or not. It sees errors before
     tracing does.
@@ -112,10 +131,9 @@ def find_loss(error: BaseException, handled: BaseException | None) -> Exception 
 def forget_watch(pipeline: t.Any) -> None:
     """Let a pipeline be reset without ``UNWATCH`` if its connection is closed.
 
-    Why: a closed connection watches nothing, but ``reset()`` would open it again, and
+    Why: nothing is watched then, but ``reset()`` would open the connection again, and
     raise what that raises. Versions: all; a cluster's pipelines do not do so. Without
-    it: a transaction waits twice for a server that hangs, and its error says that it
-    was not sent.
+    it: a transaction waits twice for a server that hangs, and its error is another one.
 
     :param pipeline: The pipeline.
     """
