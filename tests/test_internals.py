@@ -1119,6 +1119,18 @@ def test_foreign_error(
     assert connections.is_foreign(error) is is_foreign
 
 
+def test_foreign_error_without_poll(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without ``poll``, nothing tells whose error it is. It counts as the socket's."""
+    monkeypatch.delattr(select, "poll")
+    error = OSError("mine")
+    monkeypatch.setattr(Raising, "error", error, raising=False)
+
+    with Raising() as sock, pytest.raises(OSError, match="mine"):
+        connections.PacedSocket(sock).recv(1)
+
+    assert connections.is_foreign(error) is False
+
+
 @pytest.mark.parametrize("library", [redis, valkey])
 def test_error_while_reporting(server: Server, library: t.Any) -> None:
     """If sending raises an OSError without arguments, another error hides it."""
@@ -1267,6 +1279,24 @@ def test_has_data(server: Server, library: t.Any) -> None:
     # Another thread closes it before the first look.
     connection.paced.close()
     assert connections.has_data(connection)
+    connection.disconnect()
+
+
+@pytest.mark.parametrize("library", [redis, valkey])
+def test_has_data_without_poll(
+    monkeypatch: pytest.MonkeyPatch, server: Server, library: t.Any
+) -> None:
+    """eventlet removes ``poll`` from the module when it patches it, at any time."""
+    monkeypatch.delattr(select, "poll")
+    connection: t.Any = subclass(TrackedConnection, library.Connection)(
+        port=server.port
+    )
+    connection.connect()
+    assert not connections.has_data(connection)
+    connection.send_command("PING")
+    wait_until(lambda: connections.has_data(connection), "the reply arrives")
+    connection.read_response()
+    assert not connections.has_data(connection)
     connection.disconnect()
 
 

@@ -254,7 +254,7 @@ def has_data(connection: t.Any) -> bool:
         sock = connection._sock
 
         # fakeredis has no sockets, and an interrupted connection may have lost its own.
-        if not (_HAS_POLL and isinstance(sock, PacedSocket)):
+        if not (_has_poll() and isinstance(sock, PacedSocket)):
             return bool(connection.can_read())
 
         if sock.fileno() < 0:
@@ -265,7 +265,10 @@ def has_data(connection: t.Any) -> bool:
     return bool(poll(0))
 
 
-_HAS_POLL = hasattr(select, "poll")
+def _has_poll() -> bool:
+    # Windows has none, and eventlet removes it when it patches the module.
+    return hasattr(select, "poll")
+
 
 # Errors that a socket raises while it is open.
 _OWN = (BlockingIOError, ssl.SSLError)
@@ -273,7 +276,7 @@ _OWN = (BlockingIOError, ssl.SSLError)
 
 def _is_open(sock: socket.socket) -> bool:
     """Whether neither side has closed a socket, as far as its next bytes tell."""
-    if not _HAS_POLL or (descriptor := sock.fileno()) < 0:
+    if not _has_poll() or (descriptor := sock.fileno()) < 0:
         return False
 
     poller = select.poll()
