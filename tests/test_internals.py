@@ -1282,6 +1282,24 @@ def test_has_data(server: Server, library: t.Any) -> None:
     connection.disconnect()
 
 
+def test_closed_meanwhile(server: Server) -> None:
+    """A connection that another thread closes during the first look has data."""
+    connection: t.Any = subclass(TrackedConnection, redis.Connection)(port=server.port)
+    connection.connect()
+    sock = connection.paced.connected
+
+    def close_after_look() -> int:
+        descriptor: int = sock.fileno()
+        sock.close()
+        return descriptor
+
+    connection.paced.fileno = close_after_look
+    assert connections.has_data(connection)
+    # The next socket is not looked for under the number of this one.
+    assert connection.poll is None
+    connection.disconnect()
+
+
 @pytest.mark.parametrize("library", [redis, valkey])
 def test_has_data_without_poll(
     monkeypatch: pytest.MonkeyPatch, server: Server, library: t.Any

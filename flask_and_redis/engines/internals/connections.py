@@ -257,10 +257,15 @@ def has_data(connection: t.Any) -> bool:
         if not (_has_poll() and isinstance(sock, PacedSocket)):
             return bool(connection.can_read())
 
-        if sock.fileno() < 0:
+        if (descriptor := sock.fileno()) < 0:
             return True
 
-        connection.poll = poll = _make_poll(sock.connected)
+        connection.poll = poll = _make_poll(sock.connected, descriptor)
+
+        # It was closed meanwhile. Its number may be that of another socket by now.
+        if sock.fileno() < 0:
+            connection.poll = None
+            return True
 
     return bool(poll(0))
 
@@ -289,9 +294,9 @@ def _is_open(sock: socket.socket) -> bool:
         return False
 
 
-def _make_poll(sock: socket.socket) -> cabc.Callable[[int], object]:
+def _make_poll(sock: socket.socket, descriptor: int) -> cabc.Callable[[int], object]:
     poller = select.poll()
-    poller.register(sock, select.POLLIN)
+    poller.register(descriptor, select.POLLIN)
 
     if isinstance(sock, ssl.SSLSocket):
         return lambda timeout: sock.pending() or poller.poll(timeout)
