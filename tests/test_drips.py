@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import collections.abc as cabc
+import contextlib
+import threading
 import time
 import types
 import typing as t
 
 import pytest
 import redis
+import valkey
 from flask import Flask
 
 from flask_and_redis.engines.internals import connections
@@ -176,6 +179,105 @@ def test_progress(read: cabc.Callable[..., SlowSocket]) -> None:
 
     with pytest.raises(TimeoutError):
         read(1023, 0.6, 1.0, parts=3)
+
+
+def read_pushes(slow: SlowSocket, pushes: int, parts: int) -> None:
+    """Read so many pushes of one part each, and then so many parts of a reply."""
+    paced = PacedSocket(slow)
+
+    for _ in range(pushes):
+        paced.recv(65536)
+        paced.note_push()
+
+    for _ in range(parts):
+        paced.recv(65536)
+
+
+@pytest.mark.parametrize(
+    ("size", "seconds", "pushes", "parts", "ends"),
+    [
+        # The reply must begin in time, however much of something else arrives.
+        (200, 0.3, 20, 0, 1.0),
+        (5000, 0.3, 20, 0, 1.0),
+        (5000, 0.3, 3, 1, 1.0),
+        # From its first byte on, it has one timeout.
+        (1, 0.4, 1, 4, 1.8),
+        (1023, 0.4, 1, 9, None),
+    ],
+)
+def test_pushes_are_no_progress(
+    monkeypatch: pytest.MonkeyPatch,
+    size: int,
+    seconds: float,
+    pushes: int,
+    parts: int,
+    ends: float | None,
+) -> None:
+    """A server that sends pushes in place of a reply does not prolong the wait."""
+    slow = SlowSocket(size, seconds, 1.0)
+    clock = types.SimpleNamespace(monotonic=lambda: slow.now)
+    monkeypatch.setattr(connections, "time", clock)
+
+    if ends is None:
+        read_pushes(slow, pushes, parts)
+        return
+
+    with pytest.raises(TimeoutError):
+        read_pushes(slow, pushes, parts)
+
+    assert slow.now == pytest.approx(100 + ends)
+
+
+@contextlib.contextmanager
+def changing(server: Server) -> cabc.Iterator[threading.Event]:
+    """Change a key again and again, for a few seconds at most. Yields whether it has
+    ended.
+    """
+    ended = threading.Event()
+
+    def change() -> None:
+        with server.admin() as admin:
+            for number in range(500):
+                admin.set("changed", number)
+
+                if ended.wait(0.01):
+                    return
+
+        ended.set()
+
+    thread = threading.Thread(target=change)
+    thread.start()
+
+    try:
+        yield ended
+    finally:
+        ended.set()
+        thread.join()
+
+
+@pytest.mark.parametrize("library", ["redis.Redis", "valkey.Valkey"])
+def test_pushes(app: Flask, server: Server, library: str) -> None:
+    """A command whose reply does not arrive ends, although the server sends pushes
+    meanwhile. They do not end a command that the server answers in time.
+    """
+    config = {"X_URL": server.url, "X_CLASS": library, "X_PROTOCOL": 3}
+    manager = make_manager(app, **config, X_SOCKET_TIMEOUT=0.5)
+    shared: t.Any = manager.get("X")
+
+    with (
+        app.app_context(),
+        shared.client() as client,
+        changing(server) as ended,
+    ):
+        # Without a handler, valkey-py raises an AttributeError.
+        client.connection._parser.set_invalidation_push_handler(lambda _: None)
+        client.execute_command("CLIENT TRACKING", "ON", "BCAST")
+        assert client.blpop(["none"], 0.1) is None
+
+        with pytest.raises((redis.TimeoutError, valkey.TimeoutError)):
+            client.blpop(["none"], 60)
+
+        assert not ended.is_set()
 
 
 def test_timeout_stays(read: cabc.Callable[..., SlowSocket]) -> None:

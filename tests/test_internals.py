@@ -1064,6 +1064,45 @@ def test_paced_connection(server: Server, library: t.Any) -> None:
     connection.disconnect()
 
 
+@pytest.mark.parametrize("library", [redis, valkey])
+def test_notes_pushes(server: Server, library: t.Any) -> None:
+    """A parser calls a method of its own for each push, also if the protocol changes
+    its class.
+    """
+    cls: t.Any = subclass(connections.PacedConnection, library.Connection)
+    connection = cls(port=server.port, protocol=3)
+    connection.connect()
+    connection._parser.set_invalidation_push_handler(lambda _: None)
+    noted: list[None] = []
+    connection.paced.note_push = lambda: noted.append(None)
+    connection.send_command("CLIENT", "TRACKING", "ON", "BCAST")
+    connection.read_response()
+
+    with server.admin() as admin:
+        admin.set("key", "value")
+
+    assert connection.can_read(10)
+    connection.send_command("PING")
+    assert connection.read_response() in (b"PONG", "PONG")
+    assert noted == [None]
+    connection.disconnect()
+
+
+def test_pushes_without_a_socket() -> None:
+    """Parsers of other connections, such as those of fakeredis, are left alone."""
+    parser: t.Any = subclass(connections.NotesPushes, Parser)()
+    assert parser.handle_push_response("message") == "message"
+
+
+class Parser:
+    """A parser that reads something else than a socket."""
+
+    _sock = None
+
+    def handle_push_response(self, response: str) -> str:
+        return response
+
+
 class Raising(socket.socket):
     """A socket whose reads are interrupted by a signal handler that raises this."""
 

@@ -10,6 +10,8 @@ import ssl
 import time
 import typing as t
 
+from ...spec.classes import subclass
+
 # A reply makes progress if so many bytes of it arrive within the socket's timeout.
 _PROGRESS = 1024
 
@@ -55,6 +57,8 @@ class PacedSocket:
         # When the reply began, or last made progress, by time.monotonic(). It must end,
         # or make progress again, within the socket's timeout.
         self._started = 0.0
+        # When the wait for the reply began.
+        self._waited_since = 0.0
 
     def __getattr__(self, name: str) -> t.Any:
         return getattr(self.connected, name)
@@ -89,10 +93,18 @@ class PacedSocket:
         self._received += size
         return size
 
+    def note_push(self) -> None:
+        """What has arrived was a push, and not the reply, which has as much time to
+        begin as without it.
+        """
+        # With its next byte, the reply begins.
+        self._received = _PROGRESS - 1
+        self._started = self._waited_since
+
     def _start(self) -> None:
         self.is_first = False
         self._received = _PROGRESS
-        self._started = time.monotonic()
+        self._started = self._waited_since = time.monotonic()
 
     @contextlib.contextmanager
     def _shortened(self) -> cabc.Iterator[None]:
@@ -197,6 +209,26 @@ class PacedConnection:
 
         self.paced = PacedSocket(connected)
         return self.paced
+
+    def set_parser(self, parser_class: type[t.Any]) -> None:
+        super().set_parser(subclass(NotesPushes, parser_class))  # type: ignore[misc]
+
+
+class NotesPushes:
+    """Mixed into the class of a synchronous connection's parser. It tells the paced
+    socket that a push is not the reply.
+
+    Why: a parser goes on to read the reply after a push. Versions: all. Without it: a
+    server that sends pushes and no reply keeps a command waiting forever.
+    """
+
+    _sock: object
+
+    def handle_push_response(self, *args: t.Any, **kwargs: t.Any) -> t.Any:
+        if isinstance(self._sock, PacedSocket):
+            self._sock.note_push()
+
+        return super().handle_push_response(*args, **kwargs)  # type: ignore[misc]
 
 
 class ReadsAsDirty:
