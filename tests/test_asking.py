@@ -19,6 +19,7 @@ from flask_and_redis import PingResult
 from flask_and_redis.operate import health
 from flask_and_redis.operate.health import ask
 
+from .servers import Server
 from .test_health import make_manager
 
 
@@ -51,6 +52,55 @@ def test_threads() -> None:
     """The end of the process does not wait for a server that hangs."""
     answers = ask({"X": [lambda: threading.current_thread().daemon]}, 20)
     assert answers["X"].value is True
+
+
+def test_thread_that_cannot_start(
+    app: Flask, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """If no thread can be started, the result of the ping says so."""
+    manager = make_manager(app, A_URL=server.url, B_URL=server.url)
+    start = threading.Thread.start
+    failures = [RuntimeError("can't start new thread")]
+
+    def start_second(thread: threading.Thread) -> None:
+        if failures:
+            raise failures.pop()
+
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", start_second)
+
+    with app.app_context():
+        results = manager.ping()
+
+    assert results["B"].ok
+    assert not results["A"].ok
+    text = "The server was not asked: can't start new thread."
+    assert text in (results["A"].error or "")
+
+
+@pytest.mark.parametrize("replies_first", [False, True])
+def test_thread_of_a_sentinel(
+    monkeypatch: pytest.MonkeyPatch, replies_first: bool
+) -> None:
+    """What another sentinel replies says more."""
+    start, count = threading.Thread.start, 0
+
+    def start_some(thread: threading.Thread) -> None:
+        nonlocal count
+        count += 1
+
+        if count == (2 if replies_first else 1):
+            raise RuntimeError("can't start new thread")
+
+        start(thread)
+
+    def refuse() -> None:
+        raise redis.ResponseError("no")
+
+    monkeypatch.setattr(threading.Thread, "start", start_some)
+    error = ask({"X": [refuse, refuse]}, 20)["X"].error
+    assert isinstance(error, redis.ResponseError)
 
 
 @pytest.mark.parametrize("replies_first", [False, True])

@@ -388,10 +388,32 @@ def test_answer_ends_the_wait(monkeypatch: pytest.MonkeyPatch) -> None:
     assert time.monotonic() - started < 30
 
 
-def test_thread_that_cannot_start(monkeypatch: pytest.MonkeyPatch) -> None:
-    """If no thread can be started, others may ask later."""
+def test_interrupted_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    """If the start of the thread is interrupted, others may ask later."""
     monkeypatch.setattr(outages, "INTERVAL", 0)
     outage = Outage(redis.TimeoutError("down"))
+
+    def start(self: threading.Thread) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", start)
+
+        with pytest.raises(KeyboardInterrupt):
+            outage.ask(lambda: True)
+
+    assert outage.ask(lambda: True)
+
+
+def test_thread_that_cannot_start(
+    own_server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """If no thread can be started, commands fail with the error of the outage. Others
+    may ask later.
+    """
+    monkeypatch.setattr(outages, "INTERVAL", 0)
+    client = make(URL=own_server.url)
+    take_down(deadline_of(client))
 
     def start(self: threading.Thread) -> None:
         raise RuntimeError("can't start new thread")
@@ -399,10 +421,11 @@ def test_thread_that_cannot_start(monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
         patch.setattr(threading.Thread, "start", start)
 
-        with pytest.raises(RuntimeError):
-            outage.ask(lambda: True)
+        for _ in range(2):
+            with pytest.raises(redis.TimeoutError, match="^down"):
+                client.get("k")
 
-    assert outage.ask(lambda: True)
+    assert client.get("k") is None
 
 
 def test_hung_probe_delays_no_exit() -> None:

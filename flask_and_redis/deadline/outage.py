@@ -97,7 +97,7 @@ class Outage:
         self._turns.pop(os.getpid(), None)
 
     def ask(self, probe: cabc.Callable[[], bool]) -> bool:
-        """Whether the server is back. If the caller may not ask, it is not.
+        """Whether the server is back. If the caller may not or cannot ask, it is not.
 
         :param probe: Returns whether the server answers.
         """
@@ -122,6 +122,10 @@ class Outage:
 
         try:
             thread.start()
+        except RuntimeError:
+            # The process can start no more threads, or is about to end.
+            self.end_turn()
+            return False
         except BaseException:
             self.end_turn()
             raise

@@ -11,6 +11,8 @@ import time
 import typing as t
 from dataclasses import dataclass
 
+import redis
+
 from ..engines import find_engine
 from ..engines.internals.pools import count_connections
 from ..engines.internals.pools import find_limit
@@ -222,7 +224,16 @@ def ask(
             # not delay the end of the process.
             run_in_context = contextvars.copy_context().run
             arguments = (run, name, function)
-            threading.Thread(target=run_in_context, args=arguments, daemon=True).start()
+            thread = threading.Thread(
+                target=run_in_context, args=arguments, daemon=True
+            )
+
+            try:
+                thread.start()
+            except RuntimeError as error:
+                # The process can start no more threads, or is about to end.
+                failure = redis.ConnectionError(f"The server was not asked: {error}.")
+                replies.put((name, Answer(0, error=failure)))
 
     return _collect(questions, replies, ends, timeout)
 
