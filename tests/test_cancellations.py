@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import collections.abc as cabc
+import contextlib
 import itertools
+import sys
 import typing as t
 
 import pytest
@@ -78,8 +80,13 @@ async def cancel_everywhere(
     use: cabc.Callable[[], cabc.Coroutine[t.Any, t.Any, t.Any]],
     check: cabc.Callable[[], cabc.Awaitable[None]],
     prepare: cabc.Callable[[], cabc.Awaitable[None]],
+    *,
+    always_ends: bool = False,
 ) -> int:
-    """Cancel a coroutine each time that it waits. Returns how often that was."""
+    """Cancel a coroutine each time that it waits. Returns how often that was.
+
+    :param always_ends: Whether it must end when it is cancelled.
+    """
     for moment in itertools.count():
         for is_ready in (False, True):
             await prepare()
@@ -94,6 +101,7 @@ async def cancel_everywhere(
             if not task.cancelled():
                 # It may have ended in spite of it, but not with an error.
                 task.result()
+                assert not (always_ends and step.has_cancelled)
 
             await check()
 
@@ -153,6 +161,59 @@ def test_cancelled_tasks(
             cancelled = await cancel_everywhere(function, check, prepare)
             # fakeredis may answer without waiting.
             assert cancelled > 0 or engine == "fake"
+
+    with prefix.app.app_context():
+        asyncio.run(main())
+
+
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="See async.rst.")
+@pytest.mark.parametrize("protocol", [2, 3])
+@pytest.mark.parametrize(
+    "engine", ["server", "unix", "tls", "sentinel", "cluster", "valkey"]
+)
+def test_no_cancellation_is_lost(
+    request: pytest.FixtureRequest, engine: str, protocol: int
+) -> None:
+    """A cancelled task ends: it does not wait for the reply to a command that has just
+    been sent. Its connection is closed.
+    """
+    prefix = make_prefix(request, engine, PROTOCOL=protocol)
+
+    async def main() -> None:
+        async with prefix.manager.get_async() as redis:
+            client: t.Any = redis
+
+            async def use() -> None:
+                assert await client.blpop(["none"], 0.1) is None
+
+            async def check() -> None:
+                for key in KEYS:
+                    assert await client.get(key) == prefix.value(key)
+
+            await cancel_everywhere(use, check, check, always_ends=True)
+
+    with prefix.app.app_context():
+        asyncio.run(main())
+
+
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="See async.rst.")
+def test_earlier_cancellation(request: pytest.FixtureRequest) -> None:
+    """A task that has ignored a cancellation can send commands."""
+    prefix = make_prefix(request, "server")
+
+    async def main() -> None:
+        async with prefix.manager.get_async() as client:
+
+            async def use() -> bytes | str | None:
+                with contextlib.suppress(asyncio.CancelledError):
+                    await asyncio.sleep(60)
+
+                return await client.get("own")
+
+            task = asyncio.ensure_future(use())
+            await asyncio.sleep(0)
+            task.cancel()
+            assert await task == prefix.value("own")
 
     with prefix.app.app_context():
         asyncio.run(main())

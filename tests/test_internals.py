@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import ast
 import asyncio
+import contextlib
 import errno
 import gc
 import os
@@ -13,6 +14,7 @@ import select
 import socket
 import ssl
 import struct
+import sys
 import threading
 import time
 import types
@@ -1355,6 +1357,55 @@ def test_has_data_without_poll(
     connection.read_response()
     assert not connections.has_data(connection)
     connection.disconnect()
+
+
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="Nothing tells of it.")
+@pytest.mark.parametrize("is_lost", [False, True])
+def test_keeps_cancellation(is_lost: bool) -> None:
+    """A cancellation that was dropped while a command was sent ends the command. One
+    from before does not.
+    """
+    closed = []
+
+    class Connection:
+        async def send_packed_command(
+            self, command: object, check_health: bool
+        ) -> None:
+            assert (command, check_health) == (b"PING", False)
+
+            if is_lost:
+                await drop_cancellation()
+
+        async def disconnect(self, nowait: bool = False) -> None:
+            closed.append(nowait)
+
+    async def drop_cancellation() -> None:
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.sleep(60)
+
+    async def use() -> str:
+        await drop_cancellation()
+        cls: t.Any = subclass(connections.KeepsCancellation, Connection)
+        await cls().send_packed_command(b"PING", check_health=False)
+        return "sent"
+
+    async def main() -> None:
+        task = asyncio.ensure_future(use())
+
+        # The task goes on to its next wait meanwhile.
+        for _ in range(2):
+            await asyncio.sleep(0)
+            task.cancel()
+
+            for _ in range(2):
+                await asyncio.sleep(0)
+
+        await asyncio.wait([task])
+        assert task.cancelled() == is_lost
+        assert closed == ([True] if is_lost else [])
+        assert is_lost or task.result() == "sent"
+
+    asyncio.run(main())
 
 
 def test_add_startup_nodes(cluster: Cluster) -> None:

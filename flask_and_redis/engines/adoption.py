@@ -15,6 +15,7 @@ from .credentials import Credentials
 from .internals.clients import change_class
 from .internals.clients import keep_pool_open
 from .internals.clients import renew_locks
+from .internals.connections import KeepsCancellation
 from .internals.connections import ReadsAsDirty
 from .internals.pools import disconnect_idle
 from .internals.pools import is_plain
@@ -24,6 +25,7 @@ from .library import Client
 from .library import get_library
 from .library import library_name
 from .library import Pool
+from .tracking import AsyncNodeConnection
 from .tracking import AsyncTrackedConnection
 from .tracking import TrackedConnection
 
@@ -32,6 +34,14 @@ class GuardedConnection(ReadsAsDirty, TrackedConnection):
     """Mixed into the class of connections of an application's pool, which does not
     close dirty connections by itself.
     """
+
+
+class CancellableConnection(KeepsCancellation, AsyncTrackedConnection):
+    """Mixed into the class of connections of an asynchronous pool."""
+
+
+class CancellableNodeConnection(KeepsCancellation, AsyncNodeConnection):
+    """The same for the nodes of a cluster."""
 
 
 def adopt_pool(pool: t.Any, max_idle: float) -> None:
@@ -48,7 +58,7 @@ def adopt_pool(pool: t.Any, max_idle: float) -> None:
         guard_pool(pool)
     elif inspect.iscoroutinefunction(cls.release):
         change_class(pool, subclass(connections.AsyncTrackedPool, cls))
-        _track(pool, AsyncTrackedConnection)
+        _track(pool, CancellableConnection)
     elif not isinstance(pool, connections.TrackedPool):
         change_class(pool, subclass(connections.TrackedPool, cls))
         prepare_state(pool)

@@ -56,7 +56,6 @@ from .operations import Info
 from .operations import probe_spec
 from .standalone import ENGINE as STANDALONE
 from .standalone import split_arguments
-from .tracking import AsyncNodeConnection
 from .tracking import HOSTLESS
 
 SLOTS = 16384
@@ -178,7 +177,8 @@ class Cluster(Engine):
 
     def adopt_async(self, spec: Spec, client: t.Any) -> None:
         # Its nodes have connections, but no pools.
-        set_node_connections(client, functools.partial(subclass, AsyncNodeConnection))
+        mixin = adoption.CancellableNodeConnection
+        set_node_connections(client, functools.partial(subclass, mixin))
         provider = spec.arguments.get("credential_provider")
         client._node_lender = NodeLender(spec.max_idle, provider)
         lend_through(client, client._node_lender)
