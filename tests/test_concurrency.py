@@ -13,14 +13,18 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import redis
+import valkey
 from flask import Flask
 
 from flask_and_redis import current_redis
 from flask_and_redis import RedisManager
 from flask_and_redis.deadline.deadline import Deadline
+from flask_and_redis.engines import adoption
 from flask_and_redis.engines.adoption import _renew_locks
+from flask_and_redis.engines.internals.pools import list_connections
 
 from .objects import deadline_of
+from .prefixes import make_prefix
 from .servers import Server
 
 NAME = "concurrent"
@@ -200,6 +204,150 @@ def test_fork_while_locks_are_held(
         # In this process, too, the client works once its locks are replaced.
         _renew_locks()
         assert client.get("k") == b"v"
+
+
+def make(**config: t.Any) -> t.Any:
+    """The client of prefix REDIS with these settings."""
+    app = Flask("forked")
+    app.config.update({f"REDIS_{name}": value for name, value in config.items()})
+    RedisManager(app)
+    return app.extensions["redis"]["REDIS"]
+
+
+def in_child(function: cabc.Callable[[], object]) -> str:
+    """The name of the class of what a function returns or raises in a forked child."""
+    reads, writes = os.pipe()
+
+    if not (pid := os.fork()):
+        # Ends the child if it hangs. pytest-timeout has a handler of its own.
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        signal.alarm(20)
+        result: object = None
+
+        try:
+            result = function()
+        except BaseException as error:
+            # pytest's own exceptions are no Exception.
+            result = error
+        finally:
+            os.write(writes, type(result).__name__.encode())
+            os._exit(0)
+
+    os.close(writes)
+
+    with open(reads) as pipe:
+        name = pipe.read()
+
+    assert os.waitpid(pid, 0)[1] == 0
+    return name
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="This system cannot fork.")
+@pytest.mark.filterwarnings("ignore:This process.*multi-threaded:DeprecationWarning")
+@pytest.mark.untraced
+@pytest.mark.parametrize("protocol", [2, 3])
+@pytest.mark.parametrize(
+    ("engine", "pool_class"),
+    [
+        ("server", None),
+        ("unix", None),
+        ("tls", None),
+        ("sentinel", None),
+        ("valkey", None),
+    ],
+)
+def test_fork_while_keys_are_watched(
+    request: pytest.FixtureRequest,
+    engine: str,
+    pool_class: str | None,
+    protocol: int,
+) -> None:
+    """A forked child cannot end or change a transaction of its parent."""
+    prefix = make_prefix(
+        request, engine, PROTOCOL=protocol, CONNECTION_POOL_CLASS=pool_class
+    )
+    transaction = prefix.client.pipeline()
+
+    def execute() -> t.Any:
+        transaction.multi()
+        return transaction.set("own", "child").execute()
+
+    with transaction:
+        transaction.watch("a")
+        assert in_child(transaction.reset) == "NoneType"
+        assert in_child(execute) == "WatchError"
+        assert in_child(lambda: prefix.client.get("a")) == "bytes"
+        # The watch is still there, and the replies are its own.
+        assert transaction.get("own") == prefix.value("own")
+        assert in_child(lambda: prefix.client.set("a", "changed")) == "bool"
+        transaction.multi()
+
+        with pytest.raises((redis.WatchError, valkey.WatchError)):
+            transaction.get("a").execute()
+
+    prefix.client.set("a", prefix.value("a"))
+    prefix.check()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="This system cannot fork.")
+@pytest.mark.filterwarnings("ignore:This process.*multi-threaded:DeprecationWarning")
+@pytest.mark.untraced
+def test_fork_with_subscriptions(server: Server) -> None:
+    """A forked child does not take the messages of its parent's subscriber. Its own
+    first read fails, and the next one subscribes again.
+    """
+    client = make(URL=server.url)
+
+    with client.pubsub() as pubsub, server.admin() as admin:
+        pubsub.subscribe("news")
+        assert pubsub.get_message(timeout=5)["type"] == "subscribe"
+
+        def read() -> object:
+            with pytest.raises(redis.ConnectionError):
+                pubsub.get_message(timeout=5)
+
+            return pubsub.get_message(timeout=5)
+
+        assert in_child(read) == "dict"
+        admin.publish("news", "hello")
+        assert pubsub.get_message(timeout=5)["data"] == b"hello"
+
+
+class Fixed(redis.ConnectionPool):
+    """A pool of the application that does not let its connections be adopted."""
+
+    connection_class = property(lambda _: redis.Connection, lambda *_: None)
+
+
+def test_inherited_connections(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a forked child does: it closes all inherited connections, except those of
+    another class.
+    """
+    clients = [
+        make(CONNECTION_POOL=Fixed(port=server.port)),
+        make(URL="fakeredis://"),
+        make(URL=server.url, CONNECTION_POOL_CLASS="redis.BlockingConnectionPool"),
+        make(URL=server.url),
+    ]
+    connections = []
+
+    for client in clients:
+        client.get("key")
+        connections += list_connections(client.connection_pool)
+
+    monkeypatch.setattr(
+        adoption,
+        "_clients",
+        {client: lambda client: [client.connection_pool] for client in clients},
+    )
+    adoption._close_inherited()
+    others, fake, *ours = connections
+    assert others._sock.fileno() >= 0
+    assert fake._sock is not None
+    assert {each._sock.fileno() for each in ours} == {-1}
+
+    for client in clients:
+        assert client.get("key") is None
 
 
 @pytest.mark.untraced

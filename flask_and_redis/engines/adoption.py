@@ -18,6 +18,7 @@ from .internals.clients import renew_locks
 from .internals.connections import KeepsCancellation
 from .internals.connections import ReadsAsDirty
 from .internals.pools import disconnect_idle
+from .internals.pools import inner_connection
 from .internals.pools import is_plain
 from .internals.pools import list_connections
 from .internals.pools import prepare_state
@@ -111,11 +112,11 @@ _clients: weakref.WeakKeyDictionary[
 ] = weakref.WeakKeyDictionary()
 
 
-def renew_locks_after_fork(
+def prepare_for_forks(
     client: Client, find_pools: cabc.Callable[[t.Any], cabc.Iterable[object]]
 ) -> None:
     """Give a client and its pools new locks in every process that is forked from this
-    one.
+    one, and close their connections there.
 
     :param client: The client.
     :param find_pools: Returns its pools.
@@ -128,9 +129,27 @@ def _renew_locks() -> None:
         renew_locks([client, *find_pools(client)])
 
 
+def _close_inherited() -> None:
+    """Close the child's copies of the parent's sockets, which stay open in the parent.
+
+    The pools of the child forget their connections, but a pipeline after ``watch()``
+    keeps its own, and would send its next command between those of the parent.
+    """
+    for client, find_pools in list(_clients.items()):
+        for pool in find_pools(client):
+            for connection in list_connections(pool):
+                # No disconnect(): a thread that is gone may hold a lock that it needs.
+                # A pool of the application may have connections of another class.
+                paced = getattr(inner_connection(connection), "paced", None)
+
+                if paced is not None:
+                    paced.close()
+
+
 with contextlib.suppress(AttributeError):
     # Windows cannot fork.
     os.register_at_fork(after_in_child=_renew_locks)
+    os.register_at_fork(after_in_child=_close_inherited)
 
 
 def keep_pools_open(client: Client, pools: cabc.Iterable[Pool]) -> None:

@@ -290,7 +290,7 @@ class Engine(Commands, abc.ABC):
             if self.pools(client) and not self.closes_for_good:
                 adoption.keep_pools_open(client, pools)
 
-        adoption.renew_locks_after_fork(client, self.all_pools)
+        adoption.prepare_for_forks(client, self.all_pools)
 
     def adopt_async(self, spec: Spec, client: Client) -> None:
         """Prepare a new asynchronous client.
