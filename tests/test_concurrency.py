@@ -250,10 +250,12 @@ def in_child(function: cabc.Callable[[], object]) -> str:
     ("engine", "pool_class"),
     [
         ("server", None),
+        ("server", "redis.BlockingConnectionPool"),
         ("unix", None),
         ("tls", None),
         ("sentinel", None),
         ("valkey", None),
+        ("valkey", "valkey.BlockingConnectionPool"),
     ],
 )
 def test_fork_while_keys_are_watched(

@@ -10,6 +10,7 @@ import contextlib
 import errno
 import gc
 import os
+import queue
 import select
 import socket
 import ssl
@@ -1357,6 +1358,30 @@ def test_has_data_without_poll(
     connection.read_response()
     assert not connections.has_data(connection)
     connection.disconnect()
+
+
+@pytest.mark.parametrize("library", [redis, valkey])
+def test_inherited_connection(server: Server, library: t.Any) -> None:
+    """A forked child closes a connection of its parent that is returned to a blocking
+    pool. redis-py adds an empty place to the full queue of the pool.
+    """
+    cls = library.BlockingConnectionPool
+
+    for is_ours in (False, True):
+        pool = (subclass(pools.DropsInherited, cls) if is_ours else cls)(
+            port=server.port
+        )
+        # The pool was reset after the fork.
+        inherited = pool.connection_class(port=server.port)
+        inherited.connect()
+        inherited.pid = 0
+        full = contextlib.nullcontext() if is_ours else pytest.raises(queue.Full)
+
+        with full:
+            pool.release(inherited)
+
+        assert inherited._sock is None
+        assert pool.pool.qsize() == pool.max_connections
 
 
 @pytest.mark.skipif(sys.version_info < (3, 11), reason="Nothing tells of it.")

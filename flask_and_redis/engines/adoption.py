@@ -18,6 +18,7 @@ from .internals.clients import renew_locks
 from .internals.connections import KeepsCancellation
 from .internals.connections import ReadsAsDirty
 from .internals.pools import disconnect_idle
+from .internals.pools import DropsInherited
 from .internals.pools import inner_connection
 from .internals.pools import is_plain
 from .internals.pools import list_connections
@@ -61,7 +62,8 @@ def adopt_pool(pool: t.Any, max_idle: float) -> None:
         change_class(pool, subclass(connections.AsyncTrackedPool, cls))
         _track(pool, CancellableConnection)
     elif not isinstance(pool, connections.TrackedPool):
-        change_class(pool, subclass(connections.TrackedPool, cls))
+        base = subclass(DropsInherited, cls)
+        change_class(pool, subclass(connections.TrackedPool, base))
         prepare_state(pool)
         _track(pool, TrackedConnection)
         of_library = get_library(name).pool_class

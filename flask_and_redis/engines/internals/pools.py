@@ -194,6 +194,21 @@ class LentConnections(cabc.MutableSet[t.Any]):
         return sum(1 for _ in self)
 
 
+class DropsInherited:
+    """Mixed into the class of a synchronous pool. In a forked child, it drops a
+    connection of the parent that is returned.
+
+    Why: a blocking pool takes it for one of its own. Versions: all. Without it: it
+    raises ``queue.Full``, or later lends one connection too many.
+    """
+
+    def release(self, connection: t.Any) -> None:
+        if connection.pid == os.getpid():
+            super().release(connection)  # type: ignore[misc]
+        else:
+            connection.disconnect()
+
+
 class PoolState:
     """Mixed into the class of a pool. It lends and takes back connections that need no
     more than that, and counts the connections that exist.
