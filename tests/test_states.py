@@ -993,7 +993,7 @@ def test_changed_connections_in_asyncio(server: Server) -> None:
     [
         *(("CLIENT SETNAME", "x"), ("CLIENT", "SETNAME", "x"), ("CLIENT", "LIST")),
         *(("CLUSTER", "INFO"), ("SCRIPT", "EXISTS", "x"), ("SCRIPT FLUSH",)),
-        ("GET SELECT",),
+        *(("GET SELECT",), ("CLIENT",)),
     ],
 )
 def test_unchanged_connection(server: Server, command: tuple[t.Any, ...]) -> None:
@@ -1175,6 +1175,269 @@ def test_refused_end_of_a_transaction(
 
     with app.app_context():
         asyncio.run(use())
+
+
+def run_one_by_one(connection: t.Any, commands: list[str]) -> None:
+    for command in commands:
+        connection.send_command(*command.split())
+
+        with contextlib.suppress(redis.ResponseError, valkey.ResponseError):
+            connection.read_response()
+
+
+def run_at_once(connection: t.Any, commands: list[str]) -> None:
+    connection.send_packed_command(connection.pack_commands(map(str.split, commands)))
+
+    for _ in commands:
+        with contextlib.suppress(redis.ResponseError, valkey.ResponseError):
+            connection.read_response()
+
+
+async def run_one_by_one_async(connection: t.Any, commands: list[str]) -> None:
+    for command in commands:
+        await connection.send_command(*command.split())
+
+        with contextlib.suppress(redis.ResponseError):
+            await connection.read_response()
+
+
+async def run_at_once_async(connection: t.Any, commands: list[str]) -> None:
+    packed = connection.pack_commands(map(str.split, commands))
+    await connection.send_packed_command(packed)
+
+    for _ in commands:
+        with contextlib.suppress(redis.ResponseError):
+            await connection.read_response()
+
+
+ALL_POOLS = [
+    ("redis.Redis", "redis.ConnectionPool"),
+    ("redis.Redis", "redis.BlockingConnectionPool"),
+    ("valkey.Valkey", "valkey.ConnectionPool"),
+]
+#: Commands that do not end a transaction, because the server refuses some of them.
+NOT_ENDED = [
+    ["MULTI", "DISCARD x"],
+    ["WATCH k", "UNWATCH x"],
+    ["WATCH k", "MULTI x", "EXEC"],
+    ["WATCH k", "MULTI x", "DISCARD"],
+    ["MULTI", "GET", "EXEC", "MULTI"],
+    ["SELECT 1", "MULTI", "GET", "EXEC"],
+]
+
+
+@pytest.mark.parametrize("run", [run_one_by_one, run_at_once])
+@pytest.mark.parametrize(("library", "pool_class"), ALL_POOLS)
+@pytest.mark.parametrize("commands", NOT_ENDED)
+def test_transaction_that_is_not_ended(
+    server: Server,
+    commands: list[str],
+    library: str,
+    pool_class: str,
+    run: cabc.Callable[[t.Any, list[str]], None],
+) -> None:
+    """If the server refuses to begin or to end a transaction, the connection is closed,
+    because it goes on watching or queueing.
+    """
+    config = {"CLASS": library, "CONNECTION_POOL_CLASS": pool_class}
+    client = client_of(URL=server.url, MAX_CONNECTIONS=1, **config)
+    client.set("k", "v")
+    connection = client.connection_pool.get_connection()
+    run(connection, commands)
+    client.connection_pool.release(connection)
+    assert not connection.is_open
+    assert client.get("k") == b"v"
+
+
+@pytest.mark.parametrize("run", [run_one_by_one_async, run_at_once_async])
+@pytest.mark.parametrize("commands", NOT_ENDED)
+def test_transaction_that_is_not_ended_in_asyncio(
+    server: Server,
+    commands: list[str],
+    run: cabc.Callable[[t.Any, list[str]], cabc.Awaitable[None]],
+) -> None:
+    """The same in asyncio."""
+    app = Flask(__name__)
+    app.config.update(REDIS_URL=server.url, REDIS_MAX_CONNECTIONS=1)
+    manager = RedisManager(app)
+
+    async def use() -> None:
+        async with manager.get_async() as client:
+            pool: t.Any = client.connection_pool
+            connection = await pool.get_connection()
+            await run(connection, commands)
+            await pool.release(connection)
+            assert not connection.is_open
+
+    with app.app_context():
+        asyncio.run(use())
+
+
+@pytest.mark.parametrize("library", ["redis.Redis", "valkey.Valkey"])
+def test_transaction_that_is_ended_after_an_error(server: Server, library: str) -> None:
+    """EXEC ends a transaction with a command that the server has refused. The next one
+    that is not refused ends what may go on.
+    """
+    config = {"URL": server.url, "CLASS": library, "MAX_CONNECTIONS": 1}
+    client = client_of(**config)
+    pool = client.connection_pool
+    number = client.client_id()
+
+    for run in (run_one_by_one, run_at_once):
+        connection = pool.get_connection()
+        run(connection, ["WATCH k", "MULTI", "GET", "GET", "EXEC"])
+        pool.release(connection)
+        assert client.client_id() == number
+
+    connection = pool.get_connection()
+    run_one_by_one(connection, ["MULTI x", "MULTI", "EXEC"])
+    pool.release(connection)
+    assert client.client_id() == number
+
+
+def test_transaction_that_is_ended_after_an_error_in_asyncio(server: Server) -> None:
+    """The same in asyncio."""
+    app = Flask(__name__)
+    app.config.update(REDIS_URL=server.url, REDIS_MAX_CONNECTIONS=1)
+    manager = RedisManager(app)
+
+    async def use() -> None:
+        async with manager.get_async() as other:
+            client: t.Any = other
+            number = await client.client_id()
+            connection = await client.connection_pool.get_connection()
+            await run_at_once_async(connection, ["WATCH k", "MULTI", "GET", "EXEC"])
+            await client.connection_pool.release(connection)
+            assert await client.client_id() == number
+
+    with app.app_context():
+        asyncio.run(use())
+
+
+def test_end_that_is_not_sent(server: Server) -> None:
+    """A command that cannot be packed, or that is interrupted before it is sent, does
+    not end a transaction.
+    """
+    pool = client_of(URL=server.url).connection_pool
+
+    def pack(connection: t.Any) -> None:
+        connection.pack_commands([("DISCARD",)])
+
+    def pack_others(connection: t.Any) -> None:
+        pack(connection)
+        connection.pack_commands([("GET", "k")])
+
+    def send_what_cannot_be_packed(connection: t.Any) -> None:
+        with pytest.raises(redis.DataError):
+            connection.send_command("DISCARD", object())
+
+    for fail in (pack, pack_others, send_what_cannot_be_packed):
+        connection = pool.get_connection()
+        run_one_by_one(connection, ["MULTI"])
+        fail(connection)
+        run_one_by_one(connection, ["GET k"])
+        pool.release(connection)
+        assert not connection.is_open
+
+    # Nothing has begun either.
+    connection = pool.get_connection()
+
+    with pytest.raises(redis.DataError):
+        connection.send_command("MULTI", object())
+
+    run_one_by_one(connection, ["GET k"])
+    pool.release(connection)
+    assert connection.is_open
+
+
+def test_end_that_is_not_sent_in_asyncio(server: Server) -> None:
+    """The same in asyncio."""
+    app = Flask(__name__)
+    app.config.update(REDIS_URL=server.url)
+    manager = RedisManager(app)
+
+    async def use() -> None:
+        async with manager.get_async() as client:
+            pool: t.Any = client.connection_pool
+            connection = await pool.get_connection()
+            await run_one_by_one_async(connection, ["MULTI"])
+            connection.pack_command("DISCARD")
+
+            with pytest.raises(redis.DataError):
+                connection.pack_command("DISCARD", object())
+
+            await run_one_by_one_async(connection, ["GET k"])
+            await pool.release(connection)
+            assert not connection.is_open
+
+    with app.app_context():
+        asyncio.run(use())
+
+
+def test_replies_that_were_not_read(server: Server) -> None:
+    """In asyncio, commands may be sent before the replies to others are read."""
+    app = Flask(__name__)
+    app.config.update(REDIS_URL=server.url)
+    manager = RedisManager(app)
+
+    async def use() -> None:
+        async with manager.get_async() as client:
+            pool: t.Any = client.connection_pool
+
+            for commands, is_clean in (
+                (["MULTI", "GET k", "EXEC"], True),
+                (["WATCH k", "UNWATCH"], True),
+                (["SELECT 1", "WATCH k", "UNWATCH"], False),
+                (["MULTI", "UNWATCH"], False),
+            ):
+                connection = await pool.get_connection()
+
+                for command in commands:
+                    await connection.send_command(*command.split())
+
+                for _ in commands:
+                    await connection.read_response()
+
+                await pool.release(connection)
+                assert connection.is_open == is_clean
+
+    with app.app_context():
+        asyncio.run(use())
+
+
+@pytest.mark.parametrize(
+    ("commands", "last", "is_lost"),
+    [
+        # The first ones were answered, the last one was not.
+        (["WATCH k"], "GET k", True),
+        (["MULTI"], "GET k", True),
+        # The server has refused EXEC, and goes on watching.
+        (["WATCH k", "EXEC"], "GET k", True),
+        # The caller knows that these were not answered.
+        (["WATCH k"], "UNWATCH", False),
+        (["MULTI"], "EXEC", False),
+        ([], "WATCH k", False),
+        (["WATCH k", "UNWATCH"], "GET k", False),
+    ],
+)
+def test_transaction_that_is_lost(
+    server: Server, commands: list[str], last: str, is_lost: bool
+) -> None:
+    """The command after an interruption notices whether a transaction is over that has
+    begun before.
+    """
+    pool = client_of(URL=server.url).connection_pool
+    connection = pool.get_connection()
+    run_one_by_one(connection, commands)
+    connection.send_command(*last.split())
+
+    if is_lost:
+        with pytest.raises(redis.ConnectionError, match="during a transaction"):
+            connection.send_command("GET", "k")
+
+    connection.send_command("GET", "k")
+    assert connection.read_response() is None
+    pool.release(connection)
 
 
 def test_error_after_a_transaction(own_server: Server) -> None:

@@ -113,7 +113,7 @@ class TrackedPool(Outdates, PoolState):
         tracked = connection if self.is_fast else inner_connection(connection)
 
         try:
-            is_dirty = tracked.unread or tracked.is_broken or tracked.is_altered
+            is_dirty = tracked.unread or tracked.is_broken or tracked.altered
         except AttributeError:
             # The pool has not created this connection.
             return
@@ -178,7 +178,7 @@ class NodeLender(Outdates):
             self._close(connection)
 
         # Its next user has watched nothing.
-        connection.has_lost_state = False
+        connection.lost = 0
 
     def take_back(self, connection: t.Any) -> None:
         """Close a connection that must not be lent again as it is.

@@ -20,27 +20,48 @@ from .library import library_name
 from .marks import mark_unsent
 from .messages import clean_error
 
-# Commands that change what later commands on the same connection do. An ending command
-# undoes what MULTI and WATCH did. Nothing undoes a switching one, so its connection is
+# What commands have changed on a connection: the bits of _Tracked.altered.
+_WATCHING = 1
+_QUEUEING = 2
+# The server has refused a command, so that it may still do either of these.
+_UNSURE = 4
+# The database, the user, or how the server treats the connection.
+_SWITCHED = 8
+# The number of replies is not that of commands.
+_UNCOUNTED = 16
+
+# What the end of a transaction undoes. Nothing undoes the others, so the connection is
 # closed.
-_SWITCHING = (
+_TRANSACTION = _WATCHING | _QUEUEING | _UNSURE
+# What later commands rely on.
+_RELIED_ON = _WATCHING | _QUEUEING
+
+# Commands that change what later commands on the same connection do.
+_SWITCHES = (
     *("AUTH", "HELLO", "RESET", "SELECT", "READONLY", "READWRITE", "SCRIPT DEBUG"),
     # Not CLIENT SETNAME, which changes no reply: RQ finds its own connection by name.
     *("CLIENT CACHING", "CLIENT CAPA", "CLIENT IMPORT-SOURCE", "CLIENT NO-EVICT"),
     *("CLIENT NO-TOUCH", "CLIENT TRACKING"),
 )
-# The same, but from then on, the number of replies is not that of commands.
-_UNCOUNTED = (
+# From then on, the number of replies is not that of commands.
+_SENDS_MORE = (
     *("MONITOR", "PSUBSCRIBE", "SSUBSCRIBE", "SUBSCRIBE", "PSYNC", "REPLCONF", "SYNC"),
     *("PUNSUBSCRIBE", "SUNSUBSCRIBE", "UNSUBSCRIBE", "CLIENT REPLY"),
 )
-_QUEUEING = ("MULTI",)
-_WATCHING = ("WATCH",)
-_UNWATCHING = ("UNWATCH",)
-_ENDING = ("DISCARD", "EXEC")
-_NAMING = ("CLUSTER SLOTS",)
+_QUEUES = ("MULTI",)
+_WATCHES = ("WATCH",)
+_UNWATCHES = ("UNWATCH",)
+_COMPLETES = ("DISCARD", "EXEC")
+_NAMES = ("CLUSTER SLOTS",)
 # Names that may be given in two parts.
 _CONTAINERS = ("CLIENT", "CLUSTER", "SCRIPT")
+
+_BITS = {
+    _SWITCHES: _SWITCHED,
+    _SENDS_MORE: _UNCOUNTED,
+    _QUEUES: _QUEUEING,
+    _WATCHES: _WATCHING,
+}
 
 #: What CLUSTER SLOTS says instead of a host for nodes at the address that replies.
 HOSTLESS: tuple[str | None, ...] = (None, "", "?")
@@ -61,9 +82,25 @@ def _find_kind(name: object) -> tuple[str, ...] | None:
         return _CONTAINERS
 
     names = {*words[:1], whole}
-    changing = (_SWITCHING, _UNCOUNTED, _QUEUEING, _WATCHING)
-    kinds = (*changing, _UNWATCHING, _ENDING, _NAMING)
+    kinds = (*_BITS, _UNWATCHES, _COMPLETES, _NAMES)
     return next((kind for kind in kinds if not names.isdisjoint(kind)), None)
+
+
+def _change(altered: int, kind: tuple[str, ...]) -> int:
+    """What is altered once the server has accepted a command.
+
+    :param altered: What is altered before.
+    :param kind: The kind of the command.
+    """
+    if kind is _COMPLETES:
+        # Without MULTI, the server refuses it, and goes on watching.
+        return altered & ~_TRANSACTION
+
+    if kind is _UNWATCHES:
+        # Within a transaction, it is only queued.
+        return altered if altered & _QUEUEING else altered & ~_WATCHING
+
+    return altered | _BITS[kind]
 
 
 def _to_text(part: object) -> str:
@@ -82,18 +119,15 @@ class _Tracked:
     is_open: bool = False
     #: Whether opening or closing it was interrupted, or redis-py wants it closed.
     is_broken: bool = False
-    #: Whether a command has changed the database, the user, what is watched or what the
-    #: server sends.
-    is_altered: bool = False
-    _is_switched: bool = False
-    # Whether commands were sent that make ``unread`` meaningless.
-    _is_uncounted: bool = False
-    #: Whether it was closed after WATCH or MULTI, which its user may not know.
-    has_lost_state: bool = False
-    # Whether the last commands ended a transaction, if the server has accepted it.
-    _has_restored: bool = False
-    # Whether the server queues commands until a transaction ends.
-    _is_queueing: bool = False
+    #: What commands have changed: the database, the user, what is watched or what the
+    #: server sends. The bits are above.
+    altered: int = 0
+    # The same, once the server has accepted the command that is sent next, or those
+    # that were sent. None if they change nothing.
+    _noted: int | None = None
+    _expected: int | None = None
+    #: What was altered when it was closed, which its user may not know.
+    lost: int = 0
     # Whether the next reply names the nodes of a cluster.
     _names_nodes: bool = False
     #: When opening it began, by :func:`time.monotonic`.
@@ -109,20 +143,20 @@ class _Tracked:
     _is_opening: bool = False
     # The first thread or task that has closed it since it was opened.
     _closed_by: int = 0
-    # How many replies the next packed command gets, and whether it ends a transaction.
+    # How many replies the next packed command gets.
     _packed: int = 1
-    _restores: bool = False
 
     @property
     def is_dirty(self) -> bool:
         """Whether it must be closed before anybody uses it again."""
-        return self.is_broken or self.is_altered or self.unread != 0
+        return self.is_broken or self.altered != 0 or self.unread != 0
 
     def pack_commands(self, commands: cabc.Iterable[t.Any]) -> t.Any:
         self._check_interrupted()
         commands = list(commands)
         packed = super().pack_commands(commands)  # type: ignore[misc]
         self._packed = len(commands)
+        self._noted = None
 
         for command in commands:
             if kind := _find_kind(command[0]):
@@ -139,7 +173,7 @@ class _Tracked:
         self.is_broken = True
         self._is_opening = True
         self._closed_by = 0
-        self.has_lost_state = False
+        self.lost = 0
         self.opened_at = time.monotonic()
         # A connection of the application may have no provider.
         provider = getattr(self, "credential_provider", None)
@@ -153,10 +187,14 @@ class _Tracked:
     def _start_closing(self, current: int) -> None:
         self._closed_by = self._closed_by or current
 
-        # Whoever closes it once more knows that it is closed.
-        if self.is_open or not self.is_broken:
-            is_transaction = self.is_altered and not self._is_switched
-            self.has_lost_state = self.is_open and is_transaction
+        if self.is_open:
+            # Without what a command has begun or ended whose reply was not read.
+            expected = self.altered if self._expected is None else self._expected
+            is_switched = self.altered & (_SWITCHED | _UNCOUNTED)
+            self.lost = 0 if is_switched else self.altered & expected & _RELIED_ON
+        elif not self.is_broken:
+            # Whoever closes it once more knows that it is closed.
+            self.lost = 0
 
         self.is_broken = True
         self.is_open = False
@@ -164,8 +202,9 @@ class _Tracked:
     def _end_closing(self) -> None:
         self.unread = 0
         self._packed = 1
-        self._restores = self.is_altered = self._is_switched = False
-        self._is_queueing = self._names_nodes = self._is_uncounted = False
+        self.altered = 0
+        self._noted = self._expected = None
+        self._names_nodes = False
         self.poll = None
         self.is_open = False
         # redis-py's own Retry opens it again after closing it.
@@ -177,35 +216,30 @@ class _Tracked:
         if kind is _CONTAINERS:
             kind = _find_kind(" ".join(map(_to_text, command[:2])))
 
-        if kind is _UNCOUNTED:
+        if kind is _SENDS_MORE:
             # Pub/sub subscribes again while the connection is opened.
-            self._is_uncounted = True
+            self.altered |= _UNCOUNTED
 
-        if self._is_opening or kind is None:
+        # The server refuses CLIENT alone.
+        if self._is_opening or kind in (None, _CONTAINERS):
             return
 
-        self._names_nodes = kind is _NAMING
+        self._names_nodes = kind is _NAMES
 
         if not self._names_nodes:
-            # Within a transaction, UNWATCH is only queued. Outside of one, the server
-            # refuses the others, and goes on watching.
-            self._restores = kind is (_ENDING if self._is_queueing else _UNWATCHING)
-            self._is_queueing = kind is _QUEUEING or (
-                self._is_queueing and not self._restores
-            )
-            self._is_switched = self._is_switched or kind in (_SWITCHING, _UNCOUNTED)
-            self.is_altered = self.is_altered or not self._restores
+            altered = self.altered if self._expected is None else self._expected
+            self._noted = _change(altered if self._noted is None else self._noted, kind)
 
     def _check_interrupted(self, kind: tuple[str, ...] | None = None) -> None:
-        """Before a command, raise an error if an interruption has closed the connection
-        after WATCH or MULTI: the command would run on a new one, without them. The
-        client library's pipelines turn the error into a ``WatchError``.
+        """Before a command, raise an error if the connection was closed after WATCH or
+        MULTI: the command would run on a new one, without them. The client library's
+        pipelines turn the error into a ``WatchError``.
         """
-        if self.has_lost_state and not self.is_open:
-            self.has_lost_state = False
+        if self.lost and not self.is_open:
+            self.lost = 0
 
             # Nothing is watched on a new connection.
-            if kind is _UNWATCHING:
+            if kind is _UNWATCHES:
                 return
 
             errors = get_library(library_name(type(self))).errors
@@ -244,17 +278,32 @@ class _Tracked:
 
         # Here, because tracing records the error before the client sees it.
         clean_error(error)
-        self.unread -= 1
 
-        # The user may have no permission for DISCARD or UNWATCH. EXEC ends the
-        # transaction even then.
-        if self._has_restored and isinstance(error, errors.NoPermissionError):
-            self.is_altered = True
+        if (expected := self._expected) is not None:
+            # If this is the last reply, nothing has begun after the transaction.
+            if self.unread == 1 and isinstance(error, errors.ExecAbortError):
+                self._settle(expected & ~_TRANSACTION)
+            else:
+                self._settle(expected | self.altered | _UNSURE)
+
+        self.unread -= 1
 
         if not self._is_opening:
             self._names_nodes = False
 
         return True
+
+    def _settle(self, expected: int) -> None:
+        """Note what is altered after a reply, once there are no others to come. The
+        reply is counted later: until then, the connection is dirty.
+
+        :param expected: What is altered if the server accepts the other commands.
+        """
+        if self.unread == 1:
+            self.altered = expected
+            self._expected = None
+        else:
+            self._expected = expected
 
     def _check_closed(self, error: BaseException, current: int) -> None:
         """Raise an error of the client library if another thread or task has closed the
@@ -275,7 +324,6 @@ class _Tracked:
 
 class _SyncTracked(_Tracked):
     unread: int
-    is_altered: bool
     paced: PacedSocket | None
 
     def connect(self, *args: t.Any, **kwargs: t.Any) -> None:
@@ -327,7 +375,7 @@ class _SyncTracked(_Tracked):
 
         # redis-py closes nothing if it was interrupted before it read the reply.
         if (self.unread or is_half_closed) and not (
-            self._is_opening or self._is_uncounted
+            self._is_opening or self.altered & _UNCOUNTED
         ):
             self.disconnect()
 
@@ -339,14 +387,21 @@ class _SyncTracked(_Tracked):
         if self.unread or not self.is_open:
             self._check_interrupted(kind)
 
+        self._noted = None
+
         if kind:
+            # What cannot be packed changes nothing.
+            super().pack_command(*args)  # type: ignore[misc]
             self._note_command(kind, args)
 
         super().send_command(*args, **kwargs)  # type: ignore[misc]
 
     def send_packed_command(self, command: object, check_health: bool = True) -> None:
-        replies, restores = self._packed, self._restores
-        self._packed, self._restores = 1, False
+        replies, self._packed = self._packed, 1
+
+        # Closing the connection would forget it.
+        if (noted := self._noted) is not None:
+            self._noted = None
 
         # redis-py's method does both, too, but only after the replies are counted here.
         if not (self.is_open or self._is_opening):
@@ -357,11 +412,8 @@ class _SyncTracked(_Tracked):
 
         self.unread += replies
 
-        if restores:
-            self.is_altered = self._is_switched
-            self._has_restored = True
-        elif self._has_restored:
-            self._has_restored = False
+        if noted is not None:
+            self._expected = noted
 
         try:
             super().send_packed_command(command, check_health=False)  # type: ignore[misc]
@@ -404,6 +456,9 @@ class _SyncTracked(_Tracked):
 
         # With this, a cache and pub/sub read messages that are no replies.
         if not kwargs.get("push_request"):
+            if (expected := self._expected) is not None:
+                self._settle(expected)
+
             self.unread -= 1
 
         return self._name_nodes(response) if self._names_nodes else response
@@ -415,7 +470,6 @@ def _current_task() -> int:
 
 class _AsyncTracked(_Tracked):
     unread: int
-    is_altered: bool
 
     async def connect(self, *args: t.Any, **kwargs: t.Any) -> None:
         await self.open_with(super().connect, *args, **kwargs)  # type: ignore[misc]
@@ -467,17 +521,23 @@ class _AsyncTracked(_Tracked):
         kind = _find_kind(args[0])
         self._check_interrupted(kind)
 
+        packed = super().pack_command(*args)  # type: ignore[misc]
+        self._noted = None
+
         # The nodes of clusters do not call send_command().
         if kind:
             self._note_command(kind, args)
 
-        return super().pack_command(*args)  # type: ignore[misc]
+        return packed
 
     async def send_packed_command(
         self, command: object, check_health: bool = True
     ) -> None:
-        replies, restores = self._packed, self._restores
-        self._packed, self._restores = 1, False
+        replies, self._packed = self._packed, 1
+
+        # Closing the connection would forget it.
+        if (noted := self._noted) is not None:
+            self._noted = None
 
         if not (self.is_open or self._is_opening):
             await self.connect()
@@ -487,11 +547,8 @@ class _AsyncTracked(_Tracked):
 
         self.unread += replies
 
-        if restores:
-            self.is_altered = self._is_switched
-            self._has_restored = True
-        elif self._has_restored:
-            self._has_restored = False
+        if noted is not None:
+            self._expected = noted
 
         try:
             await super().send_packed_command(command, check_health=False)  # type: ignore[misc]
@@ -510,6 +567,9 @@ class _AsyncTracked(_Tracked):
 
         # With this, None may say that no reply has arrived.
         if response is not None or kwargs.get("timeout") is None:
+            if (expected := self._expected) is not None:
+                self._settle(expected)
+
             self.unread -= 1
 
         return self._name_nodes(response) if self._names_nodes else response
