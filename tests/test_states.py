@@ -1411,6 +1411,10 @@ def test_replies_that_were_not_read(server: Server) -> None:
         # The first ones were answered, the last one was not.
         (["WATCH k"], "GET k", True),
         (["MULTI"], "GET k", True),
+        # It does not matter what else has changed.
+        (["WATCH k", "SELECT 0"], "GET k", True),
+        (["SELECT 0", "WATCH k"], "GET k", True),
+        (["WATCH k", "CLIENT NO-TOUCH x"], "GET k", True),
         # The server has refused EXEC, and goes on watching.
         (["WATCH k", "EXEC"], "GET k", True),
         # The caller knows that these were not answered.
@@ -1438,6 +1442,61 @@ def test_transaction_that_is_lost(
     connection.send_command("GET", "k")
     assert connection.read_response() is None
     pool.release(connection)
+
+
+@pytest.mark.parametrize("command", ["SELECT 0", "CLIENT NO-TOUCH ON"])
+def test_lost_watch_after_a_change(server: Server, command: str) -> None:
+    """A pipeline that goes on after an interruption does not ignore that a key was
+    changed that it has watched, also if it has changed its connection meanwhile.
+    """
+    client = client_of(URL=server.url)
+    client.set("k", "1")
+
+    with client.pipeline() as pipe:
+        pipe.watch("k")
+
+        # Some servers do not know all of the commands.
+        with contextlib.suppress(redis.ResponseError):
+            pipe.execute_command(*command.split())
+
+        pipe.connection.send_command("BLPOP", "none", 5)
+        client.set("k", "2")
+        pipe.multi()
+
+        with pytest.raises((redis.WatchError, redis.ConnectionError)):
+            pipe.set("k", "3").execute()
+
+    assert client.get("k") == b"2"
+
+
+def test_lost_watch_after_a_change_in_asyncio(server: Server) -> None:
+    """The same in asyncio."""
+    app = Flask(__name__)
+    app.config.update(REDIS_URL=server.url)
+    manager = RedisManager(app)
+
+    async def use() -> None:
+        async with manager.get_async() as client:
+            await client.set("k", "1")
+            pipe: t.Any
+
+            async with client.pipeline() as pipe:
+                await pipe.watch("k")
+                await pipe.execute_command("SELECT", 0)
+
+                with pytest.raises(asyncio.TimeoutError):
+                    await asyncio.wait_for(pipe.blpop("none", 5), 0.05)
+
+                await client.set("k", "2")
+                pipe.multi()
+
+                with pytest.raises((redis.WatchError, redis.ConnectionError)):
+                    await pipe.set("k", "3").execute()
+
+            assert await client.get("k") == b"2"
+
+    with app.app_context():
+        asyncio.run(use())
 
 
 def test_error_after_a_transaction(own_server: Server) -> None:

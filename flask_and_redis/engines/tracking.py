@@ -190,8 +190,7 @@ class _Tracked:
         if self.is_open:
             # Without what a command has begun or ended whose reply was not read.
             expected = self.altered if self._expected is None else self._expected
-            is_switched = self.altered & (_SWITCHED | _UNCOUNTED)
-            self.lost = 0 if is_switched else self.altered & expected & _RELIED_ON
+            self.lost = self.altered & expected & _RELIED_ON
         elif not self.is_broken:
             # Whoever closes it once more knows that it is closed.
             self.lost = 0
