@@ -1405,43 +1405,155 @@ def test_replies_that_were_not_read(server: Server) -> None:
         asyncio.run(use())
 
 
+TRANSACTION = "The connection was closed during a transaction."
+DATABASE = "The connection was closed, and its database or user with it."
+
+
 @pytest.mark.parametrize(
-    ("commands", "last", "is_lost"),
+    ("commands", "last", "text"),
     [
         # The first ones were answered, the last one was not.
-        (["WATCH k"], "GET k", True),
-        (["MULTI"], "GET k", True),
-        # It does not matter what else has changed.
-        (["WATCH k", "SELECT 0"], "GET k", True),
-        (["SELECT 0", "WATCH k"], "GET k", True),
-        (["WATCH k", "CLIENT NO-TOUCH x"], "GET k", True),
-        # The server has refused EXEC, and goes on watching.
-        (["WATCH k", "EXEC"], "GET k", True),
-        # The caller knows that these were not answered.
-        (["WATCH k"], "UNWATCH", False),
-        (["MULTI"], "EXEC", False),
-        ([], "WATCH k", False),
-        (["WATCH k", "UNWATCH"], "GET k", False),
+        (["WATCH k"], "GET k", TRANSACTION),
+        (["MULTI"], "GET k", TRANSACTION),
+        (["SELECT 1"], "GET k", DATABASE),
+        (["AUTH default any"], "GET k", DATABASE),
+        # Each of the changes counts.
+        (["WATCH k", "SELECT 1"], "GET k", DATABASE),
+        (["SELECT 1", "WATCH k"], "GET k", DATABASE),
+        (["SELECT 1", "WATCH k"], "UNWATCH", DATABASE),
+        # The server has refused the second one.
+        (["WATCH k", "EXEC"], "GET k", TRANSACTION),
+        # The caller knows that the last one was not answered.
+        (["WATCH k"], "UNWATCH", None),
+        (["MULTI"], "EXEC", None),
+        ([], "WATCH k", None),
+        ([], "SELECT 1", None),
+        (["WATCH k", "UNWATCH"], "GET k", None),
     ],
 )
-def test_transaction_that_is_lost(
-    server: Server, commands: list[str], last: str, is_lost: bool
+def test_lost_state(
+    server: Server,
+    commands: list[str],
+    last: str,
+    text: str | None,
 ) -> None:
-    """The command after an interruption notices whether a transaction is over that has
-    begun before.
+    """After an interruption, one command raises an error if the connection has lost a
+    transaction, its database or its user.
     """
     pool = client_of(URL=server.url).connection_pool
     connection = pool.get_connection()
     run_one_by_one(connection, commands)
     connection.send_command(*last.split())
 
-    if is_lost:
-        with pytest.raises(redis.ConnectionError, match="during a transaction"):
+    if text is not None:
+        with pytest.raises(redis.ConnectionError) as raised:
             connection.send_command("GET", "k")
+
+        assert str(raised.value) == text
+        assert is_unsent(raised.value)
 
     connection.send_command("GET", "k")
     assert connection.read_response() is None
     pool.release(connection)
+
+
+def test_lost_database_of_a_refused_command(server: Server) -> None:
+    """The other commands that were sent together with a refused one have their effect,
+    until the connection is closed.
+    """
+    pool = client_of(URL=server.url).connection_pool
+    connection = pool.get_connection()
+    run_at_once(connection, ["SELECT 1", "GET"])
+    connection.send_command("GET", "k")
+
+    with pytest.raises(redis.ConnectionError, match="its database or user"):
+        connection.send_command("GET", "k")
+
+    pool.release(connection)
+
+
+@pytest.mark.parametrize("library", ["redis.Redis", "valkey.Valkey"])
+def test_lost_database(server: Server, library: str) -> None:
+    """A client that keeps its connection does not continue in another database when the
+    connection was lost. Nothing is watched any more, which it is told once.
+    """
+    client = client_of(URL=server.url, CLASS=library)
+    lost = (redis.ConnectionError, valkey.ConnectionError)
+
+    with client.client() as held:
+        for command in ("SELECT 1", "WATCH k"):
+            assert held.execute_command(*command.split())
+            client.client_kill_filter(_id=held.client_id())
+
+            with pytest.raises(lost):
+                held.set("k", "1")
+
+            if command == "SELECT 1":
+                with pytest.raises(lost, match="its database or user"):
+                    held.set("k", "1")
+
+            assert held.get("k") is None
+
+
+def test_lost_database_in_asyncio(server: Server) -> None:
+    """The same in asyncio, after a time limit."""
+    app = Flask(__name__)
+    app.config.update(REDIS_URL=server.url)
+    manager = RedisManager(app)
+
+    async def use() -> None:
+        async with manager.get_async() as client:
+            held: t.Any
+            async with client.client() as held:
+                await held.select(1)
+
+                with pytest.raises(asyncio.TimeoutError):
+                    await asyncio.wait_for(held.blpop("none", 5), 0.1)
+
+                with pytest.raises(redis.ConnectionError, match="its database or user"):
+                    await held.set("k", "1")
+
+                assert await held.get("k") is None
+
+    with app.app_context():
+        asyncio.run(use())
+
+
+@pytest.mark.filterwarnings("ignore:.*SINGLE_CONNECTION_CLIENT:UserWarning")
+def test_lost_database_is_not_retried(server: Server) -> None:
+    """A client with a single connection, which has a deadline, does not try again."""
+    client = client_of(URL=server.url, SINGLE_CONNECTION_CLIENT=True)
+    client.select(1)
+    client.connection.send_command("BLPOP", "none", 5)
+
+    with pytest.raises(redis.ConnectionError, match="its database or user"):
+        client.set("k", "1")
+
+    assert client.get("k") is None
+    client.close()
+
+
+@pytest.mark.parametrize("name", ["ConnectionPool", "BlockingConnectionPool"])
+@pytest.mark.parametrize("is_own", [False, True])
+def test_another_database_of_a_pool(server: Server, name: str, is_own: bool) -> None:
+    """The next user of a connection has lost nothing."""
+    config: dict[str, t.Any] = {
+        "URL": server.url,
+        "CONNECTION_POOL_CLASS": f"redis.{name}",
+        "MAX_CONNECTIONS": 1,
+    }
+
+    if is_own:
+        pool = getattr(redis, name)(port=server.port, max_connections=1, protocol=2)
+        config = {"CONNECTION_POOL": pool}
+
+    client = client_of(**config)
+
+    for _ in range(2):
+        client.execute_command("SELECT", 1)
+        assert client.client_info()["db"] == 0
+
+    client.connection_pool.disconnect()
 
 
 @pytest.mark.parametrize("command", ["SELECT 0", "CLIENT NO-TOUCH ON"])

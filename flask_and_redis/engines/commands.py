@@ -20,6 +20,7 @@ from .internals.errors import is_full_pool
 from .library import Client
 from .library import library_of
 from .library import Pool
+from .marks import is_lost
 from .marks import is_unsent
 from .operations import check_answer
 from .operations import check_answer_async
@@ -59,6 +60,7 @@ class Commands(Operations):
             isinstance(error, transient)
             and not isinstance(error, permanent)
             and not is_cache_refused(error)
+            and not is_lost(error)
             and not any(map(is_tls_refusal, causes(error, handled)))
         )
 

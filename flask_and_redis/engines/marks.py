@@ -10,6 +10,9 @@ _UNSENT = "_flask_and_redis_unsent"
 # The attribute of a pipeline's error if the server ran some of its commands.
 _EXECUTED = "_flask_and_redis_executed"
 
+# The attribute of an error that says that a connection has lost its state.
+_LOST = "_flask_and_redis_lost"
+
 
 def mark_unsent(error: BaseException) -> None:
     """Remember that a command was not sent.
@@ -44,3 +47,21 @@ def was_executed(error: BaseException) -> bool:
     :param error: The error.
     """
     return getattr(error, _EXECUTED, False)
+
+
+def mark_lost(error: Exception) -> None:
+    """Remember that a connection was closed on which the application had begun a
+    transaction, or selected a database, for example.
+
+    :param error: The error of the next command.
+    """
+    setattr(error, _LOST, True)
+
+
+def is_lost(error: BaseException) -> bool:
+    """Whether the application must begin the transaction again, or select the database.
+    A retry would run the command without.
+
+    :param error: What a command raised.
+    """
+    return getattr(error, _LOST, False)

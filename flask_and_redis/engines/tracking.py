@@ -17,6 +17,7 @@ from .internals.connections import PacedSocket
 from .internals.connections import ReconnectMark
 from .library import get_library
 from .library import library_name
+from .marks import mark_lost
 from .marks import mark_unsent
 from .messages import clean_error
 
@@ -34,7 +35,7 @@ _UNCOUNTED = 16
 # closed.
 _TRANSACTION = _WATCHING | _QUEUEING | _UNSURE
 # What later commands rely on.
-_RELIED_ON = _WATCHING | _QUEUEING
+_RELIED_ON = _WATCHING | _QUEUEING | _SWITCHED
 
 # Commands that change what later commands on the same connection do.
 _SWITCHES = (
@@ -192,8 +193,8 @@ class _Tracked:
             expected = self.altered if self._expected is None else self._expected
             self.lost = self.altered & expected & _RELIED_ON
         elif not self.is_broken:
-            # Whoever closes it once more knows that it is closed.
-            self.lost = 0
+            # Whoever closes it once more knows that no transaction goes on.
+            self.lost &= _SWITCHED
 
         self.is_broken = True
         self.is_open = False
@@ -230,22 +231,25 @@ class _Tracked:
             self._noted = _change(altered if self._noted is None else self._noted, kind)
 
     def _check_interrupted(self, kind: tuple[str, ...] | None = None) -> None:
-        """Before a command, raise an error if the connection was closed after WATCH or
-        MULTI: the command would run on a new one, without them. The client library's
-        pipelines turn the error into a ``WatchError``.
+        """Before a command, raise an error if the connection was closed after WATCH,
+        MULTI or SELECT, for example: the command would run on a new one, without them.
+        The client library's pipelines turn the error into a ``WatchError``.
         """
-        if self.lost and not self.is_open:
+        if (lost := self.lost) and not self.is_open:
             self.lost = 0
+            text = "The connection was closed, and its database or user with it."
 
-            # Nothing is watched on a new connection.
-            if kind is _UNWATCHES:
-                return
+            if not lost & _SWITCHED:
+                text = "The connection was closed during a transaction."
+
+                # Nothing is watched on a new connection.
+                if kind is _UNWATCHES:
+                    return
 
             errors = get_library(library_name(type(self))).errors
-            error = errors.ConnectionError(
-                "The connection was closed during a transaction."
-            )
+            error = errors.ConnectionError(text)
             mark_unsent(error)
+            mark_lost(error)
             raise error
 
     def _name_nodes(self, slots: object) -> t.Any:
