@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import collections.abc as cabc
 import contextlib
+import enum
 import gc
 import logging
 import re
@@ -110,6 +111,12 @@ def test_other_apps(app: Flask, server: Server) -> None:
     assert sent == [other]
 
 
+class Command(str, enum.Enum):
+    """What the client library sends is the value, and not the name."""
+
+    STOP = "shutdown"
+
+
 @pytest.mark.parametrize(
     ("first", "name"),
     [
@@ -120,7 +127,10 @@ def test_other_apps(app: Flask, server: Server) -> None:
         ("config get password", "CONFIG GET"),
         ("OBJECT ENCODING key", "OBJECT ENCODING"),
         (b"\xff", "\ufffd"),
+        (Command.STOP, "SHUTDOWN"),
+        (memoryview(b"get"), "GET"),
         ("", ""),
+        (1, "1"),
     ],
 )
 def test_names_without_arguments(first: object, name: str) -> None:

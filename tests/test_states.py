@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import collections.abc as cabc
 import contextlib
+import enum
 import time
 import types
 import typing as t
@@ -814,8 +815,21 @@ def test_listed_function() -> None:
     assert rows["REDIS_CREDENTIAL_PROVIDER"] == f"{__name__}.make_provider"
 
 
+class Name(str, enum.Enum):
+    """Names of commands and their parts."""
+
+    CHOOSE = "SELECT"
+    CONTAINER = "CLIENT"
+    FOLLOW = "TRACKING"
+
+
 #: Commands that select another database, as they can be written.
-SELECTS = [("SELECT", 3), ("Select", b"3"), (b"select", 3), ("SELECT 3",)]
+SELECTS: list[tuple[t.Any, ...]] = [
+    *(("SELECT", 3), ("Select", b"3"), (b"select", 3), ("SELECT 3",)),
+    # The client library drops an empty name.
+    *((Name.CHOOSE, 3), (memoryview(b"SELECT"), 3), ("", "SELECT", 3)),
+    ("  ", Name.CHOOSE, 3),
+]
 
 
 def switch(client: t.Any, select: tuple[t.Any, ...]) -> None:
@@ -852,7 +866,11 @@ def test_another_database(
     """A connection on which another database was selected is not lent again."""
     client = client_of(URL=f"{server.url}/5", CLASS=library, MAX_CONNECTIONS=1)
     assert client.set("k", "5")
-    use(client, select)
+
+    # The client library cannot look for the callback of a memoryview.
+    with contextlib.suppress(AttributeError):
+        use(client, select)
+
     assert client.client_info()["db"] in (5, "5")
 
 
@@ -870,11 +888,12 @@ def test_another_database_in_asyncio(
         async with manager.get_async() as other:
             client: t.Any = other
 
-            if transaction is None:
-                await client.execute_command(*select)
-            else:
-                pipeline = client.pipeline(transaction)
-                await pipeline.execute_command(*select).get("k").execute()
+            with contextlib.suppress(AttributeError):
+                if transaction is None:
+                    await client.execute_command(*select)
+                else:
+                    pipeline = client.pipeline(transaction)
+                    await pipeline.execute_command(*select).get("k").execute()
 
             assert (await client.client_info())["db"] == 5
 
@@ -890,6 +909,8 @@ CHANGES: list[tuple[t.Any, ...]] = [
     *(("SCRIPT DEBUG", "YES"), ("script", b"debug", "yes")),
     *(("CLIENT TRACKING", "ON"), ("client", "tracking", "on")),
     *(("CLIENT\tTRACKING ON",), ("CLIENT", "REPLY", "ON")),
+    *((Name.CONTAINER, Name.FOLLOW, "ON"), ("CLIENT", memoryview(b"TRACKING"), "ON")),
+    *(("CLIENT", bytearray(b"TRACKING"), "ON"), ("", "CLIENT", "TRACKING", "ON")),
     *((b"CLIENT", b"NO-EVICT", "ON"), ("CLIENT NO-TOUCH", "ON")),
     ("CLIENT CACHING", "YES"),
     *(("CLIENT CAPA", "redirect"), ("CLIENT IMPORT-SOURCE", "ON")),
@@ -900,7 +921,15 @@ def run_in_pipeline(client: t.Any, command: tuple[t.Any, ...]) -> None:
     client.pipeline(transaction=False).execute_command(*command).execute()
 
 
-@pytest.mark.parametrize("command", CHANGES, ids=repr)
+def show(command: tuple[t.Any, ...]) -> str:
+    """A command without addresses of objects."""
+    return " ".join(
+        repr(bytes(part)) if isinstance(part, memoryview) else repr(part)
+        for part in command
+    )
+
+
+@pytest.mark.parametrize("command", CHANGES, ids=show)
 @pytest.mark.parametrize("use", [switch, run_in_pipeline])
 def test_changed_connection(
     server: Server,
@@ -911,9 +940,13 @@ def test_changed_connection(
     client = client_of(URL=server.url, PROTOCOL=2, MAX_CONNECTIONS=1)
     number = client.client_id()
 
-    # Some servers do not know all of the commands.
-    with contextlib.suppress(redis.ResponseError):
+    try:
         use(client, command)
+    except redis.ResponseError:
+        # Some servers do not know all of the commands.
+        pass
+    except redis.DataError:
+        pytest.skip("Without hiredis, a bytearray cannot be sent.")
 
     assert client.client_id() != number
 

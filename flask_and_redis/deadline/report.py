@@ -18,6 +18,7 @@ from blinker import Signal
 from flask import Flask
 
 from ..engines.library import library_name
+from ..engines.library import to_text
 from ..signals import command_finished
 from ..signals import prefix_down
 from ..signals import prefix_up
@@ -280,6 +281,5 @@ def name_of(first: object) -> str:
     """The name of a command, without arguments. redis-py accepts them in one text with
     the name.
     """
-    text = first.decode(errors="replace") if isinstance(first, bytes) else str(first)
-    words = text.upper().split(None, 2)
+    words = to_text(first).upper().split(None, 2)
     return " ".join(words[: 1 + (words[0] in _CONTAINERS)]) if words else ""

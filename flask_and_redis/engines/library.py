@@ -133,3 +133,15 @@ def library_of(client_class: type[t.Any]) -> Library:
     """
     is_async = inspect.iscoroutinefunction(client_class.execute_command)
     return get_library(library_name(client_class) or "redis", is_async)
+
+
+def to_text(part: object) -> str:
+    """What the libraries send for the name of a command.
+
+    :param part: The name, as it was given.
+    """
+    if isinstance(part, (bytes, bytearray, memoryview)):
+        return bytes(part).decode(errors="replace")
+
+    # Python's str() of an enumeration's member is the name of the member.
+    return str.__str__(part) if isinstance(part, str) else str(part)

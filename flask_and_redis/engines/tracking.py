@@ -17,6 +17,7 @@ from .internals.connections import PacedSocket
 from .internals.connections import ReconnectMark
 from .library import get_library
 from .library import library_name
+from .library import to_text
 from .marks import mark_lost
 from .marks import mark_unsent
 from .messages import clean_error
@@ -76,10 +77,11 @@ def _find_kind(name: object) -> tuple[str, ...] | None:
     :param name: The name, as it was given: in lower case, for example, as bytes, or
         together with an argument.
     """
-    words = _to_text(name).upper().split()[:2]
+    words = to_text(name).upper().split()[:2]
     whole = " ".join(words)
 
-    if whole in _CONTAINERS:
+    # Without a name, the client library takes the next argument for it.
+    if not whole or whole in _CONTAINERS:
         return _CONTAINERS
 
     names = {*words[:1], whole}
@@ -102,10 +104,6 @@ def _change(altered: int, kind: tuple[str, ...]) -> int:
         return altered if altered & _QUEUEING else altered & ~_WATCHING
 
     return altered | _BITS[kind]
-
-
-def _to_text(part: object) -> str:
-    return part.decode("latin-1") if isinstance(part, bytes) else str(part)
 
 
 class _Tracked:
@@ -214,7 +212,8 @@ class _Tracked:
         self, kind: tuple[str, ...] | None, command: cabc.Sequence[object]
     ) -> None:
         if kind is _CONTAINERS:
-            kind = _find_kind(" ".join(map(_to_text, command[:2])))
+            words = " ".join(map(to_text, command[:3])).split()[:2]
+            kind = _find_kind(" ".join(words))
 
         if kind is _SENDS_MORE:
             # Pub/sub subscribes again while the connection is opened.
