@@ -407,6 +407,98 @@ def test_moved_address_in_asyncio(
     run_async(prefix, use)
 
 
+def write_after_watch(client: t.Any) -> None:
+    with client.pipeline() as pipeline:
+        pipeline.watch("k")
+        pipeline.multi()
+        pipeline.incr("n").execute()
+
+
+def write_and_return_errors(client: t.Any) -> None:
+    pipeline = client.pipeline(transaction=False).get("k").incr("n")
+    _, reply = pipeline.execute(raise_on_error=False)
+
+    if isinstance(reply, Exception):
+        raise reply
+
+
+def write_on_one_connection(client: t.Any) -> None:
+    with client.client() as held:
+        held.incr("n")
+
+
+@pytest.mark.parametrize("library", CLASSES)
+@pytest.mark.parametrize("name", ["ConnectionPool", "BlockingConnectionPool"])
+@pytest.mark.parametrize(
+    "write", [write_after_watch, write_and_return_errors, write_on_one_connection]
+)
+def test_moved_address_and_commands_that_are_not_retried(
+    cutter: Cutter,
+    moved: cabc.Callable[[], None],
+    write: cabc.Callable[[t.Any], None],
+    name: str,
+    library: str,
+) -> None:
+    """A command fails once if it is refused and not retried. The next ones reach the
+    new master, on all connections.
+    """
+    config = {"CLASS": CLASSES[library], "CONNECTION_POOL_CLASS": f"{library}.{name}"}
+    client = make_client(cutter.url, **config)
+    pool = client.connection_pool
+    # valkey-py wants a name.
+    arguments = ["_"] if library == "valkey" else []
+    used = [pool.get_connection(*arguments) for _ in range(2)]
+
+    for connection in used:
+        pool.release(connection)
+
+    moved()
+
+    with pytest.raises(READ_ONLY):
+        write(client)
+
+    used = [pool.get_connection(*arguments) for _ in range(2)]
+
+    for connection in used:
+        connection.send_command("INCR", "n")
+        connection.read_response()
+        pool.release(connection)
+
+    write(client)
+    assert client.get("n") == b"3"
+
+
+def test_moved_address_and_async_commands_that_are_not_retried(
+    cutter: Cutter, moved: cabc.Callable[[], None]
+) -> None:
+    """The same in asyncio."""
+    prefix = Prefix(URL=cutter.url, MAX_CONNECTIONS=2)
+
+    async def use(client: t.Any) -> None:
+        pool = client.connection_pool
+        used = [await pool.get_connection() for _ in range(2)]
+
+        for connection in used:
+            await pool.release(connection)
+
+        await asyncio.to_thread(moved)
+
+        with pytest.raises(redis.ReadOnlyError):
+            async with client.client() as held:
+                await held.incr("n")
+
+        used = [await pool.get_connection() for _ in range(2)]
+
+        for connection in used:
+            await connection.send_command("INCR", "n")
+            await connection.read_response()
+            await pool.release(connection)
+
+        assert await client.get("n") == b"2"
+
+    run_async(prefix, use)
+
+
 @pytest.mark.parametrize("library", CLASSES)
 @pytest.mark.parametrize("retry", [None, 0])
 @pytest.mark.parametrize("write", WRITES)

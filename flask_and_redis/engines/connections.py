@@ -119,6 +119,9 @@ class TrackedPool(Outdates, PoolState):
             return
 
         if is_dirty:
+            if tracked.is_demoted:
+                self.replace_connections()
+
             connection.disconnect()
 
         tracked.returned_at = time.monotonic()
@@ -141,6 +144,9 @@ class AsyncTrackedPool(Outdates):
 
     async def release(self, connection: t.Any) -> None:
         if connection.is_dirty:
+            if connection.is_demoted:
+                self.replace_connections()
+
             await connection.disconnect(nowait=True)
 
         connection.returned_at = time.monotonic()

@@ -15,6 +15,7 @@ from .internals.connections import Opening
 from .internals.connections import PacedConnection
 from .internals.connections import PacedSocket
 from .internals.connections import ReconnectMark
+from .internals.errors import is_demoted
 from .library import get_library
 from .library import library_name
 from .library import to_text
@@ -31,6 +32,8 @@ _UNSURE = 4
 _SWITCHED = 8
 # The number of replies is not that of commands.
 _UNCOUNTED = 16
+# The server has refused to write, because it is a replica.
+_DEMOTED = 32
 
 # What the end of a transaction undoes. Nothing undoes the others, so the connection is
 # closed.
@@ -149,6 +152,11 @@ class _Tracked:
     def is_dirty(self) -> bool:
         """Whether it must be closed before anybody uses it again."""
         return self.is_broken or self.altered != 0 or self.unread != 0
+
+    @property
+    def is_demoted(self) -> bool:
+        """Whether its server has refused a command because it has become a replica."""
+        return bool(self.altered & _DEMOTED)
 
     def pack_commands(self, commands: cabc.Iterable[t.Any]) -> t.Any:
         self._check_interrupted()
@@ -280,6 +288,9 @@ class _Tracked:
 
         # Here, because tracing records the error before the client sees it.
         clean_error(error)
+
+        if is_demoted(error, errors):
+            self.altered |= _DEMOTED
 
         if (expected := self._expected) is not None:
             # If this is the last reply, nothing has begun after the transaction.
