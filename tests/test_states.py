@@ -914,6 +914,7 @@ CHANGES: list[tuple[t.Any, ...]] = [
     *((b"CLIENT", b"NO-EVICT", "ON"), ("CLIENT NO-TOUCH", "ON")),
     ("CLIENT CACHING", "YES"),
     *(("CLIENT CAPA", "redirect"), ("CLIENT IMPORT-SOURCE", "ON")),
+    *(("CLIENT", "KILL", "ID", 0), ("CLIENT KILL", "ID", 0)),
 ]
 
 
@@ -956,6 +957,56 @@ ENDS = {
     *("SHUTDOWN", "DEBUG", "FAILOVER", "REPLICAOF", "SLAVEOF", "PFSELFTEST"),
     "CLIENT|PAUSE",
 }
+
+
+@pytest.mark.parametrize("pool_class", ["ConnectionPool", "BlockingConnectionPool"])
+def test_ended_connection(server: Server, pool_class: str) -> None:
+    """A connection is not lent after a command that lets the server close it, whether
+    or not it has done so.
+    """
+    pool = client_of(
+        URL=server.url, CONNECTION_POOL_CLASS=f"redis.{pool_class}"
+    ).connection_pool
+    connection = pool.get_connection()
+
+    for command in (("QUIT",), ("CLIENT", "KILL", "ID", "{}", "SKIPME", "no")):
+        connection.connect()
+        connection.send_command("CLIENT", "ID")
+        number = connection.read_response()
+        connection.send_command(*(part.format(number) for part in command))
+        assert connection.read_response() in (b"OK", 1)
+        pool.release(connection)
+        assert not connection.is_open
+
+
+def test_ended_connection_in_asyncio(server: Server) -> None:
+    """The same in asyncio."""
+    app = Flask(__name__)
+    app.config.update(REDIS_URL=server.url)
+    manager = RedisManager(app)
+
+    async def use() -> None:
+        async with manager.get_async() as client:
+            pool: t.Any = client.connection_pool
+            connection = await pool.get_connection()
+            await connection.send_command("QUIT")
+            assert await connection.read_response() == b"OK"
+            await pool.release(connection)
+            assert not connection.is_open
+
+    with app.app_context():
+        asyncio.run(use())
+
+
+def test_client_that_ends_its_connection(server: Server) -> None:
+    """A client that keeps its connection loses nothing but the connection."""
+    with client_of(URL=server.url).client() as held:
+        assert held.execute_command("QUIT")
+
+        with pytest.raises(redis.ConnectionError):
+            held.get("k")
+
+        assert held.get("k") is None
 
 
 def list_commands(server: Server) -> list[str]:

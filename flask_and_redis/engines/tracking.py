@@ -34,6 +34,8 @@ _SWITCHED = 8
 _UNCOUNTED = 16
 # The server has refused to write, because it is a replica.
 _DEMOTED = 32
+# The server closes the connection.
+_ENDED = 64
 
 # What the end of a transaction undoes. Nothing undoes the others, so the connection is
 # closed.
@@ -53,6 +55,7 @@ _SENDS_MORE = (
     *("MONITOR", "PSUBSCRIBE", "SSUBSCRIBE", "SUBSCRIBE", "PSYNC", "REPLCONF", "SYNC"),
     *("PUNSUBSCRIBE", "SUNSUBSCRIBE", "UNSUBSCRIBE", "CLIENT REPLY"),
 )
+_ENDS = ("QUIT", "CLIENT KILL")
 _QUEUES = ("MULTI",)
 _WATCHES = ("WATCH",)
 _UNWATCHES = ("UNWATCH",)
@@ -64,6 +67,7 @@ _CONTAINERS = ("CLIENT", "CLUSTER", "SCRIPT")
 _BITS = {
     _SWITCHES: _SWITCHED,
     _SENDS_MORE: _UNCOUNTED,
+    _ENDS: _ENDED,
     _QUEUES: _QUEUEING,
     _WATCHES: _WATCHING,
 }
