@@ -290,6 +290,33 @@ def test_refused_command_is_sent_again_at_once(server: Server, clock: Clock) -> 
 
 
 @pytest.mark.parametrize(
+    "command", [("auth", "wrong"), ("HELLO", 2, "AUTH", "default", "wrong")]
+)
+@pytest.mark.parametrize("is_pipeline", [False, True])
+def test_login_of_the_application(
+    scripted: Scripted, command: tuple[t.Any, ...], is_pipeline: bool
+) -> None:
+    """A login that the application sends is not tried again if the server refuses it.
+    Other connections stay.
+    """
+    scripted.users = {"default": "right"}
+    client = make(URL=scripted.url, PASSWORD="right", PROTOCOL=2)
+    other = client.connection_pool.get_connection()
+    client.get("k")
+    scripted.plan(str(command[0]).upper().encode(), b"-WRONGPASS wrong\r\n")
+
+    with pytest.raises(redis.AuthenticationError):
+        if is_pipeline:
+            client.pipeline(transaction=False).execute_command(*command).execute()
+        else:
+            client.execute_command(*command)
+
+    assert sum(b"wrong" in arguments for _, arguments in scripted.requests) == 1
+    assert not client.connection_pool.is_superseded(other)
+    client.connection_pool.release(other)
+
+
+@pytest.mark.parametrize(
     "reply",
     [
         b"-CLUSTERDOWN The cluster is down\r\n",

@@ -239,6 +239,10 @@ class Attempts:
         if client is None or not self._may_reconnect:
             return False
 
+        # The application's own login stays wrong.
+        if self._has_command("AUTH", "HELLO"):
+            return False
+
         if not self._engine.is_refused(error, self._spec):
             return False
 
@@ -283,13 +287,16 @@ class Attempts:
             " up to the number of threads."
         ) from None
 
+    def _has_command(self, *names: str) -> bool:
+        return any(name_of(args[0]) in names for args, _ in self._commands)
+
     def _is_sent_too_often(self, error: BaseException) -> bool:
         """Whether ``<P>_RETRY`` forbids another attempt. Nothing is shut down twice:
         behind sentinels, the second one would be the new master.
         """
         limit = self._spec.retries
 
-        if any(name_of(args[0]) == "SHUTDOWN" for args, _ in self._commands):
+        if self._has_command("SHUTDOWN"):
             limit = 0
 
         if limit is None or not self._engine.may_have_been_sent(error):
