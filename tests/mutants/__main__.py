@@ -40,7 +40,7 @@ TESTS = {
     "engines/cluster": "cluster_nodes engines attempts retry outages pings errors"
     " messages names wrong_servers cli clients health signals",
     "engines/commands": "attempts retry outages messages pings connections engines"
-    " wrong_servers",
+    " wrong_servers states",
     "engines/connections": "connections states cluster_nodes interruptions",
     "engines/credentials": "credentials",
     "engines/fake": "fakeredis errors",
@@ -54,8 +54,9 @@ TESTS = {
     "engines/internals/probes": "internals pings wrong_servers",
     "engines/internals/sentinels": "internals replicas",
     "engines/interruptions": "own_exceptions",
-    "engines/library": "internals discovery settings clients errors messages",
-    "engines/marks": "attempts retry connections",
+    "engines/library": "internals discovery settings clients errors messages signals"
+    " states",
+    "engines/marks": "attempts retry connections states",
     "engines/messages": "messages secrets retry health wrong_servers attempts",
     "engines/names": "names states settings",
     "engines/operations": "wrong_servers pings cli clients attempts retry messages",
