@@ -351,6 +351,16 @@ def test_is_full_pool(pool: t.Any) -> None:
         pool.release(connection)
 
 
+def test_is_without_multi(server: Server) -> None:
+    """The server says that no transaction has begun."""
+    with redis.Redis(port=server.port) as client:
+        for command, expected in (("EXEC", True), ("EXEC x", False)):
+            with pytest.raises(redis.ResponseError) as info:
+                client.execute_command(*command.split())
+
+            assert errors.is_without_multi(info.value) == expected
+
+
 def test_is_demoted(start: Starter) -> None:
     """A replica refuses to write with three errors: of a command, of a script and of a
     pool behind sentinels.

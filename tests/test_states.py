@@ -1695,6 +1695,59 @@ def test_lost_watch_after_a_change_in_asyncio(server: Server) -> None:
         asyncio.run(use())
 
 
+def test_refused_transaction(own_server: Server) -> None:
+    """If the server refuses MULTI, the error of EXEC says why. Later errors do not."""
+    with own_server.admin() as admin:
+        admin.acl_setuser(
+            "app", enabled=True, nopass=True, keys="*", commands=["+@all", "-multi"]
+        )
+
+    app = Flask(__name__)
+    app.config.update(REDIS_URL=f"redis://app:any@{own_server.address}")
+    manager = RedisManager(app)
+    expected = r"^EXEC without MULTI: .*permission"
+
+    async def use() -> None:
+        async with manager.get_async() as client:
+            pipeline: t.Any = client.pipeline()
+
+            with pytest.raises(redis.ResponseError, match=expected):
+                await pipeline.get("k").execute()
+
+    with app.app_context():
+        client: t.Any = manager.get()
+
+        with pytest.raises(redis.ResponseError, match=expected):
+            client.pipeline().get("k").execute()
+
+        # The first refusal counts.
+        pipeline = client.pipeline()
+        pipeline.execute_command("GET")
+
+        with pytest.raises(redis.ResponseError, match=expected):
+            pipeline.execute()
+
+        with client.client() as held:
+            for command in ("UNWATCH x", "EXEC"):
+                with contextlib.suppress(redis.ResponseError):
+                    held.execute_command(*command.split())
+
+            # The connection is closed before the second reply is read.
+            packed = held.connection.pack_commands([("UNWATCH", "x"), ("GET", "k")])
+            held.connection.send_packed_command(packed)
+
+            with pytest.raises(redis.ResponseError):
+                held.connection.read_response()
+
+            for _ in range(2):
+                with pytest.raises(redis.ResponseError, match="^EXEC without MULTI$"):
+                    held.execute_command("EXEC")
+
+                held.connection.disconnect()
+
+        asyncio.run(use())
+
+
 def test_error_after_a_transaction(own_server: Server) -> None:
     """A command that is refused later does not close the connection."""
     with own_server.admin() as admin:

@@ -16,6 +16,7 @@ from .internals.connections import PacedConnection
 from .internals.connections import PacedSocket
 from .internals.connections import ReconnectMark
 from .internals.errors import is_demoted
+from .internals.errors import is_without_multi
 from .library import get_library
 from .library import library_name
 from .library import to_text
@@ -132,6 +133,8 @@ class _Tracked:
     # that were sent. None if they change nothing.
     _noted: int | None = None
     _expected: int | None = None
+    # The first error among the replies to these commands.
+    _refusal: str = ""
     #: What was altered when it was closed, which its user may not know.
     lost: int = 0
     # Whether the next reply names the nodes of a cluster.
@@ -214,6 +217,7 @@ class _Tracked:
         self._packed = 1
         self.altered = 0
         self._noted = self._expected = None
+        self._refusal = ""
         self._names_nodes = False
         self.poll = None
         self.is_open = False
@@ -301,6 +305,11 @@ class _Tracked:
             if self.unread == 1 and isinstance(error, errors.ExecAbortError):
                 self._settle(expected & ~_TRANSACTION)
             else:
+                if self._refusal and is_without_multi(error):
+                    # The client library drops the error of MULTI.
+                    error.args = (f"{error}: {self._refusal}",)
+
+                self._refusal = self._refusal or str(error)
                 self._settle(expected | self.altered | _UNSURE)
 
         self.unread -= 1
@@ -319,6 +328,7 @@ class _Tracked:
         if self.unread == 1:
             self.altered = expected
             self._expected = None
+            self._refusal = ""
         else:
             self._expected = expected
 

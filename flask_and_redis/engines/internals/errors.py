@@ -53,6 +53,17 @@ def is_demoted(error: BaseException, errors: types.ModuleType) -> bool:
     )
 
 
+def is_without_multi(error: BaseException) -> bool:
+    """Whether an error says that no transaction has begun.
+
+    Why: it is an ordinary ``ResponseError`` with this text. Versions: all. Without it:
+    nothing tells why the server has refused ``MULTI``.
+
+    :param error: What a server replied.
+    """
+    return str(error) == "EXEC without MULTI"
+
+
 def is_cache_refused(error: BaseException) -> bool:
     """Whether an error says that a server does not support client-side caching.
 
