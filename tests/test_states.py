@@ -233,6 +233,29 @@ def test_half_closed_connection(server: Server) -> None:
     paced.connected.close()
 
 
+def test_lost_watch_of_a_half_closed_connection(server: Server) -> None:
+    """A connection whose closing was interrupted still knows that it was watching."""
+    pool = client_of(URL=server.url).connection_pool
+    connection = pool.get_connection()
+    connection.send_command("WATCH", "k")
+    connection.read_response()
+    paced = connection.paced
+
+    def fail() -> t.NoReturn:
+        raise LookupError
+
+    paced.close = fail
+
+    with pytest.raises(LookupError):
+        connection.disconnect()
+
+    with pytest.raises(redis.ConnectionError, match="during a transaction"):
+        connection.send_command("GET", "k")
+
+    pool.release(connection)
+    paced.connected.close()
+
+
 def test_lost_watch(server: Server) -> None:
     """A pipeline notices that its connection was closed after WATCH."""
     with client_of(URL=server.url, MAX_CONNECTIONS=1).pipeline() as pipe:
@@ -901,6 +924,35 @@ def test_another_database_in_asyncio(
         asyncio.run(use())
 
 
+def test_other_connections_are_kept(server: Server) -> None:
+    """A connection that must be closed says nothing about the others."""
+    app = Flask(__name__)
+    app.config.update(REDIS_URL=server.url)
+    manager = RedisManager(app)
+    pool = app.extensions["redis"]["REDIS"].connection_pool
+    altered, other = pool.get_connection(), pool.get_connection()
+    altered.send_command("SELECT", 1)
+    altered.read_response()
+    pool.release(altered)
+    assert not altered.is_open
+    assert not pool.is_superseded(other)
+    pool.release(other)
+
+    async def use() -> None:
+        async with manager.get_async() as client:
+            pool: t.Any = client.connection_pool
+            altered, other = [await pool.get_connection() for _ in range(2)]
+            await altered.send_command("SELECT", 1)
+            await altered.read_response()
+            await pool.release(altered)
+            assert not altered.is_open
+            assert not pool.is_superseded(other)
+            await pool.release(other)
+
+    with app.app_context():
+        asyncio.run(use())
+
+
 #: Commands after which the server treats the connection in another way.
 CHANGES: list[tuple[t.Any, ...]] = [
     *(("MONITOR",), ("SUBSCRIBE", "c"), ("psubscribe", "c"), (b"SSUBSCRIBE", "c")),
@@ -1302,6 +1354,7 @@ ALL_POOLS = [
 #: Commands that do not end a transaction, because the server refuses some of them.
 NOT_ENDED = [
     ["MULTI", "DISCARD x"],
+    ["MULTI", "DISCARD x", "GET k"],
     ["WATCH k", "UNWATCH x"],
     ["WATCH k", "MULTI x", "EXEC"],
     ["WATCH k", "MULTI x", "DISCARD"],
@@ -1409,7 +1462,9 @@ def test_end_that_is_not_sent(server: Server) -> None:
 
     def pack_others(connection: t.Any) -> None:
         pack(connection)
-        connection.pack_commands([("GET", "k")])
+        packed = connection.pack_commands([("GET", "k")])
+        connection.send_packed_command(packed)
+        assert connection.read_response() == b"QUEUED"
 
     def send_what_cannot_be_packed(connection: t.Any) -> None:
         with pytest.raises(redis.DataError):
@@ -1538,6 +1593,7 @@ def test_lost_state(
 
     connection.send_command("GET", "k")
     assert connection.read_response() is None
+    assert not connection.is_dirty
     pool.release(connection)
 
 
@@ -1728,9 +1784,19 @@ def test_refused_transaction(own_server: Server) -> None:
             pipeline.execute()
 
         with client.client() as held:
-            for command in ("UNWATCH x", "EXEC"):
-                with contextlib.suppress(redis.ResponseError):
-                    held.execute_command(*command.split())
+            with pytest.raises(redis.ResponseError):
+                held.execute_command("UNWATCH", "x")
+
+            with pytest.raises(redis.ResponseError, match="^EXEC without MULTI$"):
+                held.execute_command("EXEC")
+
+            # Another error does not say it.
+            packed = held.connection.pack_commands([("UNWATCH", "x"), ("GET",)])
+            held.connection.send_packed_command(packed)
+
+            for name in ("unwatch", "get"):
+                with pytest.raises(redis.ResponseError, match=f"'{name}' command$"):
+                    held.connection.read_response()
 
             # The connection is closed before the second reply is read.
             packed = held.connection.pack_commands([("UNWATCH", "x"), ("GET", "k")])

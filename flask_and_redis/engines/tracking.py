@@ -108,8 +108,8 @@ def _change(altered: int, kind: tuple[str, ...]) -> int:
         return altered & ~_TRANSACTION
 
     if kind is _UNWATCHES:
-        # Within a transaction, it is only queued.
-        return altered if altered & _QUEUEING else altered & ~_WATCHING
+        # Within a transaction, it is only queued, but that one ends the watch, too.
+        return altered & ~_WATCHING
 
     return altered | _BITS[kind]
 
@@ -216,7 +216,7 @@ class _Tracked:
         self.unread = 0
         self._packed = 1
         self.altered = 0
-        self._noted = self._expected = None
+        self._expected = None
         self._refusal = ""
         self._names_nodes = False
         self.poll = None
@@ -414,11 +414,10 @@ class _SyncTracked(_Tracked):
         if self.unread or not self.is_open:
             self._check_interrupted(kind)
 
+        # A command before it could not be packed, or was interrupted.
         self._noted = None
 
         if kind:
-            # What cannot be packed changes nothing.
-            super().pack_command(*args)  # type: ignore[misc]
             self._note_command(kind, args)
 
         super().send_command(*args, **kwargs)  # type: ignore[misc]
@@ -426,7 +425,7 @@ class _SyncTracked(_Tracked):
     def send_packed_command(self, command: object, check_health: bool = True) -> None:
         replies, self._packed = self._packed, 1
 
-        # Closing the connection would forget it.
+        # The commands of a login may come first.
         if (noted := self._noted) is not None:
             self._noted = None
 
@@ -562,7 +561,7 @@ class _AsyncTracked(_Tracked):
     ) -> None:
         replies, self._packed = self._packed, 1
 
-        # Closing the connection would forget it.
+        # The commands of a login may come first.
         if (noted := self._noted) is not None:
             self._noted = None
 
