@@ -802,8 +802,8 @@ def test_default_but_not_configured(monkeypatch: pytest.MonkeyPatch) -> None:
         "The default prefix is {0!r}, but no setting configures this prefix: set"
         " '{0}_URL' or '{0}_HOST'."
     )
-    assert warnings_of(config, default="MIAN") == [
-        f"{start.format('MIAN')} 'MAIN_URL' is set: did you mean 'MIAN_URL'?"
+    assert warnings_of(config, default="MAINE") == [
+        f"{start.format('MAINE')} 'MAIN_URL' is set: did you mean 'MAINE_URL'?"
     ]
     ignored = start.format("X") + " It was skipped: a pattern in ignore= matches 'X'."
     assert warnings_of({**config, "X_HOST": "h"}, default="X", ignore=["X"]) == [
