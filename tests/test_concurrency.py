@@ -277,7 +277,7 @@ def test_fork_while_keys_are_watched(
     with transaction:
         transaction.watch("a")
         assert in_child(transaction.reset) == "NoneType"
-        assert in_child(execute) == "WatchError"
+        assert in_child(execute) == "ConnectionError"
         assert in_child(lambda: prefix.client.get("a")) == "bytes"
         # The watch is still there, and the replies are its own.
         assert transaction.get("own") == prefix.value("own")

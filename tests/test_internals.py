@@ -1443,6 +1443,32 @@ def test_keeps_cancellation(is_lost: bool) -> None:
     asyncio.run(main())
 
 
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="Nothing tells of it.")
+def test_cancelled_while_sending() -> None:
+    """The same if the task did not wait, so that Python has not delivered it yet."""
+    closed = []
+
+    class Connection:
+        async def send_packed_command(self, command: object) -> None:
+            task = asyncio.current_task()
+            assert task is not None
+            task.cancel()
+
+        async def disconnect(self, nowait: bool = False) -> None:
+            closed.append(nowait)
+
+    async def use() -> None:
+        cls: t.Any = subclass(connections.KeepsCancellation, Connection)
+
+        with pytest.raises(asyncio.CancelledError):
+            await cls().send_packed_command(b"PING")
+
+    with contextlib.suppress(asyncio.CancelledError):
+        asyncio.run(use())
+
+    assert closed == [True]
+
+
 def test_add_startup_nodes(cluster: Cluster) -> None:
     """The client of a cluster forgets the nodes that it was created with."""
     host, port = cluster.nodes[0].address.split(":")

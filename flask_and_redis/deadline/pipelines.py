@@ -19,6 +19,7 @@ from ..engines.internals.clients import restore_scripts
 from ..engines.interruptions import raise_alone
 from ..engines.library import get_library
 from ..engines.library import library_name
+from ..engines.marks import clear_lost
 from ..engines.marks import is_unsent
 from ..engines.marks import mark_executed
 from ..signals import command_finished
@@ -171,6 +172,8 @@ class _Records(PipelineErrors):
 
             if (attempts := self._transaction) is not None:
                 attempts.take_step(started, handled, commands)
+                # The function makes whatever is lost again.
+                clear_lost(failure)
                 self._restart(attempts, failure)
             elif failure is not error and is_unsent(failure):
                 # Nothing has run, so that the caller can start again.

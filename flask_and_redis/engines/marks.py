@@ -58,6 +58,16 @@ def mark_lost(error: Exception) -> None:
     setattr(error, _LOST, True)
 
 
+def clear_lost(error: Exception) -> None:
+    """Forget what :func:`mark_lost` remembers.
+
+    :param error: The error of a transaction that begins again.
+    """
+    # An error of the application may refuse attributes.
+    if is_lost(error):
+        setattr(error, _LOST, False)
+
+
 def is_lost(error: BaseException) -> bool:
     """Whether the application must begin the transaction again, or select the database.
     A retry would run the command without.
