@@ -6,11 +6,22 @@ from __future__ import annotations
 
 import asyncio
 import collections.abc as cabc
-import functools
 import threading
 import time
 import typing as t
 
+from .changes import change
+from .changes import CONTAINERS
+from .changes import DEMOTED
+from .changes import find_kind
+from .changes import NAMES_NODES
+from .changes import RELIED_ON
+from .changes import SENDS_MORE
+from .changes import SWITCHED
+from .changes import TRANSACTION
+from .changes import UNCOUNTED
+from .changes import UNSURE
+from .changes import UNWATCHES
 from .internals.connections import Opening
 from .internals.connections import PacedConnection
 from .internals.connections import PacedSocket
@@ -24,94 +35,8 @@ from .marks import mark_lost
 from .marks import mark_unsent
 from .messages import clean_error
 
-# What commands have changed on a connection: the bits of _Tracked.altered.
-_WATCHING = 1
-_QUEUEING = 2
-# The server has refused a command, so that it may still do either of these.
-_UNSURE = 4
-# The database, the user, or how the server treats the connection.
-_SWITCHED = 8
-# The number of replies is not that of commands.
-_UNCOUNTED = 16
-# The server has refused to write, because it is a replica.
-_DEMOTED = 32
-# The server closes the connection.
-_ENDED = 64
-
-# What the end of a transaction undoes. Nothing undoes the others, so the connection is
-# closed.
-_TRANSACTION = _WATCHING | _QUEUEING | _UNSURE
-# What later commands rely on.
-_RELIED_ON = _WATCHING | _QUEUEING | _SWITCHED
-
-# Commands that change what later commands on the same connection do.
-_SWITCHES = (
-    *("AUTH", "HELLO", "RESET", "SELECT", "READONLY", "READWRITE", "SCRIPT DEBUG"),
-    # Not CLIENT SETNAME, which changes no reply: RQ finds its own connection by name.
-    *("CLIENT CACHING", "CLIENT CAPA", "CLIENT IMPORT-SOURCE", "CLIENT NO-EVICT"),
-    *("CLIENT NO-TOUCH", "CLIENT TRACKING"),
-)
-# From then on, the number of replies is not that of commands.
-_SENDS_MORE = (
-    *("MONITOR", "PSUBSCRIBE", "SSUBSCRIBE", "SUBSCRIBE", "PSYNC", "REPLCONF", "SYNC"),
-    *("PUNSUBSCRIBE", "SUNSUBSCRIBE", "UNSUBSCRIBE", "CLIENT REPLY"),
-)
-_ENDS = ("QUIT", "CLIENT KILL")
-_QUEUES = ("MULTI",)
-_WATCHES = ("WATCH",)
-_UNWATCHES = ("UNWATCH",)
-_COMPLETES = ("DISCARD", "EXEC")
-_NAMES = ("CLUSTER SLOTS",)
-# Names that may be given in two parts.
-_CONTAINERS = ("CLIENT", "CLUSTER", "SCRIPT")
-
-_BITS = {
-    _SWITCHES: _SWITCHED,
-    _SENDS_MORE: _UNCOUNTED,
-    _ENDS: _ENDED,
-    _QUEUES: _QUEUEING,
-    _WATCHES: _WATCHING,
-}
-
 #: What CLUSTER SLOTS says instead of a host for nodes at the address that replies.
 HOSTLESS: tuple[str | None, ...] = (None, "", "?")
-
-
-# The cache has a limit, because a name may contain arguments.
-@functools.lru_cache(maxsize=1000)
-def _find_kind(name: object) -> tuple[str, ...] | None:
-    """The group above that a command belongs to, or None.
-
-    :param name: The name, as it was given: in lower case, for example, as bytes, or
-        together with an argument.
-    """
-    words = to_text(name).upper().split()[:2]
-    whole = " ".join(words)
-
-    # Without a name, the client library takes the next argument for it.
-    if not whole or whole in _CONTAINERS:
-        return _CONTAINERS
-
-    names = {*words[:1], whole}
-    kinds = (*_BITS, _UNWATCHES, _COMPLETES, _NAMES)
-    return next((kind for kind in kinds if not names.isdisjoint(kind)), None)
-
-
-def _change(altered: int, kind: tuple[str, ...]) -> int:
-    """What is altered once the server has accepted a command.
-
-    :param altered: What is altered before.
-    :param kind: The kind of the command.
-    """
-    if kind is _COMPLETES:
-        # Without MULTI, the server refuses it, and goes on watching.
-        return altered & ~_TRANSACTION
-
-    if kind is _UNWATCHES:
-        # Within a transaction, it is only queued, but that one ends the watch, too.
-        return altered & ~_WATCHING
-
-    return altered | _BITS[kind]
 
 
 class _Tracked:
@@ -127,7 +52,7 @@ class _Tracked:
     #: Whether opening or closing it was interrupted, or redis-py wants it closed.
     is_broken: bool = False
     #: What commands have changed: the database, the user, what is watched or what the
-    #: server sends. The bits are above.
+    #: server sends. The bits are in :mod:`.changes`.
     altered: int = 0
     # The same, once the server has accepted the command that is sent next, or those
     # that were sent. None if they change nothing.
@@ -163,7 +88,7 @@ class _Tracked:
     @property
     def is_demoted(self) -> bool:
         """Whether its server has refused a command because it has become a replica."""
-        return bool(self.altered & _DEMOTED)
+        return bool(self.altered & DEMOTED)
 
     def pack_commands(self, commands: cabc.Iterable[t.Any]) -> t.Any:
         self._check_interrupted()
@@ -173,7 +98,7 @@ class _Tracked:
         self._noted = None
 
         for command in commands:
-            if kind := _find_kind(command[0]):
+            if kind := find_kind(command[0]):
                 self._note_command(kind, command)
 
         # The next reply is that of the first command, and not that of CLUSTER SLOTS.
@@ -204,10 +129,10 @@ class _Tracked:
         if self.is_open:
             # Without what a command has begun or ended whose reply was not read.
             expected = self.altered if self._expected is None else self._expected
-            self.lost = self.altered & expected & _RELIED_ON
+            self.lost = self.altered & expected & RELIED_ON
         elif not self.is_broken:
             # Whoever closes it once more knows that no transaction goes on.
-            self.lost &= _SWITCHED
+            self.lost &= SWITCHED
 
         self.is_broken = True
         self.is_open = False
@@ -227,23 +152,23 @@ class _Tracked:
     def _note_command(
         self, kind: tuple[str, ...] | None, command: cabc.Sequence[object]
     ) -> None:
-        if kind is _CONTAINERS:
+        if kind is CONTAINERS:
             words = " ".join(map(to_text, command[:3])).split()[:2]
-            kind = _find_kind(" ".join(words))
+            kind = find_kind(" ".join(words))
 
-        if kind is _SENDS_MORE:
+        if kind is SENDS_MORE:
             # Pub/sub subscribes again while the connection is opened.
-            self.altered |= _UNCOUNTED
+            self.altered |= UNCOUNTED
 
         # The server refuses CLIENT alone.
-        if self._is_opening or kind in (None, _CONTAINERS):
+        if self._is_opening or kind in (None, CONTAINERS):
             return
 
-        self._names_nodes = kind is _NAMES
+        self._names_nodes = kind is NAMES_NODES
 
         if not self._names_nodes:
             altered = self.altered if self._expected is None else self._expected
-            self._noted = _change(altered if self._noted is None else self._noted, kind)
+            self._noted = change(altered if self._noted is None else self._noted, kind)
 
     def _check_interrupted(self, kind: tuple[str, ...] | None = None) -> None:
         """Before a command, raise an error if the connection was closed after WATCH,
@@ -254,11 +179,11 @@ class _Tracked:
             self.lost = 0
             text = "The connection was closed, and its database or user with it."
 
-            if not lost & _SWITCHED:
+            if not lost & SWITCHED:
                 text = "The connection was closed during a transaction."
 
                 # Nothing is watched on a new connection.
-                if kind is _UNWATCHES:
+                if kind is UNWATCHES:
                     return
 
             errors = get_library(library_name(type(self))).errors
@@ -298,19 +223,19 @@ class _Tracked:
         clean_error(error)
 
         if is_demoted(error, errors):
-            self.altered |= _DEMOTED
+            self.altered |= DEMOTED
 
         if (expected := self._expected) is not None:
             # If this is the last reply, nothing has begun after the transaction.
             if self.unread == 1 and isinstance(error, errors.ExecAbortError):
-                self._settle(expected & ~_TRANSACTION)
+                self._settle(expected & ~TRANSACTION)
             else:
                 if self._refusal and is_without_multi(error):
                     # The client library drops the error of MULTI.
                     error.args = (f"{error}: {self._refusal}",)
 
                 self._refusal = self._refusal or str(error)
-                self._settle(expected | self.altered | _UNSURE)
+                self._settle(expected | self.altered | UNSURE)
 
         self.unread -= 1
 
@@ -402,14 +327,14 @@ class _SyncTracked(_Tracked):
 
         # redis-py closes nothing if it was interrupted before it read the reply.
         if (self.unread or is_half_closed) and not (
-            self._is_opening or self.altered & _UNCOUNTED
+            self._is_opening or self.altered & UNCOUNTED
         ):
             self.disconnect()
 
         super()._check_interrupted(kind)
 
     def send_command(self, *args: t.Any, **kwargs: t.Any) -> None:
-        kind = _find_kind(args[0])
+        kind = find_kind(args[0])
 
         if self.unread or not self.is_open:
             self._check_interrupted(kind)
@@ -544,7 +469,7 @@ class _AsyncTracked(_Tracked):
             raise
 
     def pack_command(self, *args: t.Any) -> t.Any:
-        kind = _find_kind(args[0])
+        kind = find_kind(args[0])
         self._check_interrupted(kind)
 
         packed = super().pack_command(*args)  # type: ignore[misc]

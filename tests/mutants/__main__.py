@@ -35,6 +35,7 @@ TESTS = {
     " interruptions",
     "engines/base": "settings errors clients fakeredis engines retry messages health"
     " names credentials concurrency cluster_nodes",
+    "engines/changes": "states attempts",
     "engines/checks": "settings states discovery errors connections clients engines"
     " pings docs",
     "engines/cluster": "cluster_nodes engines attempts retry outages pings errors"
