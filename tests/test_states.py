@@ -44,6 +44,22 @@ def client_of(**config: t.Any) -> t.Any:
     return app.extensions["redis"]["REDIS"]
 
 
+def run_async(
+    use: cabc.Callable[[t.Any], cabc.Coroutine[t.Any, t.Any, None]], **config: t.Any
+) -> None:
+    """Call a function with the asynchronous client of prefix REDIS."""
+    app = Flask(__name__)
+    app.config.update(config)
+    manager = RedisManager(app)
+
+    async def main() -> None:
+        async with manager.get_async() as client:
+            await use(client)
+
+    with app.app_context():
+        asyncio.run(main())
+
+
 def test_pool_of_the_application(own_server: Server) -> None:
     """A pool of the application closes a connection with a reply to come, but not one
     that is subscribed.
@@ -1033,21 +1049,16 @@ def test_ended_connection(server: Server, pool_class: str) -> None:
 
 def test_ended_connection_in_asyncio(server: Server) -> None:
     """The same in asyncio."""
-    app = Flask(__name__)
-    app.config.update(REDIS_URL=server.url)
-    manager = RedisManager(app)
 
-    async def use() -> None:
-        async with manager.get_async() as client:
-            pool: t.Any = client.connection_pool
-            connection = await pool.get_connection()
-            await connection.send_command("QUIT")
-            assert await connection.read_response() == b"OK"
-            await pool.release(connection)
-            assert not connection.is_open
+    async def use(client: t.Any) -> None:
+        pool: t.Any = client.connection_pool
+        connection = await pool.get_connection()
+        await connection.send_command("QUIT")
+        assert await connection.read_response() == b"OK"
+        await pool.release(connection)
+        assert not connection.is_open
 
-    with app.app_context():
-        asyncio.run(use())
+    run_async(use, REDIS_URL=server.url)
 
 
 def test_client_that_ends_its_connection(server: Server) -> None:
@@ -1394,20 +1405,15 @@ def test_transaction_that_is_not_ended_in_asyncio(
     run: cabc.Callable[[t.Any, list[str]], cabc.Awaitable[None]],
 ) -> None:
     """The same in asyncio."""
-    app = Flask(__name__)
-    app.config.update(REDIS_URL=server.url, REDIS_MAX_CONNECTIONS=1)
-    manager = RedisManager(app)
 
-    async def use() -> None:
-        async with manager.get_async() as client:
-            pool: t.Any = client.connection_pool
-            connection = await pool.get_connection()
-            await run(connection, commands)
-            await pool.release(connection)
-            assert not connection.is_open
+    async def use(client: t.Any) -> None:
+        pool: t.Any = client.connection_pool
+        connection = await pool.get_connection()
+        await run(connection, commands)
+        await pool.release(connection)
+        assert not connection.is_open
 
-    with app.app_context():
-        asyncio.run(use())
+    run_async(use, REDIS_URL=server.url, REDIS_MAX_CONNECTIONS=1)
 
 
 @pytest.mark.parametrize("library", ["redis.Redis", "valkey.Valkey"])
@@ -1491,57 +1497,47 @@ def test_end_that_is_not_sent(server: Server) -> None:
 
 def test_end_that_is_not_sent_in_asyncio(server: Server) -> None:
     """The same in asyncio."""
-    app = Flask(__name__)
-    app.config.update(REDIS_URL=server.url)
-    manager = RedisManager(app)
 
-    async def use() -> None:
-        async with manager.get_async() as client:
-            pool: t.Any = client.connection_pool
-            connection = await pool.get_connection()
-            await run_one_by_one_async(connection, ["MULTI"])
-            connection.pack_command("DISCARD")
+    async def use(client: t.Any) -> None:
+        pool: t.Any = client.connection_pool
+        connection = await pool.get_connection()
+        await run_one_by_one_async(connection, ["MULTI"])
+        connection.pack_command("DISCARD")
 
-            with pytest.raises(redis.DataError):
-                connection.pack_command("DISCARD", object())
+        with pytest.raises(redis.DataError):
+            connection.pack_command("DISCARD", object())
 
-            await run_one_by_one_async(connection, ["GET k"])
-            await pool.release(connection)
-            assert not connection.is_open
+        await run_one_by_one_async(connection, ["GET k"])
+        await pool.release(connection)
+        assert not connection.is_open
 
-    with app.app_context():
-        asyncio.run(use())
+    run_async(use, REDIS_URL=server.url)
 
 
 def test_replies_that_were_not_read(server: Server) -> None:
     """In asyncio, commands may be sent before the replies to others are read."""
-    app = Flask(__name__)
-    app.config.update(REDIS_URL=server.url)
-    manager = RedisManager(app)
 
-    async def use() -> None:
-        async with manager.get_async() as client:
-            pool: t.Any = client.connection_pool
+    async def use(client: t.Any) -> None:
+        pool: t.Any = client.connection_pool
 
-            for commands, is_clean in (
-                (["MULTI", "GET k", "EXEC"], True),
-                (["WATCH k", "UNWATCH"], True),
-                (["SELECT 1", "WATCH k", "UNWATCH"], False),
-                (["MULTI", "UNWATCH"], False),
-            ):
-                connection = await pool.get_connection()
+        for commands, is_clean in (
+            (["MULTI", "GET k", "EXEC"], True),
+            (["WATCH k", "UNWATCH"], True),
+            (["SELECT 1", "WATCH k", "UNWATCH"], False),
+            (["MULTI", "UNWATCH"], False),
+        ):
+            connection = await pool.get_connection()
 
-                for command in commands:
-                    await connection.send_command(*command.split())
+            for command in commands:
+                await connection.send_command(*command.split())
 
-                for _ in commands:
-                    await connection.read_response()
+            for _ in commands:
+                await connection.read_response()
 
-                await pool.release(connection)
-                assert connection.is_open == is_clean
+            await pool.release(connection)
+            assert connection.is_open == is_clean
 
-    with app.app_context():
-        asyncio.run(use())
+    run_async(use, REDIS_URL=server.url)
 
 
 TRANSACTION = "The connection was closed during a transaction."
@@ -1637,26 +1633,21 @@ def test_lost_database(server: Server, library: str) -> None:
 
 def test_lost_database_in_asyncio(server: Server) -> None:
     """The same in asyncio, after a time limit."""
-    app = Flask(__name__)
-    app.config.update(REDIS_URL=server.url)
-    manager = RedisManager(app)
 
-    async def use() -> None:
-        async with manager.get_async() as client:
-            held: t.Any
-            async with client.client() as held:
-                await held.select(1)
+    async def use(client: t.Any) -> None:
+        held: t.Any
+        async with client.client() as held:
+            await held.select(1)
 
-                with pytest.raises(asyncio.TimeoutError):
-                    await asyncio.wait_for(held.blpop("none", 5), 0.1)
+            with pytest.raises(asyncio.TimeoutError):
+                await asyncio.wait_for(held.blpop("none", 5), 0.1)
 
-                with pytest.raises(redis.ConnectionError, match="its database or user"):
-                    await held.set("k", "1")
+            with pytest.raises(redis.ConnectionError, match="its database or user"):
+                await held.set("k", "1")
 
-                assert await held.get("k") is None
+            assert await held.get("k") is None
 
-    with app.app_context():
-        asyncio.run(use())
+    run_async(use, REDIS_URL=server.url)
 
 
 @pytest.mark.filterwarnings("ignore:.*SINGLE_CONNECTION_CLIENT:UserWarning")
@@ -1723,32 +1714,27 @@ def test_lost_watch_after_a_change(server: Server, command: str) -> None:
 
 def test_lost_watch_after_a_change_in_asyncio(server: Server) -> None:
     """The same in asyncio."""
-    app = Flask(__name__)
-    app.config.update(REDIS_URL=server.url)
-    manager = RedisManager(app)
 
-    async def use() -> None:
-        async with manager.get_async() as client:
-            await client.set("k", "1")
-            pipe: t.Any
+    async def use(client: t.Any) -> None:
+        await client.set("k", "1")
+        pipe: t.Any
 
-            async with client.pipeline() as pipe:
-                await pipe.watch("k")
-                await pipe.execute_command("SELECT", 0)
+        async with client.pipeline() as pipe:
+            await pipe.watch("k")
+            await pipe.execute_command("SELECT", 0)
 
-                with pytest.raises(asyncio.TimeoutError):
-                    await asyncio.wait_for(pipe.blpop("none", 5), 0.05)
+            with pytest.raises(asyncio.TimeoutError):
+                await asyncio.wait_for(pipe.blpop("none", 5), 0.05)
 
-                await client.set("k", "2")
-                pipe.multi()
+            await client.set("k", "2")
+            pipe.multi()
 
-                with pytest.raises((redis.WatchError, redis.ConnectionError)):
-                    await pipe.set("k", "3").execute()
+            with pytest.raises((redis.WatchError, redis.ConnectionError)):
+                await pipe.set("k", "3").execute()
 
-            assert await client.get("k") == b"2"
+        assert await client.get("k") == b"2"
 
-    with app.app_context():
-        asyncio.run(use())
+    run_async(use, REDIS_URL=server.url)
 
 
 def test_refused_transaction(own_server: Server) -> None:
@@ -1944,15 +1930,10 @@ def test_protocol_of_old_proxies(scripted: Scripted, url: str, library: str) -> 
 
 def test_protocol_of_old_proxies_in_asyncio(scripted: Scripted) -> None:
     """The same in asyncio."""
-    app = Flask(__name__)
-    app.config.update(REDIS_URL=scripted.url, REDIS_PROTOCOL="2")
-    manager = RedisManager(app)
 
-    async def use() -> None:
-        async with manager.get_async() as client:
-            assert await client.get("k") is not None
+    async def use(client: t.Any) -> None:
+        assert await client.get("k") is not None
 
-    with app.app_context():
-        asyncio.run(use())
+    run_async(use, REDIS_URL=scripted.url, REDIS_PROTOCOL="2")
 
     assert scripted.names() == [b"GET"]
