@@ -49,6 +49,15 @@ class _Durations:
         Path(_DURATIONS).write_text(json.dumps(self._seconds))
 
 
+class _Status:
+    """A plugin that remembers whether the tests have passed."""
+
+    value = 1
+
+    def pytest_sessionfinish(self, exitstatus: int) -> None:
+        self.value = int(exitstatus)
+
+
 class _Chosen:
     """A plugin that runs some tests in this order."""
 
@@ -114,7 +123,14 @@ def _be_pytest(directory: Path, arguments: list[str], plugin: object) -> int:
 
     # Plugins of pytest are imported already.
     options = ["-p", "no:cacheprovider", "-W", f"ignore::{_REWRITE}", "-x"]
-    return pytest.main([*options, *arguments], [plugin])
+    status = _Status()
+
+    # What is freed after the last test was not a part of it. Which test leaves it
+    # depends on the order.
+    with contextlib.suppress(pytest.PytestUnraisableExceptionWarning):
+        pytest.main([*options, *arguments], [plugin, status])
+
+    return status.value
 
 
 class Tests:
