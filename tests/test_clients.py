@@ -711,6 +711,19 @@ def test_pool_of_sentinels_with_valkey() -> None:
     assert spec.engine.native_clients(spec)[0] == "valkey-cli"
 
 
+def test_replaced_sentinels() -> None:
+    """Errors are shown also if a test has replaced the sentinels of a pool by objects
+    that have no pool.
+    """
+    sentinel_class: t.Any = redis.sentinel.Sentinel
+    sentinel = sentinel_class([("h", 1)])
+    sentinel.sentinels = [object(), *sentinel.sentinels]
+    pool = redis.SentinelConnectionPool("m", sentinel, password="s3cret")  # type: ignore[no-untyped-call]
+    app, _ = manage(CONNECTION_POOL=pool)
+    spec = app.extensions["redis"].get_spec("REDIS")
+    assert spec.engine.find_secrets(spec) == ["s3cret"]
+
+
 class Elsewhere(redis.Redis):
     """A client class with another port by default."""
 

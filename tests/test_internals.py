@@ -766,6 +766,12 @@ def test_lend_through(cluster: Cluster) -> None:
                     node.acquire_connection()
 
             assert node.acquire_connection() is connection
+            # A test may use a mock in place of a connection.
+            events.clear()
+            fake = mock.Mock(spec=[])
+            node._free.append(fake)
+            assert node._free.popleft() is fake
+            assert events == []
             node.release(connection)
 
         await client.aclose()

@@ -273,7 +273,9 @@ class Sentinel(Engine):
     def secret_arguments(self, spec: Spec) -> list[Arguments]:
         # The pool of the application has its own sentinels.
         sentinels = list_sentinels(spec.arguments.get("connection_pool"))
-        own = [each.connection_pool.connection_kwargs for each in sentinels]
+        # A test may have replaced them by objects without a pool.
+        pools = [getattr(each, "connection_pool", None) for each in sentinels]
+        own = [getattr(pool, "connection_kwargs", {}) for pool in pools]
         return [*super().secret_arguments(spec), *own]
 
     def has_fixed_address(self, spec: Spec) -> bool:

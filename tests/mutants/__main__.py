@@ -57,7 +57,7 @@ TESTS = {
     "engines/interruptions": "own_exceptions",
     "engines/library": "internals discovery settings clients errors messages signals"
     " states",
-    "engines/marks": "attempts retry connections states",
+    "engines/marks": "attempts retry connections states transactions",
     "engines/messages": "messages secrets retry health wrong_servers attempts",
     "engines/names": "names states settings",
     "engines/operations": "wrong_servers pings cli clients attempts retry messages",
