@@ -780,6 +780,10 @@ def test_requested_but_not_configured() -> None:
     ]
     assert warnings_of({"STORE_URL": "redis://h"}, "CACHE", "STORE") == [start]
     assert warnings_of({"CACHE_URL": "redis://h"}, "CACHE") == []
+    assert warnings_of({"STORE_URL": "redis://h"}, "STORE", "CACHE") == [start]
+    # Neither of these is a setting of Redis.
+    assert warnings_of({"STORE_URL": "redis://h", "CACHE": 1}, "CACHE") == [start]
+    assert "no setting" in warnings_of({"CACHE_URL": "redis://h"}, "CACHE_HOST")[0]
     assert warnings_of({"CACHE_URL": "redis://h"}, "CACHE_URL") == [
         "manager.get('CACHE_URL') was called, but 'CACHE_URL' is the name of a setting,"
         " not a prefix. Leave out its ending, such as '_URL'."

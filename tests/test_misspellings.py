@@ -260,6 +260,16 @@ def test_database_in_place_of_the_service(service: str) -> None:
     assert warnings_of({"REDIS_URL": f"redis+sentinel://h/m{service}"}) == []
 
 
+def test_setting_in_lower_case() -> None:
+    """A setting in lower case that has a value is not used. Others before it may have
+    none.
+    """
+    config = {"REDIS_URL": "redis://h", "redis_db": "", "redis_password": "x"}
+    assert warnings_of(config) == [
+        "'redis_password' is not used. Did you mean 'REDIS_PASSWORD'?"
+    ]
+
+
 def test_host_of_a_sentinel() -> None:
     """REDIS_SENTINEL_HOST makes a prefix, which is probably not meant."""
     config = {"REDIS_SENTINEL_HOST": "h", "REDIS_SENTINEL_PORT": "26379"}

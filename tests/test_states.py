@@ -1047,6 +1047,33 @@ def test_ended_connection(server: Server, pool_class: str) -> None:
         assert not connection.is_open
 
 
+def test_command_after_the_end(server: Server) -> None:
+    """After QUIT, no transaction and no database is lost: the next command opens the
+    connection again.
+    """
+    pool = client_of(URL=server.url).connection_pool
+    connection = pool.get_connection()
+    connection.send_command("QUIT")
+    assert connection.read_response() == b"OK"
+    connection.disconnect()
+    connection.send_command("PING")
+    assert connection.read_response() in (b"PONG", True)
+    pool.release(connection)
+
+
+def test_other_connections_stay(server: Server) -> None:
+    """Only a refusal of a replica, and not a watch, replaces the connections of the
+    pool.
+    """
+    client = client_of(URL=server.url)
+    idle, watching = client.client(), client.client()
+    number = idle.client_id()
+    watching.execute_command("WATCH", "k")
+    watching.close()
+    idle.close()
+    assert client.client_id() == number
+
+
 def test_ended_connection_in_asyncio(server: Server) -> None:
     """The same in asyncio."""
 

@@ -34,8 +34,7 @@ class Fake(Engine):
         if not re.fullmatch(r"[\w.-]*", name):
             raise url.error(
                 "must be like fakeredis://name/0. The name, of letters and digits, and"
-                " the database may be left out.",
-                escape=False,
+                " the database may be left out."
             )
 
         return Address(url.scheme, fake_server=name), {}, url

@@ -69,13 +69,12 @@ class Sentinel(Engine):
         service, _, database = url.path.removeprefix("/").partition("/")
 
         if has_placeholder(service):
-            raise url.error(UNREPLACED, escape=False)
+            raise url.error(UNREPLACED)
 
         if not service:
             raise url.error(
                 "must name the service that the sentinels watch, as in"
-                " redis+sentinel://host:26379/mymaster/0.",
-                escape=False,
+                " redis+sentinel://host:26379/mymaster/0."
             )
 
         options = url.query.split("&")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import collections.abc as cabc
 import contextlib
-import functools
 import inspect
 import ipaddress
 import re
@@ -57,15 +56,13 @@ class Url(t.NamedTuple):
     def __repr__(self) -> str:
         return f"<Url {self.label}>"
 
-    def error(self, problem: str, escape: bool = True) -> ConfigError:
-        """An error about this URL, for the caller to raise.
+    def error(self, problem: str) -> ConfigError:
+        """An error about this URL, for the caller to raise. If the cause may be a
+        password with special characters, it says how to write one.
 
         :param problem: The rest of the sentence that begins with the label.
-        :param escape: Whether the cause may be a password with special characters. If
-            so, the error says how to write one.
         """
-        advice = self._advise_escape() if escape else ""
-        return ConfigError(f"{self.label} {problem}{advice}")
+        return ConfigError(f"{self.label} {problem}{self._advise_escape()}")
 
     def _advise_escape(self) -> str:
         # A special character in the login cuts it, and its '@' is in a later part. An
@@ -93,7 +90,7 @@ class Url(t.NamedTuple):
         except UnicodeDecodeError:
             pass
 
-        raise self.error("has percent-encoded text that is not UTF-8.", escape=False)
+        raise self.error("has percent-encoded text that is not UTF-8.")
 
     def read_login(self) -> Values:
         """The user name and the password."""
@@ -114,8 +111,7 @@ class Url(t.NamedTuple):
         """
         if "," in self.hosts:
             raise self.error(
-                "names several hosts: use redis+cluster:// or redis+sentinel://.",
-                escape=False,
+                "names several hosts: use redis+cluster:// or redis+sentinel://."
             )
 
         host, port = self._read_node(self.hosts or "localhost")
@@ -139,8 +135,6 @@ class Url(t.NamedTuple):
         return tuple((host, port or default_port) for host, port in nodes)
 
     def _read_node(self, text: str) -> tuple[str, int | None]:
-        plain = functools.partial(self.error, escape=False)
-
         try:
             parts = urlsplit(f"//{text}")
             host, port = parts.hostname, parts.port
@@ -150,7 +144,7 @@ class Url(t.NamedTuple):
         # An empty port often means that a variable was not set, like an empty host.
         if port == 0 or text.endswith(":"):
             if has_placeholder(text):
-                raise plain(UNREPLACED)
+                raise self.error(UNREPLACED)
 
             raise self.error(
                 "must be like redis://user:password@host:6379/0, with a port from 1 to"
@@ -163,7 +157,7 @@ class Url(t.NamedTuple):
                 " localhost."
             )
 
-        return check_host(self.unquote(host), plain), port
+        return check_host(self.unquote(host), self.error), port
 
     def read_database(self) -> Values:
         """The number of a database, if the path is one.
@@ -174,7 +168,7 @@ class Url(t.NamedTuple):
             return {}
 
         if has_placeholder(self.path):
-            raise self.error(UNREPLACED, escape=False)
+            raise self.error(UNREPLACED)
 
         if not re.fullmatch(r"/[0-9]+/?", self.path):
             raise self.error(
@@ -235,9 +229,7 @@ class Url(t.NamedTuple):
 
         if "db" in values and "db" in before:
             if values["db"].value != before["db"].value:
-                raise self.error(
-                    "names two databases, in its path and its query.", escape=False
-                )
+                raise self.error("names two databases, in its path and its query.")
 
         return values
 

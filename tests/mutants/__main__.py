@@ -32,7 +32,7 @@ TESTS = {
     "deadline/report": "signals messages retry outages",
     "engines": "engines clients connections settings errors pings health",
     "engines/adoption": "internals states clients concurrency credentials"
-    " interruptions",
+    " interruptions connections attempts",
     "engines/base": "settings errors clients fakeredis engines retry messages health"
     " names credentials concurrency cluster_nodes",
     "engines/changes": "states attempts",
@@ -78,6 +78,7 @@ TESTS = {
     "settings": "settings discovery errors misspellings",
     "settings/discovery": "settings discovery errors misspellings names",
     "settings/hints": "settings misspellings errors credentials",
+    "settings/missing": "discovery redis proxy",
     "settings/reader": "settings discovery errors misspellings credentials clients"
     " messages",
     "spec": "settings discovery errors misspellings",
