@@ -575,6 +575,18 @@ def test_all_shards(start: t.Any) -> None:
     assert attempts.find_outage() is not None
 
 
+def test_one_probe_for_each_command(server: Server) -> None:
+    """A command asks on a separate connection once. After that, it asks itself."""
+    client = make(URL=server.url)
+    deadline = deadline_of(client)
+    deadline.go_down(None, redis.ConnectionError("down"))
+    attempts = deadline.start(client)
+    outage = attempts.find_outage()
+    assert outage is not None
+    assert attempts.may_probe(outage)
+    assert not attempts.may_probe(outage)
+
+
 def test_async_shard(cluster: Cluster) -> None:
     """The same for an asynchronous client of a cluster."""
     other = key_elsewhere(cluster, "k")
