@@ -253,6 +253,18 @@ def test_shutdown(own_server: Server) -> None:
     assert client.ping()
 
 
+def test_shutdown_in_a_pipeline(own_server: Server) -> None:
+    """The same with other commands."""
+    client = make(URL=own_server.url)
+    pipeline = client.pipeline(transaction=False).get("k")
+
+    with own_server.starting_soon(), pytest.raises(redis.ConnectionError):
+        pipeline.execute_command("SHUTDOWN", "NOSAVE").execute()
+
+    assert own_server.alive
+    assert client.ping()
+
+
 def test_shutdown_behind_sentinels(sentinels: Sentinels) -> None:
     """Nor is the next master."""
     client = make(URL=f"redis+sentinel://{sentinels.address}/{sentinels.SERVICE}")

@@ -153,8 +153,7 @@ class _Tracked:
         self, kind: tuple[str, ...] | None, command: cabc.Sequence[object]
     ) -> None:
         if kind is CONTAINERS:
-            words = " ".join(map(to_text, command[:3])).split()[:2]
-            kind = find_kind(" ".join(words))
+            kind = find_kind(" ".join(map(to_text, command[:3])))
 
         if kind is SENDS_MORE:
             # Pub/sub subscribes again while the connection is opened.

@@ -23,7 +23,7 @@ from .operators import Mutant
 #: The tests of each part, beside the modules of the same name. A test of another file
 #: may kill mutants as well, but these files should suffice. The longest name counts.
 TESTS = {
-    "": "proxy redis registry discovery errors health names secrets",
+    "": "proxy redis registry discovery errors health names secrets cli",
     "contrib/debug_toolbar": "debug_toolbar",
     "contrib/prometheus": "prometheus",
     "deadline": "attempts retry outages watch transactions locks cluster_nodes signals"
