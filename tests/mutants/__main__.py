@@ -44,7 +44,7 @@ TESTS = {
     " wrong_servers states",
     "engines/connections": "connections states cluster_nodes interruptions",
     "engines/credentials": "credentials",
-    "engines/fake": "fakeredis errors",
+    "engines/fake": "fakeredis errors cli",
     "engines/internals": "internals connections states health interruptions",
     "engines/internals/clients": "internals connections retry locks credentials",
     "engines/internals/clusters": "internals cluster_nodes engines retry outages"
