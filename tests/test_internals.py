@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import ast
 import asyncio
+import collections
 import contextlib
 import errno
 import gc
@@ -766,17 +767,33 @@ def test_lend_through(cluster: Cluster) -> None:
                     node.acquire_connection()
 
             assert node.acquire_connection() is connection
-            # A test may use a mock in place of a connection.
-            events.clear()
-            fake = mock.Mock(spec=[])
-            node._free.append(fake)
-            assert node._free.popleft() is fake
-            assert events == []
             node.release(connection)
 
+        # Nodes that are not in the new ones stay by default.
+        old = {"other": node}
+        client.nodes_manager.set_nodes(old, {})
+        assert old == {"other": node}
         await client.aclose()
 
     asyncio.run(use())
+
+
+def test_idle_connections() -> None:
+    """The idle connections that a node has already are kept. A mock that a test has put
+    in is not checked.
+    """
+    events: list[t.Any] = []
+    lender: t.Any = types.SimpleNamespace(
+        make_ready=events.append, take_back=events.append
+    )
+    first, fake = types.SimpleNamespace(is_asking=False), mock.Mock(spec=[])
+    idle = clusters._Idle(lender, collections.deque([first], 5))
+    assert (list(idle), idle.maxlen) == ([first], 5)
+    idle.append(fake)
+    assert idle.popleft() is first
+    idle.append(first)
+    assert idle.popleft() is fake
+    assert events == [first, first]
 
 
 def test_refresh_slots(cluster: Cluster) -> None:

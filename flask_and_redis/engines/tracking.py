@@ -350,8 +350,7 @@ class _SyncTracked(_Tracked):
         replies, self._packed = self._packed, 1
 
         # The commands of a login may come first.
-        if (noted := self._noted) is not None:
-            self._noted = None
+        noted = self._noted
 
         # redis-py's method does both, too, but only after the replies are counted here.
         if not (self.is_open or self._is_opening):
@@ -486,8 +485,7 @@ class _AsyncTracked(_Tracked):
         replies, self._packed = self._packed, 1
 
         # The commands of a login may come first.
-        if (noted := self._noted) is not None:
-            self._noted = None
+        noted = self._noted
 
         if not (self.is_open or self._is_opening):
             await self.connect()

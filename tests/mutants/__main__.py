@@ -65,7 +65,7 @@ TESTS = {
     "engines/standalone": "settings errors engines cli",
     "engines/tls": "tls errors settings engines",
     "engines/tracking": "states interruptions own_exceptions cancellations watch"
-    " cluster_nodes retry",
+    " cluster_nodes retry connections",
     "engines/watchers": "engines replicas own_exceptions secrets",
     "operate": "cli health pings operating",
     "operate/cli": "cli",
