@@ -166,7 +166,7 @@ def test_cancelled_tasks(
         asyncio.run(main())
 
 
-@pytest.mark.skipif(sys.version_info < (3, 11), reason="See async.rst.")
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="Python 3.10 drops some.")
 @pytest.mark.parametrize("protocol", [2, 3])
 @pytest.mark.parametrize(
     "engine", ["server", "unix", "tls", "sentinel", "cluster", "valkey"]
@@ -196,7 +196,7 @@ def test_no_cancellation_is_lost(
         asyncio.run(main())
 
 
-@pytest.mark.skipif(sys.version_info < (3, 11), reason="See async.rst.")
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="Python 3.10 drops some.")
 def test_earlier_cancellation(request: pytest.FixtureRequest) -> None:
     """A task that has ignored a cancellation can send commands."""
     prefix = make_prefix(request, "server")

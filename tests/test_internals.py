@@ -1417,7 +1417,7 @@ def test_inherited_connection(server: Server, library: t.Any) -> None:
         assert pool.pool.qsize() == pool.max_connections
 
 
-@pytest.mark.skipif(sys.version_info < (3, 11), reason="Nothing tells of it.")
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="Python 3.10 does not count.")
 @pytest.mark.parametrize("is_lost", [False, True])
 def test_keeps_cancellation(is_lost: bool) -> None:
     """A cancellation that was dropped while a command was sent ends the command. One
@@ -1466,7 +1466,7 @@ def test_keeps_cancellation(is_lost: bool) -> None:
     asyncio.run(main())
 
 
-@pytest.mark.skipif(sys.version_info < (3, 11), reason="Nothing tells of it.")
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="Python 3.10 does not count.")
 def test_cancelled_while_sending() -> None:
     """The same if the task did not wait, so that Python has not delivered it yet."""
     closed = []

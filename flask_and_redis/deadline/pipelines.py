@@ -172,7 +172,7 @@ class _Records(PipelineErrors):
 
             if (attempts := self._transaction) is not None:
                 attempts.take_step(started, handled, commands)
-                # The function makes whatever is lost again.
+                # The function begins again, and changes the connection again.
                 clear_lost(failure)
                 self._restart(attempts, failure)
             elif failure is not error and is_unsent(failure):
