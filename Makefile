@@ -3,7 +3,8 @@ PYTHON ?= python3
 PORT ?= 8300
 VENV := .venv
 BIN := $(VENV)/bin
-INSTALL := $(BIN)/python -m pip install --quiet --constraint .ci/constraints.txt
+# Python compiles what is imported.
+INSTALL := $(BIN)/python -m pip install --quiet --no-compile --constraint .ci/constraints.txt
 
 # Where it is set, as in some images, each process of the tests compiles all code again.
 export PYTHONDONTWRITEBYTECODE :=
@@ -78,7 +79,7 @@ $(VENV)/.run: $(VENV)/.venv pyproject.toml .ci/constraints.txt
 
 $(VENV)/.test: $(VENV)/.run
 	$(INSTALL) --group tests
-	# Otherwise each process of the tests compiles all of them.
+	# Otherwise each process of the tests compiles everything.
 	$(BIN)/python -m pytest --quiet --collect-only >/dev/null
 	touch $@
 

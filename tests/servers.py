@@ -7,6 +7,7 @@ import collections.abc as cabc
 import contextlib
 import functools
 import importlib.util
+import inspect
 import os
 import random
 import secrets
@@ -41,6 +42,14 @@ KINDS = {
 
 #: How far a node's cluster bus port is from its port. Redis 6.2 cannot change this.
 BUS = 10_000
+
+# Newer versions of redis-py read their own metadata for each client, which takes longer
+# than most commands.
+_OPTIONS: dict[str, t.Any] = (
+    {"driver_info": None}
+    if "driver_info" in inspect.signature(redis.Redis).parameters
+    else {}
+)
 
 
 def find_command(kind: str) -> str | None:
@@ -256,6 +265,7 @@ class Server(Startable):
             "password": self.password,
             "retry": Retry(NoBackoff(), 0),
             "socket_timeout": 5,
+            **_OPTIONS,
         }
 
         if self.certificates is not None:
