@@ -539,6 +539,23 @@ def test_redirection_of_many_tasks(fresh_cluster: Cluster) -> None:
         asyncio.run(use())
 
 
+def test_asking_as_a_value(cluster: Cluster) -> None:
+    """Only the command itself means that the next one uses the same connection."""
+    app = make_app(URL=f"redis+cluster://{cluster.address}")
+
+    async def use() -> None:
+        async with app.extensions["manager"].get_async() as client:
+            assert await client.set("k", "v")
+            (connection,) = client.get_node_from_key("k")._connections
+            connection.pack_command("SET", "k", "ASKING")
+            assert not connection.is_asking
+            connection.pack_command("ASKING")
+            assert connection.is_asking
+
+    with app.app_context():
+        asyncio.run(use())
+
+
 def test_replaced_connections(cluster: Cluster) -> None:
     """All connections are replaced after the credentials or the server's role have
     changed. So are those of asyncio.

@@ -363,6 +363,53 @@ def test_moved_address_and_a_wrong_command(
     assert first == 1 and isinstance(second, redis.ResponseError)
 
 
+def test_moved_address_and_one_reply(
+    cutter: Cutter, moved: cabc.Callable[[], None]
+) -> None:
+    """A pipeline of which the old master has run a part is not sent again."""
+    client = make_client(cutter.url)
+    client.ping()
+    moved()
+    pipeline = client.pipeline(transaction=False).incr("n").get("n")
+    first, second = pipeline.execute(raise_on_error=False)
+    assert isinstance(first, redis.ReadOnlyError) and second is None
+    assert increment(client) == 1
+
+
+FAILS = "redis.call('INCR', 'n') return redis.error_reply('ERR no')"
+
+
+def test_pipeline_of_which_all_fails(server: Server) -> None:
+    """It is not sent again if the errors are those of the commands."""
+    client = make_client(server.url)
+    pipeline = client.pipeline(transaction=False).eval(FAILS, 0).execute_command("INCR")
+    assert all(
+        isinstance(reply, redis.ResponseError)
+        for reply in pipeline.execute(raise_on_error=False)
+    )
+    assert client.get("n") == b"1"
+
+
+def test_failing_pipelines_in_asyncio(
+    cutter: Cutter, moved: cabc.Callable[[], None]
+) -> None:
+    """Neither is sent again in asyncio."""
+    prefix = Prefix(URL=cutter.url)
+
+    async def use(client: t.Any) -> None:
+        pipeline = client.pipeline(transaction=False)
+        pipeline.eval(FAILS, 0).execute_command("GET")
+        replies = await pipeline.execute(raise_on_error=False)
+        assert [type(reply) for reply in replies] == [redis.ResponseError] * 2
+        assert await client.get("n") == b"1"
+        await asyncio.to_thread(moved)
+        pipeline = client.pipeline(transaction=False).incr("n").get("k")
+        first, second = await pipeline.execute(raise_on_error=False)
+        assert isinstance(first, redis.ReadOnlyError) and second is None
+
+    run_async(prefix, use)
+
+
 @pytest.mark.parametrize("library", CLASSES)
 @pytest.mark.parametrize("protocol", [2, 3])
 def test_moved_address_of_many_connections(
@@ -868,6 +915,22 @@ def test_no_maintenance_notifications_in_asyncio(scripted: Scripted) -> None:
 
     run_async(prefix, use)
     assert maintenance_requests(scripted) == []
+
+
+def test_no_maintenance_notifications_of_a_ping(scripted: Scripted, app: Flask) -> None:
+    """A ping does not ask for them, even if the application's own pool does."""
+    pytest.importorskip("redis.maint_notifications")
+    app.config["REDIS_CONNECTION_POOL"] = redis.ConnectionPool.from_url(
+        scripted.url, protocol=3
+    )
+    manager = RedisManager(app)
+
+    with app.app_context():
+        assert manager.get().get("own") == b"0 default own"
+        assert len(maintenance_requests(scripted)) == 1
+        assert manager.ping()["REDIS"].ok
+
+    assert len(maintenance_requests(scripted)) == 1
 
 
 @pytest.mark.parametrize("value", [True, "true", "auto"])

@@ -575,6 +575,14 @@ def test_all_shards(start: t.Any) -> None:
     assert attempts.find_outage() is not None
 
 
+def test_whole_cluster_is_back(cluster: Cluster) -> None:
+    """If a whole cluster was down, the answer of one shard means that it is back."""
+    client = make(URL=f"redis+cluster://{cluster.address}")
+    deadline_of(client).go_down(None, redis.ConnectionError("down"))
+    assert client.get("k") is None
+    assert not deadline_of(client).down
+
+
 def test_one_probe_for_each_command(server: Server) -> None:
     """A command asks on a separate connection once. After that, it asks itself."""
     client = make(URL=server.url)

@@ -85,12 +85,11 @@ def _explain_tls(spec: Spec, error: BaseException) -> str | None:
             " host."
         )
 
-    if isinstance(error, OSError) and spec.arguments.get("ssl"):
-        # A file may have been replaced since the app started.
-        try:
-            check_files(prefix, spec.arguments, spec.values)
-        except ConfigError as wrong:
-            return str(wrong)
+    # A file may have been replaced since the app started.
+    try:
+        check_files(prefix, spec.arguments, spec.values)
+    except ConfigError as wrong:
+        return str(wrong)
 
     return None
 

@@ -37,7 +37,7 @@ TESTS = {
     " names credentials concurrency cluster_nodes",
     "engines/changes": "states attempts",
     "engines/checks": "settings states discovery errors connections clients engines"
-    " pings docs",
+    " pings docs messages",
     "engines/cluster": "cluster_nodes engines attempts retry outages pings errors"
     " messages names wrong_servers cli clients health signals",
     "engines/commands": "attempts retry outages messages pings connections engines"
@@ -61,7 +61,7 @@ TESTS = {
     "engines/messages": "messages secrets retry health wrong_servers attempts",
     "engines/names": "names states settings",
     "engines/operations": "wrong_servers pings cli clients attempts retry messages",
-    "engines/sentinel": "engines replicas pings errors clients wrong_servers",
+    "engines/sentinel": "engines replicas pings errors clients wrong_servers cli",
     "engines/standalone": "settings errors engines cli",
     "engines/tls": "tls errors settings engines",
     "engines/tracking": "states interruptions own_exceptions cancellations watch"
@@ -69,7 +69,7 @@ TESTS = {
     "engines/watchers": "engines replicas own_exceptions secrets",
     "operate": "cli health pings operating",
     "operate/cli": "cli",
-    "operate/explain": "health pings wrong_servers",
+    "operate/explain": "health pings wrong_servers tls",
     "operate/health": "asking health pings",
     "operate/native": "cli",
     "operate/report": "report",
