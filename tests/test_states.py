@@ -1359,6 +1359,14 @@ def run_one_by_one(connection: t.Any, commands: list[str]) -> None:
             connection.read_response()
 
 
+def run_packed(connection: t.Any, commands: list[str]) -> None:
+    for command in commands:
+        connection.send_packed_command(connection.pack_command(*command.split()))
+
+        with contextlib.suppress(redis.ResponseError, valkey.ResponseError):
+            connection.read_response()
+
+
 def run_at_once(connection: t.Any, commands: list[str]) -> None:
     connection.send_packed_command(connection.pack_commands(map(str.split, commands)))
 
@@ -1401,7 +1409,7 @@ NOT_ENDED = [
 ]
 
 
-@pytest.mark.parametrize("run", [run_one_by_one, run_at_once])
+@pytest.mark.parametrize("run", [run_one_by_one, run_packed, run_at_once])
 @pytest.mark.parametrize(("library", "pool_class"), ALL_POOLS)
 @pytest.mark.parametrize("commands", NOT_ENDED)
 def test_transaction_that_is_not_ended(
@@ -1453,7 +1461,7 @@ def test_transaction_that_is_ended_after_an_error(server: Server, library: str) 
     pool = client.connection_pool
     number = client.client_id()
 
-    for run in (run_one_by_one, run_at_once):
+    for run in (run_one_by_one, run_packed, run_at_once):
         connection = pool.get_connection()
         run(connection, ["WATCH k", "MULTI", "GET", "GET", "EXEC"])
         pool.release(connection)
@@ -1499,11 +1507,15 @@ def test_end_that_is_not_sent(server: Server) -> None:
         connection.send_packed_command(packed)
         assert connection.read_response() == b"QUEUED"
 
+    def pack_one_by_one(connection: t.Any) -> None:
+        connection.pack_command("DISCARD")
+        run_packed(connection, ["GET k"])
+
     def send_what_cannot_be_packed(connection: t.Any) -> None:
         with pytest.raises(redis.DataError):
             connection.send_command("DISCARD", object())
 
-    for fail in (pack, pack_others, send_what_cannot_be_packed):
+    for fail in (pack, pack_others, pack_one_by_one, send_what_cannot_be_packed):
         connection = pool.get_connection()
         run_one_by_one(connection, ["MULTI"])
         fail(connection)
@@ -1520,6 +1532,35 @@ def test_end_that_is_not_sent(server: Server) -> None:
     run_one_by_one(connection, ["GET k"])
     pool.release(connection)
     assert connection.is_open
+
+
+@pytest.mark.parametrize("library", ["redis.Redis", "valkey.Valkey"])
+def test_packed_command(server: Server, library: str) -> None:
+    """A command that is packed alone is like any other: it does not get the reply to an
+    interrupted one, nor runs outside of the transaction that it belongs to.
+    """
+    client = client_of(URL=server.url, CLASS=library, MAX_CONNECTIONS=1)
+    client.set("k", "v")
+    pool = client.connection_pool
+    connection = pool.get_connection()
+    connection.send_command("ECHO", "late")
+    connection.send_packed_command(connection.pack_command("GET", "k"))
+    assert connection.read_response() == b"v"
+    run_packed(connection, ["MULTI"])
+    connection.disconnect()
+
+    with pytest.raises(
+        (redis.ConnectionError, valkey.ConnectionError), match="a transaction"
+    ):
+        connection.pack_command("DEL", "k")
+
+    run_packed(connection, ["WATCH k"])
+    connection.disconnect()
+    # Nothing is watched any more.
+    run_packed(connection, ["UNWATCH"])
+    run_packed(connection, ["SELECT 1"])
+    pool.release(connection)
+    assert client.get("k") == b"v"
 
 
 def test_end_that_is_not_sent_in_asyncio(server: Server) -> None:

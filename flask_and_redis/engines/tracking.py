@@ -90,6 +90,18 @@ class _Tracked:
         """Whether its server has refused a command because it has become a replica."""
         return bool(self.altered & DEMOTED)
 
+    def pack_command(self, *args: t.Any) -> t.Any:
+        kind = find_kind(args[0])
+        self._check_interrupted(kind)
+        packed = super().pack_command(*args)  # type: ignore[misc]
+        self._noted = None
+
+        # The asynchronous nodes of clusters do not call send_command().
+        if kind:
+            self._note_command(kind, args)
+
+        return packed
+
     def pack_commands(self, commands: cabc.Iterable[t.Any]) -> t.Any:
         self._check_interrupted()
         commands = list(commands)
@@ -465,19 +477,6 @@ class _AsyncTracked(_Tracked):
         except BaseException as error:
             mark_unsent(error)
             raise
-
-    def pack_command(self, *args: t.Any) -> t.Any:
-        kind = find_kind(args[0])
-        self._check_interrupted(kind)
-
-        packed = super().pack_command(*args)  # type: ignore[misc]
-        self._noted = None
-
-        # The nodes of clusters do not call send_command().
-        if kind:
-            self._note_command(kind, args)
-
-        return packed
 
     async def send_packed_command(
         self, command: object, check_health: bool = True
