@@ -29,6 +29,7 @@ from .objects import Provider
 from .scripted import array
 from .scripted import bulk
 from .scripted import Scripted
+from .servers import Certificates
 from .servers import Cluster
 from .servers import KINDS
 from .servers import Sentinels
@@ -729,6 +730,81 @@ def test_reply_that_is_still_to_come(own_server: Server) -> None:
 
     with app.app_context():
         asyncio.run(use())
+
+
+@pytest.mark.parametrize("library", ["redis.Redis", "valkey.Valkey"])
+@pytest.mark.parametrize("error", [None, LookupError()], ids=repr)
+def test_leaving_while_the_server_hangs(
+    start: Starter, certificates: Certificates, library: str, error: Exception | None
+) -> None:
+    """The end of the block does not wait for the server, as TLS would. So a view does
+    not lose its result, or its own exception. The sockets are closed.
+    """
+    server = start(Server, certificates=certificates)
+    app = Flask(__name__)
+    app.config.update(REDIS_URL=server.url, REDIS_CLASS=library)
+    app.config["REDIS_SSL_CA_CERTS"] = str(certificates.ca)
+    manager = RedisManager(app)
+    sockets: list[t.Any] = []
+
+    async def view() -> str:
+        async with manager.get_async() as client:
+            pool: t.Any = client.connection_pool
+            # Only valkey-py needs the name of a command.
+            arguments = ["PING"] if library == "valkey.Valkey" else []
+            connections = [await pool.get_connection(*arguments) for _ in range(2)]
+            await pool.release(connections[0])
+            assert await client.ping()
+            sockets.extend(
+                connection._writer.get_extra_info("socket")
+                for connection in connections
+            )
+            server.pause()
+
+            if error is not None:
+                raise error
+
+        return "result"
+
+    with app.app_context():
+        if error is None:
+            assert asyncio.run(view()) == "result"
+        else:
+            with pytest.raises(LookupError):
+                asyncio.run(view())
+
+    assert [socket.fileno() for socket in sockets] == [-1, -1]
+
+
+def test_commands_without_replies_in_asyncio(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The rest of them is still sent after their connection has been closed."""
+    value = b"x" * 32_000_000
+
+    async def drain(writer: asyncio.StreamWriter) -> None:
+        pass
+
+    async def use(client: t.Any) -> None:
+        pool: t.Any = client.connection_pool
+        connection = await pool.get_connection()
+        await connection.send_command("CLIENT", "REPLY", "OFF")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(asyncio.StreamWriter, "drain", drain)
+            await connection.send_command("SET", "k", value)
+
+        transport = connection._writer.transport
+        await pool.release(connection)
+        assert transport.get_write_buffer_size()
+
+        while await client.strlen("k") != len(value):
+            await asyncio.sleep(0.01)
+
+    async def use_in_time(client: t.Any) -> None:
+        await asyncio.wait_for(use(client), 20)
+
+    run_async(use_in_time, REDIS_URL=server.url)
 
 
 def test_no_wait_for_the_end_of_a_connection(

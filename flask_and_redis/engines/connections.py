@@ -138,7 +138,7 @@ class AsyncTrackedPool(Outdates):
 
     async def ensure_connection(self, connection: t.Any) -> None:
         if connection.is_open and self.is_outdated(connection, time.monotonic()):
-            await connection.disconnect(nowait=True)
+            await connection.disconnect()
 
         await super().ensure_connection(connection)  # type: ignore[misc]
 
@@ -147,7 +147,7 @@ class AsyncTrackedPool(Outdates):
             if connection.is_demoted:
                 self.replace_connections()
 
-            await connection.disconnect(nowait=True)
+            await connection.disconnect()
 
         connection.returned_at = time.monotonic()
         await super().release(connection)  # type: ignore[misc]
@@ -181,7 +181,7 @@ class NodeLender(Outdates):
             and not is_asking
             and self.is_outdated(connection, time.monotonic())
         ):
-            self._close(connection)
+            close_now(connection)
 
         # Its next user has watched nothing.
         connection.lost = 0
@@ -192,12 +192,6 @@ class NodeLender(Outdates):
         :param connection: The connection.
         """
         if connection.is_dirty:
-            self._close(connection)
+            close_now(connection)
 
         connection.returned_at = time.monotonic()
-
-    def _close(self, connection: t.Any) -> None:
-        # Another task that is closing it would, when it goes on, close the next one
-        # that was opened meanwhile.
-        if not connection.is_closing:
-            close_now(connection)

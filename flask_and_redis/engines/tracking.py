@@ -22,6 +22,7 @@ from .changes import TRANSACTION
 from .changes import UNCOUNTED
 from .changes import UNSURE
 from .changes import UNWATCHES
+from .internals.connections import ClosesAtOnce
 from .internals.connections import Opening
 from .internals.connections import PacedConnection
 from .internals.connections import PacedSocket
@@ -84,6 +85,11 @@ class _Tracked:
     def is_dirty(self) -> bool:
         """Whether it must be closed before anybody uses it again."""
         return self.is_broken or self.altered != 0 or self.unread != 0
+
+    @property
+    def is_uncounted(self) -> bool:
+        """Whether its commands may get no reply, as after ``CLIENT REPLY OFF``."""
+        return bool(self.altered & UNCOUNTED)
 
     @property
     def is_demoted(self) -> bool:
@@ -446,7 +452,7 @@ class _AsyncTracked(_Tracked):
             return
 
         if self.is_broken:
-            await self.disconnect(nowait=True)
+            await self.disconnect()
 
         if self.is_open:
             return
@@ -459,8 +465,8 @@ class _AsyncTracked(_Tracked):
             self._is_opening = False
 
             try:
-                # Without waiting: the task may have been cancelled.
-                await self.disconnect(nowait=True)
+                # The task may have been cancelled, but this never waits.
+                await self.disconnect()
             finally:
                 mark_unsent(error)
 
@@ -535,7 +541,7 @@ class TrackedConnection(Opening, ReconnectMark, PacedConnection, _SyncTracked):
     """
 
 
-class AsyncTrackedConnection(Opening, ReconnectMark, _AsyncTracked):
+class AsyncTrackedConnection(Opening, ReconnectMark, _AsyncTracked, ClosesAtOnce):
     """The same for connections of asyncio. See :class:`TrackedConnection`."""
 
 
@@ -545,16 +551,6 @@ class AsyncNodeConnection(AsyncTrackedConnection):
     #: Whether it was returned after ASKING. The command that follows must use the same
     #: connection.
     is_asking: bool = False
-    #: Whether a task is closing it. redis-py also closes connections that it may lend.
-    is_closing: bool = False
-
-    async def disconnect(self, *args: t.Any, **kwargs: t.Any) -> None:
-        self.is_closing = True
-
-        try:
-            await super().disconnect(*args, **kwargs)
-        finally:
-            self.is_closing = False
 
     def pack_command(self, *args: t.Any) -> t.Any:
         if args[0] == "ASKING":

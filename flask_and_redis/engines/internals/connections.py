@@ -256,6 +256,34 @@ class KeepsCancellation:
             raise asyncio.CancelledError
 
 
+class ClosesAtOnce:
+    """Mixed into the class of asynchronous connections. Closing one never waits.
+
+    Why: redis-py waits until the server has closed its side, too, which TLS requires.
+    With ``nowait``, it does not wait, but the socket stays open until then. Versions:
+    all. Without it: if a server hangs, the end of an async view takes as long as
+    connecting may take, and its result is replaced by a ``TimeoutError``.
+    """
+
+    if t.TYPE_CHECKING:
+
+        @property
+        def is_uncounted(self) -> bool: ...
+
+    _writer: object
+
+    async def disconnect(
+        self, nowait: object = None, *args: t.Any, **kwargs: t.Any
+    ) -> None:
+        writer = self._writer
+        await super().disconnect(True, *args, **kwargs)  # type: ignore[misc]
+
+        # fakeredis has a class of its own. What gets no reply may still be on its way:
+        # asyncio closes the socket after it was sent.
+        if isinstance(writer, asyncio.StreamWriter) and not self.is_uncounted:
+            writer.transport.abort()
+
+
 class ReadsAsDirty:
     """Mixed into the class of synchronous connections. A pool finds that a dirty one
     has something to read, and closes it.
@@ -288,14 +316,14 @@ def close_now(connection: t.Any) -> None:
     """Close an asynchronous connection outside of a coroutine.
 
     Why: a node of a cluster lends and takes back connections in functions, and there
-    ``disconnect()`` cannot be awaited. With ``nowait`` it never waits, so its first
-    step is also the last. Versions: all. Without it: the server goes on watching keys
-    or sending messages until the connection is used again.
+    ``disconnect()`` cannot be awaited. It never waits, so its first step is also the
+    last. Versions: all. Without it: the server goes on watching keys or sending
+    messages until the connection is used again.
 
     :param connection: A connection of :mod:`.tracking`.
     """
     with contextlib.suppress(StopIteration):
-        connection.disconnect(nowait=True).send(None)
+        connection.disconnect().send(None)
 
 
 def has_data(connection: t.Any) -> bool:
