@@ -445,6 +445,14 @@ def test_unknown_prefix(runner: Run, command: str) -> None:
     assert "'REDIS'" in done.output and "'A'" in done.output
 
 
+@pytest.mark.parametrize("command", ["list", "ping", "info", "cli"])
+def test_empty_prefix(runner: Run, command: str) -> None:
+    """An empty prefix, from a variable that is not set, is not the default one."""
+    done = runner({"REDIS_URL": "fakeredis://"}, command, "")
+    assert done.code == 2
+    assert "Error: This app has no Redis with the prefix ''; it has:" in done.output
+
+
 @pytest.mark.parametrize("command", ["info", "cli"])
 def test_wrong_prefix(runner: Run, command: str) -> None:
     """A prefix with a wrong setting is an error that names the setting."""

@@ -340,7 +340,8 @@ def cli_command(context: click.Context, prefix: str | None) -> None:
     after = context.meta[_AFTER]
 
     try:
-        spec = registry.get_spec(prefix or registry.default)
+        # An empty prefix, such as an unset variable of the shell, is not the default.
+        spec = registry.get_spec(registry.default if prefix is None else prefix)
     except UnknownPrefixError as error:
         # It may be a command.
         hint = f" {_DASHES}" if prefix and not after else ""
