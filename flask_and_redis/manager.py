@@ -59,8 +59,8 @@ class RedisManager:
     :param default: The prefix of :data:`.current_redis` and of :meth:`get` without an
         argument.
     :param prefixes: Use exactly these prefixes instead of searching the settings.
-    :param ignore: Patterns of prefixes to skip, in the syntax of :mod:`fnmatch`. A
-        :class:`Redis` can still register them.
+    :param ignore: Patterns of prefixes to skip, in the syntax of :mod:`fnmatch` and in
+        upper case. A :class:`Redis` can still register them.
     :param options: Client arguments for every prefix, such as ``socket_timeout=2``
         (seconds). Settings override them.
     :raises ConfigError: See :meth:`init_app`.
@@ -87,7 +87,7 @@ class RedisManager:
         self._prefixes = (
             None if prefixes is None else tuple(map(check_prefix, prefixes))
         )
-        self._ignore = tuple(ignore)
+        self._ignore = tuple(map(_check_pattern, ignore))
         self._options = options
         # It may hold a password, and error trackers record local variables.
         del options
@@ -305,6 +305,17 @@ class RedisManager:
             was not called with the app.
         """
         get_registry(current_app).close()
+
+
+def _check_pattern(pattern: str) -> str:
+    # In brackets, lower case may stand for what must not be there.
+    if "[" not in pattern and pattern != pattern.upper():
+        raise ConfigError(
+            f"The pattern {pattern!r} in ignore= must be in upper case, like all"
+            " prefixes."
+        )
+
+    return pattern
 
 
 class _Commands(AppGroup):

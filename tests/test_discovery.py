@@ -180,6 +180,19 @@ def test_ignore(app: Flask) -> None:
         manager.get("X")
 
 
+def test_ignore_in_lower_case() -> None:
+    """A pattern in lower case, which matches no prefix, is an error."""
+    message = "^The pattern 'x_Old[*]' in ignore= must be in upper case, like all pre"
+
+    with pytest.raises(ConfigError, match=message):
+        RedisManager(ignore=["CACHE", "x_Old*"])
+
+    app = Flask(__name__)
+    manager = RedisManager(ignore=["[!a-z]_1", "?2", "3*"])
+    config = {"X_1_URL": "redis://h", "X2_HOST": "h", "Y_URL": "redis://h"}
+    assert discover(app, manager, **config) == ["Y"]
+
+
 def test_prefixes(app: Flask) -> None:
     """With prefixes=, only the listed prefixes are used."""
     manager = RedisManager(prefixes=["DB", "X", "DB"])
