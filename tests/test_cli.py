@@ -872,15 +872,19 @@ def test_cli_logs_in(
 
     with locked.admin() as client:
         client.acl_setuser("ada", True, passwords=[f"+{SECRET}2"], commands=["+@all"])
+        client.acl_setuser("bob", True, nopass=True, commands=["+@all"])
 
     monkeypatch.setenv("REDISCLI_AUTH", "another")
     config = {
         "REDIS_URL": f"redis://:{SECRET}@{locked.address}",
         "USER_URL": f"redis://ada:{SECRET}2@{locked.address}",
+        "OPEN_URL": locked.url,
+        "OPEN_USERNAME": "bob",
         "NONE_URL": locked.url,
     }
     assert run(config, "cli", "--", "ACL", "WHOAMI").output == "default\n"
     assert run(config, "cli", "USER", "--", "ACL", "WHOAMI").output == "ada\n"
+    assert run(config, "cli", "OPEN", "--", "ACL", "WHOAMI").output == "bob\n"
     refused = run(config, "cli", "NONE", "--", "PING").output
     assert refused.startswith("NOAUTH")
 

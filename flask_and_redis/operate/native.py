@@ -89,7 +89,8 @@ def find_arguments(registry: Registry, spec: Spec) -> tuple[list[str], dict[str,
     names = ("REDISCLI_AUTH", "VALKEYCLI_AUTH")
     environment = {k: v for k, v in os.environ.items() if k not in names}
 
-    if password:
+    # Without a password, not even an empty one, the native client would not log in.
+    if username or password:
         environment |= dict.fromkeys(names, password)
 
     return arguments, environment
