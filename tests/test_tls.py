@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import threading
 import traceback
 import typing as t
 from pathlib import Path
@@ -22,6 +24,7 @@ SECRET = "s3cr3t-n0-l34k"
 
 PEM = "must be the path of a file with certificates in PEM format."
 KEY = "must be the path of a file with the certificate's key in PEM format."
+MISSING = "must be the path of a file that exists and can be read."
 
 
 def manage(**config: t.Any) -> tuple[Flask, RedisManager]:
@@ -85,8 +88,7 @@ def paths(certificates: Certificates, encrypted_key: Path) -> dict[str, str]:
         ({"CA_CERTS": "key"}, f"'REDIS_SSL_CA_CERTS' {PEM}"),
         (
             {"CA_CERTS": "directory"},
-            "'REDIS_SSL_CA_CERTS' must be the path of a file that exists and can be"
-            " read.",
+            f"'REDIS_SSL_CA_CERTS' {MISSING}",
         ),
         (
             {"CA_PATH": "cert"},
@@ -141,6 +143,37 @@ def test_wrong_options(
         f"SSL_{name}": paths.get(value, value) for name, value in config.items()
     }
     assert error(URL="rediss://h", **settings) == message
+
+
+@pytest.mark.parametrize("name", ["CA_CERTS", "CERTFILE", "KEYFILE"])
+def test_pipe(paths: dict[str, str], tmp_path: Path, name: str) -> None:
+    """A pipe is not a file, even if it has the right content: it is empty when it is
+    read again. A pipe without a writer would block the start of the app.
+    """
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    content = Path(paths["both"]).read_bytes()
+    writer = threading.Thread(target=pipe.write_bytes, args=(content,))
+    writer.start()
+    config = {"SSL_CERTFILE": paths["both"], "SSL_KEYFILE": paths["both"]}
+    config[f"SSL_{name}"] = str(pipe)
+
+    try:
+        assert error(URL="rediss://h", **config) == f"'REDIS_SSL_{name}' {MISSING}"
+    finally:
+        # The writer waits for a reader.
+        reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+        writer.join()
+        os.close(reader)
+
+
+def test_file_without_permission(
+    certificates: Certificates, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file that the user must not read is the same error."""
+    monkeypatch.setattr(os, "access", lambda path, mode: mode != os.R_OK)
+    text = error(URL="rediss://h", SSL_CA_CERTS=str(certificates.ca))
+    assert text == f"'REDIS_SSL_CA_CERTS' {MISSING}"
 
 
 @pytest.mark.parametrize(
@@ -230,8 +263,6 @@ def test_renewed_files(
 
     assert ping_error(app, manager) == f"'REDIS_SSL_KEYFILE' {KEY}"
     (tmp_path / "client.key").unlink()
-    assert ping_error(app, manager) == (
-        "'REDIS_SSL_KEYFILE' must be the path of a file that exists and can be read."
-    )
+    assert ping_error(app, manager) == f"'REDIS_SSL_KEYFILE' {MISSING}"
     shutil.copy(certificates.client_key, tmp_path)
     assert ping_error(app, manager) is None

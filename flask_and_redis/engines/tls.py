@@ -100,12 +100,10 @@ def check_path(name: str, value: Value) -> None:
     """
     path = value.value
     wants_directory = name == "ssl_ca_path"
+    # A pipe is no file: it can be read only once, and may block.
+    is_right = os.path.isdir if wants_directory else os.path.isfile
 
-    if (
-        "\0" in path
-        or not os.access(path, os.R_OK)
-        or os.path.isdir(path) != wants_directory
-    ):
+    if not is_right(path) or not os.access(path, os.R_OK):
         kind = "directory" if wants_directory else "file"
         raise value.error(f"must be the path of a {kind} that exists and can be read.")
 
