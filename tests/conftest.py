@@ -9,6 +9,8 @@ import shutil
 import sys
 import threading
 import typing as t
+from importlib.machinery import ModuleSpec
+from importlib.util import module_from_spec
 from pathlib import Path
 
 import pytest
@@ -294,6 +296,16 @@ def sentinels(start: Starter) -> Sentinels:
 @pytest.fixture(scope="session")
 def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
     return Certificates(tmp_path_factory.mktemp("certificates"))
+
+
+@pytest.fixture
+def ocsp_packages(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Packages that redis-py needs for OCSP and that tests do not use. They are empty,
+    so they can be found but not used.
+    """
+    for name in ("OpenSSL", "requests"):
+        module = module_from_spec(ModuleSpec(name, None))
+        monkeypatch.setitem(sys.modules, name, module)
 
 
 @pytest.fixture(scope="session")

@@ -228,7 +228,7 @@ def files(certificates: Certificates, tmp_path: Path) -> dict[str, str]:
     }
 
 
-@pytest.mark.usefixtures("shop")
+@pytest.mark.usefixtures("shop", "ocsp_packages")
 @pytest.mark.parametrize("name", SETTINGS)
 def test_example(
     name: str, app: Flask, monkeypatch: pytest.MonkeyPatch, files: dict[str, str]
@@ -246,7 +246,7 @@ def test_example(
         {f"X_{key.upper()}": value for key, value in base_of(name).items()}
     )
 
-    if name in ("SSL_CERTFILE", "SSL_KEYFILE"):
+    if name in ("SSL_CERTFILE", "SSL_KEYFILE", "SSL_VALIDATE_OCSP_STAPLED"):
         # They need each other.
         for each in ("SSL_CERTFILE", "SSL_KEYFILE"):
             app.config[f"X_{each}"] = files[each]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 import threading
 import traceback
 import typing as t
@@ -174,6 +175,67 @@ def test_file_without_permission(
     monkeypatch.setattr(os, "access", lambda path, mode: mode != os.R_OK)
     text = error(URL="rediss://h", SSL_CA_CERTS=str(certificates.ca))
     assert text == f"'REDIS_SSL_CA_CERTS' {MISSING}"
+
+
+OCSP, STAPLED = "SSL_VALIDATE_OCSP", "SSL_VALIDATE_OCSP_STAPLED"
+
+
+@pytest.mark.usefixtures("ocsp_packages")
+@pytest.mark.parametrize(
+    ("name", "package"),
+    [
+        (OCSP, "cryptography"),
+        (OCSP, "requests"),
+        (STAPLED, "cryptography"),
+        (STAPLED, "requests"),
+        (STAPLED, "OpenSSL"),
+    ],
+)
+def test_ocsp_without_a_package(
+    monkeypatch: pytest.MonkeyPatch, name: str, package: str
+) -> None:
+    """A package that OCSP needs is missing. The first command would raise an error that
+    does not name the setting.
+    """
+    manage(URL="rediss://h", **{OCSP: "true"})
+    monkeypatch.setitem(sys.modules, package, None)
+    assert error(URL="rediss://h", **{name: "true"}) == (
+        f"'REDIS_{name}' needs the package {package}, which is not installed:"
+        " pip install 'redis[ocsp]'"
+    )
+    manage(URL="rediss://h", **{name: "false"})
+
+
+@pytest.mark.usefixtures("ocsp_packages")
+def test_both_kinds_of_ocsp(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both kinds of OCSP cannot be used together, whatever is installed."""
+    message = "exclude each other: set only one of them."
+    assert error(URL="rediss://h", **{OCSP: True, STAPLED: True}) == (
+        f"'REDIS_{OCSP}' and 'REDIS_{STAPLED}' {message}"
+    )
+    assert error(
+        URL="rediss+sentinel://h/service",
+        SENTINEL_KWARGS={STAPLED.lower(): True},
+        **{OCSP: True},
+    ) == (
+        f"'REDIS_{OCSP}' and '{STAPLED.lower()}' in 'REDIS_SENTINEL_KWARGS' {message}"
+    )
+    monkeypatch.setitem(sys.modules, "requests", None)
+    assert message in error(URL="rediss://h", **{OCSP: True, STAPLED: True})
+    manage(URL="fakeredis://", **{OCSP: True, STAPLED: True})
+
+
+@pytest.mark.usefixtures("ocsp_packages")
+def test_stapled_ocsp_without_a_certificate(paths: dict[str, str]) -> None:
+    """With stapling, redis-py needs the client's certificate, or a context."""
+    message = f"'REDIS_{STAPLED}' needs 'REDIS_SSL_CERTFILE' and 'REDIS_SSL_KEYFILE'."
+    both = {"SSL_CERTFILE": paths["cert"], "SSL_KEYFILE": paths["key"]}
+    certificate = {"SSL_CERTFILE": paths["both"]}
+    assert error(URL="rediss://h", **{STAPLED: True}) == message
+    assert error(URL="rediss://h", **certificate, **{STAPLED: True}) == message
+    manage(URL="rediss://h", **both, **{STAPLED: True})
+    manage(URL="rediss://h", SSL_OCSP_CONTEXT=object(), **{STAPLED: True})
+    manage(URL="rediss://h", **certificate, **{STAPLED: False})
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ import os
 import ssl
 import typing as t
 
+from ..spec.classes import check_installed
 from ..spec.spec import Arguments
 from ..spec.spec import Spec
 from ..spec.spec import Value
@@ -16,6 +17,13 @@ from ..spec.spec import Values
 
 # Arguments that are paths.
 _PATHS = ("ssl_ca_certs", "ssl_ca_path", "ssl_certfile", "ssl_keyfile")
+
+# Arguments that turn on OCSP, and the packages that the client library imports for them
+# when it opens a connection.
+_OCSP = {
+    "ssl_validate_ocsp": ("cryptography", "requests"),
+    "ssl_validate_ocsp_stapled": ("cryptography", "requests", "OpenSSL"),
+}
 
 _CERTIFICATES = "the path of a file with certificates in PEM format"
 
@@ -78,6 +86,8 @@ def check_files(prefix: str, arguments: Arguments, values: Values) -> None:
     :param values: The values behind those that are to be checked.
     :raises ConfigError: If one of them is wrong.
     """
+    _check_ocsp(prefix, arguments, values)
+
     for name in _PATHS:
         if name in arguments:
             check_path(name, values[name]._replace(value=arguments[name]))
@@ -88,6 +98,30 @@ def check_files(prefix: str, arguments: Arguments, values: Values) -> None:
 
         for name, problem in _find_problems(prefix, context, arguments):
             raise values[name].error(problem)
+
+
+def _check_ocsp(prefix: str, arguments: Arguments, values: Values) -> None:
+    """Check the arguments that turn on OCSP. The client library does so only when it
+    opens a connection.
+    """
+    used = [name for name in _OCSP if arguments.get(name)]
+
+    if len(used) == 2:
+        one, other = (values[name] for name in used)
+        raise one.error(f"and {other.label} exclude each other: set only one of them.")
+
+    for name in used:
+        for package in _OCSP[name]:
+            check_installed(values[name].label, package)
+
+    # With stapling, redis-py opens a second connection with another context.
+    stapled, needed = "ssl_validate_ocsp_stapled", {"ssl_certfile", "ssl_keyfile"}
+
+    if stapled in used and "ssl_ocsp_context" not in arguments:
+        if not needed.issubset(arguments):
+            raise values[stapled].error(
+                f"needs '{prefix}_SSL_CERTFILE' and '{prefix}_SSL_KEYFILE'."
+            )
 
 
 def check_path(name: str, value: Value) -> None:

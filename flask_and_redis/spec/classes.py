@@ -17,9 +17,12 @@ from ..exceptions import ConfigError
 
 R = t.TypeVar("R")
 
-#: How to install the client libraries that a setting may name.
+#: How to install the packages that a setting may name or need.
 INSTALL = {
+    "cryptography": "pip install 'redis[ocsp]'",
     "fakeredis": "pip install 'Flask-And-Redis[fakeredis]'",
+    "OpenSSL": "pip install 'redis[ocsp]'",
+    "requests": "pip install 'redis[ocsp]'",
     "valkey": "pip install valkey",
 }
 
