@@ -76,6 +76,18 @@ def test_without_any_setting(app: Flask) -> None:
             "'REDIS_URL' has no value.",
         ),
         ({"REDIS_SSL": "1"}, "'REDIS_SSL' is set without an address."),
+        ({"REDIS_ADDR": "h:6379"}, "'REDIS_ADDR' is not used."),
+        ({"redis_address": "h"}, "'redis_address' is not used."),
+        (
+            {"REDIS_CONNECTION_STRING": "h:6379,password=p"},
+            "'REDIS_CONNECTION_STRING' is not used.",
+        ),
+        ({"REDIS_DSN": "tcp://h"}, "'REDIS_DSN' is not used."),
+        ({"REDIS_ENDPOINT": "h"}, "'REDIS_ENDPOINT' is not used."),
+        ({"REDISHOST": "h"}, "'REDISHOST' is not used."),
+        ({"REDIS_SERVER": "h"}, "'REDIS_SERVER' is not used."),
+        ({"REDISURL": "redis://h"}, "'REDISURL' is not used."),
+        ({"REDIS_MAIN": "rediss+cluster://h"}, "'REDIS_MAIN' is not used."),
     ],
 )
 def test_address_that_is_lost(app: Flask, config: dict[str, t.Any], hint: str) -> None:
@@ -170,6 +182,9 @@ def test_redis_besides_another_default(app: Flask) -> None:
         {"REDIS_SSL": "false", "REDIS_PASSWORD": ""},
         {"REIDS_URL": "", "redis_url": None},
         {"REDIS_CLIENT_NAME": "x", "REDIS_DB": 3},
+        {"REDIS_SERVER": "", "REDIS_ADDRESS": ("h", 6379), "HOST": "h"},
+        {"RATELIMIT_STORAGE_URI": "redis://h", "BROKER_URL": "redis://h"},
+        {"REDISGRAPH_DSN": "redis://h", "REDIS_PROXY": "http://h"},
         {"REDIS_HOST": "/run/redis.sock", "REDIS_PASSWORD": "x"},
         {"REDIS_CONNECTION_POOL": redis.ConnectionPool(), "REDIS_URL": None},
     ],

@@ -7,9 +7,11 @@ import difflib
 import os
 import typing as t
 
+from ..engines import ENGINES
 from ..spec.classes import is_unset
 from ..spec.spec import Spec
 from ..spec.url import is_service_port
+from ..spec.url import scheme_of
 from .groups import has_address
 from .groups import SUFFIXES
 
@@ -18,6 +20,12 @@ _HOSTS = frozenset(("host", "unix_socket_path", "connection_pool", "startup_node
 
 # Settings that a server on the developer's machine seldom needs.
 _OF_REMOTE = ("password", "password_file", "username", "credential_provider", "ssl")
+
+# What other applications call the address, as in REDIS_ADDR or REDISHOST.
+_ADDRESSES = (
+    *("ADDR", "ADDRESS", "CONNECTION_STRING", "DSN", "ENDPOINT", "HOST", "SERVER"),
+    "URL",
+)
 
 # The default prefix of most managers. Not all of these applications use it.
 _USUAL_DEFAULT = "REDIS"
@@ -146,11 +154,14 @@ def _find_traces(
     for key, value in config.items():
         upper = key.upper() if isinstance(key, str) else ""
 
-        if upper.endswith(SUFFIXES) and not is_unset(value):
-            suffix = next(filter(upper.endswith, SUFFIXES))
+        if is_unset(value):
+            continue
 
+        if suffix := next(filter(upper.endswith, SUFFIXES), ""):
             if _is_near(upper.removesuffix(suffix), prefix):
                 yield f"{key!r} is set: did you mean '{prefix}{suffix}'?"
+        elif isinstance(value, str) and _is_address(upper, value, prefix):
+            yield f"{key!r} is not used."
 
     for name in (f"{prefix}_URL", f"{prefix}_HOST"):
         if name in config:
@@ -182,6 +193,18 @@ def _is_near(name: str, prefix: str) -> bool:
     is_other = len(name) == len(prefix) and sorted(name) != sorted(prefix)
     near = difflib.get_close_matches(name, [prefix], 1, 0.8)
     return bool(near) and not is_numbered and not is_other
+
+
+def _is_address(name: str, value: str, prefix: str) -> bool:
+    """Whether a setting that no prefix uses says where this one is. Those of other
+    extensions, such as RATELIMIT_STORAGE_URI, begin with another word.
+    """
+    if not name.startswith(prefix):
+        return False
+
+    rest = name.removeprefix(prefix)
+    has_scheme = rest.startswith("_") and scheme_of(value) in ENGINES
+    return has_scheme or rest.lstrip("_") in _ADDRESSES
 
 
 def find_variable(config: cabc.Mapping[str, t.Any], prefix: str) -> str:
