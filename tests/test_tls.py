@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import redis
+from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 from flask import Flask
 
@@ -236,6 +237,18 @@ def test_stapled_ocsp_without_a_certificate(paths: dict[str, str]) -> None:
     manage(URL="rediss://h", **both, **{STAPLED: True})
     manage(URL="rediss://h", SSL_OCSP_CONTEXT=object(), **{STAPLED: True})
     manage(URL="rediss://h", **certificate, **{STAPLED: False})
+
+
+@pytest.mark.parametrize("name", ["redis.Redis", "valkey.Valkey"])
+def test_certificate_that_ocsp_expects(certificates: Certificates, name: str) -> None:
+    """The certificate is text in the settings. The function that reads it wants bytes,
+    with redis-py and with valkey-py.
+    """
+    pem = certificates.cert.read_text()
+    app, _ = manage(URL="rediss://h", CLASS=name, SSL_OCSP_EXPECTED_CERT=pem)
+    pool = app.extensions["redis"]["REDIS"].connection_pool
+    expected = pool.connection_kwargs["ssl_ocsp_expected_cert"]
+    assert x509.load_pem_x509_certificate(expected).issuer
 
 
 @pytest.mark.parametrize(

@@ -76,6 +76,10 @@ def check_tls(spec: Spec, values: Values) -> None:
     if tls:
         check_files(spec.prefix, spec.arguments, values)
 
+    if (pem := spec.arguments.get("ssl_ocsp_expected_cert")) is not None:
+        # redis-py passes it to a function that accepts only bytes.
+        spec.arguments["ssl_ocsp_expected_cert"] = pem.encode()
+
 
 def check_files(prefix: str, arguments: Arguments, values: Values) -> None:
     """Check files and options that a connection with TLS needs. The client library
