@@ -20,7 +20,7 @@ _ECHOES = (
         r"\1 ***",
     ),
     (re.compile(r"(arguments for [A-Z]+ SET) .*", re.DOTALL), r"\1 ***"),
-    (QUOTED_COMMAND, r"(\1 ***) of pipe"),
+    (QUOTED_COMMAND, r"\1 ***\2"),
 )
 
 

@@ -7,12 +7,11 @@ import types
 
 from redis import exceptions as redis_exceptions
 
-#: A command with a secret, as redis-py quotes it in the error of a pipeline. Versions:
-#: all. Without it: passwords are in messages and logs.
+#: A command with arguments, as redis-py quotes it in the error of a pipeline. The
+#: groups are what is before and after the arguments, any of which may be secret.
+#: Versions: all. Without it: passwords are in messages and logs.
 QUOTED_COMMAND: re.Pattern[str] = re.compile(
-    r"\((AUTH|HELLO|MIGRATE|CONFIG SET|ACL SETUSER|SENTINEL(?: CONFIG)? SET)\b.*\)"
-    r" of pipe",
-    re.DOTALL | re.IGNORECASE,
+    r"(Command # \d+ \(\s*\S+)\s.*(\) of pipe)", re.DOTALL
 )
 
 #: What redis-py raises while it reports an ``OSError`` without arguments. Versions:
