@@ -501,6 +501,48 @@ def test_pipeline_errors(server: Server, library: t.Any) -> None:
     client.close()
 
 
+QUOTED = "'HELLO', '3', 'AUTH', 'bob', 'hush'"
+
+
+def test_slot_errors(cluster: Cluster) -> None:
+    """redis-py quotes a command for which it finds no node."""
+    plain = redis.RedisCluster
+
+    for cls in (plain, subclass(clusters.SlotErrors, plain)):
+        with cls(host="127.0.0.1", port=cluster.nodes[0].port) as client:
+            pipeline = client.pipeline(transaction=True)
+            is_plain = cls is plain
+
+            if not is_plain:
+                mixed = subclass(clusters.SlotErrors, type(pipeline))
+                clients.change_class(pipeline, mixed)
+
+            for used in (client, pipeline):
+                with pytest.raises(redis.exceptions.RedisClusterException) as info:
+                    used.execute_command("HELLO", "3", "AUTH", "bob", "hush")
+
+                text = f"({QUOTED})" if is_plain else "***"
+                assert str(info.value).endswith(f"Command: {text}")
+
+
+def test_slot_errors_in_asyncio(cluster: Cluster) -> None:
+    """The same in asyncio. The pipelines ask the client."""
+    plain = redis.asyncio.RedisCluster
+
+    async def use(cls: type[t.Any]) -> None:
+        async with cls(host="127.0.0.1", port=cluster.nodes[0].port) as client:
+            await client.get("k")
+
+            with pytest.raises(redis.exceptions.RedisClusterException) as info:
+                client.pipeline(transaction=True).execute_command("EVAL", "hush")
+
+            text = "('EVAL', 'hush')" if cls is plain else "***"
+            assert str(info.value).endswith(f"command: {text}")
+
+    asyncio.run(use(plain))
+    asyncio.run(use(subclass(clusters.SlotErrors, plain)))
+
+
 def test_pipeline_errors_in_asyncio(server: Server) -> None:
     """The same in asyncio."""
 

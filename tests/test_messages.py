@@ -294,6 +294,74 @@ def test_any_command_of_a_pipeline(server: Server, library: str) -> None:
     run_async(make_app(CACHE_URL=server.url), use)
 
 
+# A cluster's client finds no node for them.
+KEYLESS = [("HELLO", "3", "AUTH", "bob", SECRET), ("EVAL", SECRET)]
+
+
+@pytest.mark.parametrize("transaction", [None, False, True])
+def test_command_without_a_node(cluster: Cluster, transaction: bool | None) -> None:
+    """The error about a command that a cluster's client cannot send does not repeat its
+    arguments, also if it is raised when the command is queued.
+    """
+    client = make(URL=f"redis+cluster://{cluster.address}")
+
+    for command in KEYLESS:
+        with pytest.raises((redis.RedisError, RedisClusterException)) as info:
+            if transaction is None:
+                client.execute_command(*command)
+            else:
+                pipe = client.pipeline(transaction=transaction)
+                pipe.execute_command(*command).execute()
+
+        assert SECRET not in everything(info.value)
+        assert "Command: ***" in str(info.value) or command[0] == "EVAL"
+
+
+@pytest.mark.parametrize("transaction", [None, False, True])
+def test_command_without_a_node_in_asyncio(
+    cluster: Cluster, transaction: bool | None
+) -> None:
+    async def use(client: t.Any) -> None:
+        # redis-py finds the node of a queued command in a loop of its own.
+        await client.get("k")
+
+        for command in KEYLESS:
+            with pytest.raises(RedisClusterException) as info:
+                if transaction is None:
+                    await client.execute_command(*command)
+                else:
+                    pipe = client.pipeline(transaction=transaction)
+                    await pipe.execute_command(*command).execute()
+
+            assert SECRET not in everything(info.value)
+            assert "ommand: ***" in str(info.value)
+
+    run_async(make_app(CACHE_URL=f"redis+cluster://{cluster.address}"), use)
+
+
+def test_command_without_a_node_in_traces(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor does the error that tracing records."""
+    seen: list[str] = []
+    execute: t.Any = redis.RedisCluster.execute_command
+
+    def trace(self: t.Any, *args: t.Any, **options: t.Any) -> t.Any:
+        try:
+            return execute(self, *args, **options)
+        except RedisClusterException as error:
+            seen.append(everything(error))
+            raise
+
+    monkeypatch.setattr(redis.RedisCluster, "execute_command", trace)
+
+    with pytest.raises(RedisClusterException, match="Command: "):
+        make(URL=f"redis+cluster://{cluster.address}").execute_command(*KEYLESS[0])
+
+    assert seen
+    assert SECRET not in "".join(seen)
+
+
 @pytest.mark.parametrize("is_queued", [False, True])
 def test_secret_after_a_space(each_server: Server, is_queued: bool) -> None:
     """Nor does the error repeat the second word of a password without quotes."""
@@ -323,6 +391,11 @@ def test_what_is_hidden() -> None:
         "Unknown option or number of arguments for SENTINEL SET 'x'": "Unknown option"
         " or number of arguments for SENTINEL SET ***",
         "a script's error (k v) of pipeline": "",
+        "Invalid args in command: ('EVAL', 'x\n')": "Invalid args in command: ***",
+        "Too many targets for command ('GET', ')')": "Too many targets for command ***",
+        "No targets were found to execute ('x',) command on {}": "No targets were found"
+        " to execute *** command on {}",
+        "Cannot identify slot number for command: GET,it cannot (x)": "",
         "WRONGTYPE Operation against a key": "",
     }
 

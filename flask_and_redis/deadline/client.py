@@ -13,6 +13,7 @@ import redis.asyncio
 
 from ..engines.internals.clients import change_class
 from ..engines.internals.clients import LendsConnections
+from ..engines.internals.clusters import SlotErrors
 from ..engines.library import library_name
 from ..engines.operations import FakeServers
 from ..signals import command_finished
@@ -141,6 +142,10 @@ class WithTransactions(_HasDeadline):
         return super().transaction(func, *watches, **kwargs)  # type: ignore[misc]
 
 
+class WithSlots(SlotErrors, WithTransactions):
+    """The same for a cluster's client."""
+
+
 class Lends(LendsConnections, WithTransactions):
     """The same for a client that has ``client()``. That of a cluster has not."""
 
@@ -206,7 +211,7 @@ def _mix(mixin: type[t.Any], cls: type[t.Any]) -> type[t.Any]:
     if not library_name(cls):
         return client_class
 
-    return subclass(Lends if hasattr(cls, "client") else WithTransactions, client_class)
+    return subclass(Lends if hasattr(cls, "client") else WithSlots, client_class)
 
 
 def create_client(spec: Spec, deadline: Deadline, fake_servers: FakeServers) -> t.Any:

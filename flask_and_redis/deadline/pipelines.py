@@ -16,6 +16,7 @@ from ..engines.internals.clients import find_loss
 from ..engines.internals.clients import forget_watch
 from ..engines.internals.clients import PipelineErrors
 from ..engines.internals.clients import restore_scripts
+from ..engines.internals.clusters import SlotErrors
 from ..engines.interruptions import raise_alone
 from ..engines.library import get_library
 from ..engines.library import library_name
@@ -389,8 +390,10 @@ class AsyncPipelineWithDeadline(_Records):
             await self.reset()
 
 
-class StaysOpenPipeline:
-    """Mixed into the class of the pipelines of a client that stays open."""
+class StaysOpenPipeline(SlotErrors):
+    """Mixed into the class of the pipelines of a client that stays open, which is that
+    of a cluster.
+    """
 
     def close(self) -> None:
         """Reset the pipeline. redis-py would close the nodes of the client."""

@@ -8,11 +8,13 @@ import re
 from ..spec.spec import Spec
 from ..spec.values import Secret
 from ..spec.values import SECRETS
+from .internals.errors import QUOTED_ARGUMENTS
 from .internals.errors import QUOTED_COMMAND
 from .library import library_name
 
 # A server repeats the arguments of a command that it does not know, and of an option
-# that is wrong. redis-py repeats the commands of a pipeline.
+# that is wrong. redis-py repeats the commands of a pipeline, and those that a cluster's
+# client cannot send.
 _ECHOES = (
     (re.compile(r",? with args beginning with.*", re.DOTALL), ""),
     (
@@ -21,6 +23,7 @@ _ECHOES = (
     ),
     (re.compile(r"(arguments for [A-Z]+ SET) .*", re.DOTALL), r"\1 ***"),
     (QUOTED_COMMAND, r"\1 ***\2"),
+    (QUOTED_ARGUMENTS, r"\1 ***"),
 )
 
 

@@ -14,11 +14,37 @@ from ...spec.classes import once_per_class
 from ...spec.spec import Arguments
 from ...spec.url import join_address
 from ..library import library_of
+from ..messages import clean_error
 from .clients import change_class
 
 #: The arguments of ``redis.Redis`` that ``redis.RedisCluster`` passes on to its nodes
 #: without naming them in its signature. Without them: a cluster has no password.
 CLUSTER_ARGUMENTS: frozenset[str] = frozenset(redis.cluster.REDIS_ALLOWED_KEYS)
+
+
+class SlotErrors:
+    """Mixed into the class of a cluster's clients, and of its synchronous pipelines. It
+    sees errors before tracing does.
+
+    Why: redis-py raises an error that quotes the command if it has no key. In a
+    transaction, it does so when the command is queued. Versions: all; the second method
+    is that of asyncio. Without it: traces show passwords, and so do the errors of
+    transactions.
+    """
+
+    def determine_slot(self, *args: t.Any) -> t.Any:
+        try:
+            return super().determine_slot(*args)  # type: ignore[misc]
+        except Exception as error:
+            clean_error(error)
+            raise
+
+    async def _determine_slot(self, *args: t.Any) -> t.Any:
+        try:
+            return await super()._determine_slot(*args)  # type: ignore[misc]
+        except Exception as error:
+            clean_error(error)
+            raise
 
 
 def create_pools_with(

@@ -14,6 +14,13 @@ QUOTED_COMMAND: re.Pattern[str] = re.compile(
     r"(Command # \d+ \(\s*\S+)\s.*(\) of pipe)", re.DOTALL
 )
 
+#: A command that a cluster's client cannot send, as redis-py quotes it. In asyncio, the
+#: name of the command may be missing, so that the first part may be secret, too.
+#: Versions: all. Without it: passwords are in messages and logs.
+QUOTED_ARGUMENTS: re.Pattern[str] = re.compile(
+    r"(found to execute|for command|[Cc]ommand:) \(.*\)", re.DOTALL
+)
+
 #: What redis-py raises while it reports an ``OSError`` without arguments. Versions:
 #: all. Without it: an exception that the application raises while a command is sent
 #: reaches the caller as this one.
