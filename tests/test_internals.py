@@ -501,6 +501,37 @@ def test_pipeline_errors(server: Server, library: t.Any) -> None:
     client.close()
 
 
+class NotesPipelines(clients.ModulePipelines):
+    """Mixed into the class of clients. It notes the pipelines of modules."""
+
+    noted: list[object]
+
+    def note_pipeline(self, pipeline: object) -> None:
+        self.noted.append(pipeline)
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+@pytest.mark.parametrize("library", ["redis", "valkey"])
+@pytest.mark.parametrize("name", ["json", "ft", "ts"])
+def test_module_pipelines(library: str, name: str, is_async: bool) -> None:
+    """The pipelines of modules are not those of ``pipeline()``."""
+    base = get_library(library, is_async).client_class
+
+    with mock.patch.object(base, "pipeline", side_effect=AssertionError):
+        assert getattr(base(), name)().pipeline()
+        client: t.Any = subclass(NotesPipelines, base)()
+        client.noted = []
+
+        for arguments, is_transaction in ([], True), ([False], False):
+            for options in ({}, {"shard_hint": "x"}):
+                pipeline = getattr(client, name)().pipeline(*arguments, **options)
+                assert client.noted.pop() is pipeline
+                values = vars(pipeline)
+                assert values.get("transaction", is_transaction) is is_transaction
+                assert values.get("is_transaction", is_transaction) is is_transaction
+                assert values["shard_hint"] == options.get("shard_hint")
+
+
 QUOTED = "'HELLO', '3', 'AUTH', 'bob', 'hush'"
 
 

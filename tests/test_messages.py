@@ -15,9 +15,12 @@ import typing as t
 
 import pytest
 import redis
+import valkey
 from flask import Flask
+from redis.backoff import NoBackoff
 from redis.cache import CacheConfig
 from redis.exceptions import RedisClusterException
+from redis.retry import Retry
 
 from flask_and_redis import ConfigError
 from flask_and_redis import RedisManager
@@ -360,6 +363,147 @@ def test_command_without_a_node_in_traces(
 
     assert seen
     assert SECRET not in "".join(seen)
+
+
+OWN_RETRY = Retry(NoBackoff(), 0)
+
+# Pipelines that are not retried.
+PLAIN: dict[str, tuple[dict[str, t.Any], t.Callable[[t.Any], t.Any]]] = {
+    "Retry": ({"RETRY": OWN_RETRY}, lambda client: client),
+    "client()": ({"RETRY": OWN_RETRY}, lambda client: client.client()),
+    "json()": ({}, lambda client: client.json()),
+    "ft()": ({}, lambda client: client.ft()),
+    "ts()": ({}, lambda client: client.ts()),
+    "valkey": ({"CLASS": "valkey.Valkey"}, lambda client: client.json()),
+}
+
+
+@pytest.mark.parametrize("kind", PLAIN)
+def test_pipelines_without_a_deadline(
+    start: Starter, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """Pipelines without a deadline hide secrets, too: with redis-py's own Retry, and
+    those of modules. Tracing sees none either.
+    """
+    seen: list[str] = []
+    pipeline_class = (
+        valkey.client.Pipeline if kind == "valkey" else redis.client.Pipeline
+    )
+    traced: t.Any = pipeline_class.execute
+
+    def trace(self: t.Any, *args: t.Any, **kwargs: t.Any) -> t.Any:
+        try:
+            return traced(self, *args, **kwargs)
+        except Exception as error:
+            seen.append(everything(error))
+            raise
+
+    monkeypatch.setattr(pipeline_class, "execute", trace)
+    server = start(Server, password=SECRET)
+    config, find = PLAIN[kind]
+    creator = find(make(URL=f"redis://:{SECRET}@{server.address}", **config))
+    acl = ("ACL", "SETUSER", "bob", f"#{SECRET}-2")
+    pipe = creator.pipeline().execute_command(*acl)
+
+    with pytest.raises(Exception, match=r"\(ACL \*\*\*\) of pipeline") as info:
+        pipe.execute()
+
+    assert "modifier ***" in str(info.value)
+    assert "(ACL ***) of pipeline" in seen[0]
+    assert SECRET not in seen[0]
+    pipe = creator.pipeline().execute_command(*acl)
+    (error,) = pipe.execute(raise_on_error=False)
+    assert "modifier ***" in str(error)
+    # The server repeats the name of a command. Here, it is the password.
+    pipe = creator.pipeline(transaction=False).execute_command(SECRET)
+
+    with pytest.raises(Exception, match="unknown command") as info:
+        pipe.execute()
+
+    assert SECRET not in everything(info.value)
+
+
+def test_commands_without_a_deadline(start: Starter) -> None:
+    """Nor do commands show a password with redis-py's own Retry, in ``client()`` or
+    not.
+    """
+    server = start(Server, password=SECRET)
+    url = f"redis://:{SECRET}@{server.address}"
+    client = make(URL=url, RETRY=OWN_RETRY)
+
+    for each in (client, client.client()):
+        with pytest.raises(redis.ResponseError, match="unknown command") as info:
+            each.execute_command(SECRET)
+
+        assert SECRET not in everything(info.value)
+
+    async def use(client: t.Any) -> None:
+        with pytest.raises(redis.ResponseError, match="unknown command") as info:
+            await client.execute_command(SECRET)
+
+        assert SECRET not in everything(info.value)
+        acl = ("ACL", "SETUSER", "bob", f"#{SECRET}-2")
+
+        for creator in (client, client.client(), client.ft()):
+            pipe = creator.pipeline().execute_command(*acl)
+            (error,) = await pipe.execute(raise_on_error=False)
+            assert "modifier ***" in str(error)
+            pipe = creator.pipeline().execute_command(*acl)
+
+            with pytest.raises(redis.ResponseError, match="caused error") as info:
+                await pipe.execute()
+
+            assert SECRET not in everything(info.value)
+            pipe = creator.pipeline(transaction=False).execute_command(SECRET)
+
+            with pytest.raises(redis.ResponseError, match="caused error") as info:
+                await pipe.execute()
+
+            assert SECRET not in everything(info.value)
+
+    run_async(make_app(CACHE_URL=url, CACHE_RETRY=OWN_RETRY), use)
+
+
+# redis-py's json() uses it itself.
+@pytest.mark.filterwarnings("ignore:.*cluster_error_retry_attempts")
+def test_cluster_without_a_deadline(cluster: Cluster) -> None:
+    """A cluster's pipelines quote the command as well."""
+    client = make(URL=f"redis+cluster://{cluster.address}", RETRY=OWN_RETRY)
+    (node, *_) = client.get_primaries()
+    acl = ("ACL", "SETUSER", "bob", f"!{SECRET}")
+
+    for creator in (client, client.json()):
+        pipe = creator.pipeline().execute_command(*acl, target_nodes=node)
+
+        with pytest.raises(redis.ResponseError, match="modifier") as info:
+            pipe.execute()
+
+        assert SECRET not in everything(info.value)
+        assert "(ACL ***) of pipeline" in str(info.value)
+
+
+class Eager(redis.Redis):
+    """A client class whose constructor runs a command."""
+
+    def __init__(self, **kwargs: t.Any) -> None:
+        super().__init__(**kwargs)
+        self.get("k")
+
+
+def test_error_in_the_constructor() -> None:
+    """A command that fails in the constructor raises its own error."""
+    with pytest.raises(redis.ConnectionError, match="connecting"):
+        make(HOST="127.0.0.1", PORT=1, CLASS=Eager, RETRY=OWN_RETRY)
+
+
+def test_replaced_module(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A test may replace the methods for modules."""
+    client = make(HOST="h")
+
+    for name in ("json", "ft", "ts"):
+        monkeypatch.setattr(redis.Redis, name, lambda self, value: value)
+        assert getattr(client, name)("replaced") == "replaced"
+        assert getattr(client, name)(value="replaced") == "replaced"
 
 
 @pytest.mark.parametrize("is_queued", [False, True])

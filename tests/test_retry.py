@@ -17,6 +17,7 @@ from redis.retry import Retry
 
 from flask_and_redis import current_redis
 from flask_and_redis import RedisManager
+from flask_and_redis.deadline.pipelines import PipelineWithDeadline
 
 from .cutter import Cutter
 from .objects import deadline_of
@@ -740,7 +741,7 @@ def test_own_retry_object(server: Server) -> None:
         client.get("k")
 
     assert client.tries == ["GET"]
-    assert type(client.pipeline()) is redis.client.Pipeline
+    assert not isinstance(client.pipeline(), PipelineWithDeadline)
     client.connection_pool.release(connection)
 
 

@@ -13,6 +13,7 @@ import redis.asyncio
 
 from ..engines.internals.clients import change_class
 from ..engines.internals.clients import LendsConnections
+from ..engines.internals.clients import ModulePipelines
 from ..engines.internals.clusters import SlotErrors
 from ..engines.library import library_name
 from ..engines.operations import FakeServers
@@ -27,8 +28,11 @@ from .locks import LockWithDeadline
 from .locks import recognize_own_token
 from .pipelines import add_deadline
 from .pipelines import AsyncPipelineWithDeadline
+from .pipelines import AsyncPipelineWithoutDeadline
+from .pipelines import hide_errors
 from .pipelines import limit_restarts
 from .pipelines import PipelineWithDeadline
+from .pipelines import PipelineWithoutDeadline
 from .pipelines import StaysOpenPipeline
 from .report import name_of
 from .report import Observation
@@ -39,8 +43,18 @@ class _HasDeadline:
     _command_deadline: Deadline | None = None
     #: The deadline of the client whose ``client()`` has created this one.
     _lender_deadline: Deadline | None = None
+    #: The deadline of the prefix, although it may not be used. It knows what to hide.
+    _prefix_deadline: Deadline | None = None
     #: The pool that redis-py gives the client.
     connection_pool: t.Any
+
+    def hide_secrets(self, error: Exception) -> None:
+        """Hide secrets in the error of a command that has no deadline.
+
+        :param error: The error. It is changed in place, and so are its causes.
+        """
+        if (deadline := self._prefix_deadline) is not None:
+            deadline.engine.hide_secrets(error, deadline.spec, None)
 
     @contextlib.contextmanager
     def _once(self, deadline: Deadline, command: Command) -> cabc.Iterator[None]:
@@ -69,7 +83,11 @@ class CommandsWithDeadline(_HasDeadline):
 
         if (deadline := self._command_deadline) is None:
             if (lender := self._lender_deadline) is None:
-                return execute(*args, **options)
+                try:
+                    return execute(*args, **options)
+                except Exception as error:
+                    self.hide_secrets(error)
+                    raise
 
             with self._once(lender, (args, options)):
                 return execute(*args, **options)
@@ -107,6 +125,8 @@ class CommandsWithDeadline(_HasDeadline):
 
 class _HasPipelines(_HasDeadline):
     _pipeline_mixin: type[t.Any]
+    #: That of pipelines without a deadline.
+    _plain_pipeline_mixin: type[t.Any]
     _lock_mixin: type[t.Any]
 
     def lock(self, *args: t.Any, **kwargs: t.Any) -> t.Any:
@@ -119,16 +139,21 @@ class _HasPipelines(_HasDeadline):
 
     def pipeline(self, *args: t.Any, **kwargs: t.Any) -> t.Any:
         pipeline = super().pipeline(*args, **kwargs)  # type: ignore[misc]
-        deadline = self._deadline_of_pipelines
 
         # A test may have replaced the method by one that returns something else.
-        if deadline is not None and library_name(type(pipeline)):
-            add_deadline(pipeline, self, deadline, self._pipeline_mixin)
+        if library_name(type(pipeline)):
+            if (deadline := self._deadline_of_pipelines) is None:
+                self.note_pipeline(pipeline)
+            else:
+                add_deadline(pipeline, self, deadline, self._pipeline_mixin)
 
         return pipeline
 
+    def note_pipeline(self, pipeline: t.Any) -> None:
+        hide_errors(pipeline, self, self._plain_pipeline_mixin)
 
-class WithTransactions(_HasDeadline):
+
+class WithTransactions(ModulePipelines, _HasDeadline):
     """Mixed into the class of a client of the library. A class of the application may
     have other methods with these names.
     """
@@ -151,12 +176,14 @@ class Lends(LendsConnections, WithTransactions):
 
     def note_lent(self, client: t.Any) -> None:
         client._lender_deadline = self._deadline_of_pipelines
+        client._prefix_deadline = self._prefix_deadline
 
 
 class WithDeadline(_HasPipelines, CommandsWithDeadline):
     """Mixed into the class of a synchronous client that has pipelines."""
 
     _pipeline_mixin = PipelineWithDeadline
+    _plain_pipeline_mixin = PipelineWithoutDeadline
     _lock_mixin = LockWithDeadline
 
 
@@ -182,6 +209,7 @@ class AsyncWithDeadline(_HasPipelines):
     """Mixed into the class of an asynchronous client."""
 
     _pipeline_mixin = AsyncPipelineWithDeadline
+    _plain_pipeline_mixin = AsyncPipelineWithoutDeadline
     _lock_mixin = AsyncLockWithDeadline
 
     async def execute_command(self, *args: t.Any, **options: t.Any) -> t.Any:
@@ -189,7 +217,11 @@ class AsyncWithDeadline(_HasPipelines):
 
         if (deadline := self._command_deadline) is None:
             if (lender := self._lender_deadline) is None:
-                return await execute(*args, **options)
+                try:
+                    return await execute(*args, **options)
+                except Exception as error:
+                    self.hide_secrets(error)
+                    raise
 
             with self._once(lender, (args, options)):
                 return await execute(*args, **options)
@@ -241,8 +273,10 @@ def create_client(spec: Spec, deadline: Deadline, fake_servers: FakeServers) -> 
 
     engine.adopt(spec, client)
 
+    # A class of the application may not allow to set attributes.
+    object.__setattr__(client, "_prefix_deadline", deadline)
+
     if spec.deadline is not None:
-        # A class of the application may not allow to set attributes.
         object.__setattr__(client, "_command_deadline", deadline)
 
     return client
@@ -265,6 +299,7 @@ async def open_async_client(
     client_class = _mix(AsyncWithDeadline, async_spec.client_class)
     client = engine.make(async_spec, client_class, fake_servers)
     engine.adopt_async(async_spec, client)
+    client._prefix_deadline = deadline
 
     if spec.deadline is not None:
         client._command_deadline = deadline

@@ -400,6 +400,41 @@ class StaysOpenPipeline(SlotErrors):
         t.cast(t.Any, self).reset()
 
 
+class _WithoutDeadline(PipelineErrors):
+    """Mixed into the class of pipelines that are not retried, to hide secrets."""
+
+    _pipeline_client: t.Any
+
+    def note_first_error(
+        self, error: Exception, replies: cabc.Sequence[object]
+    ) -> None:
+        """Nothing depends on whether other commands were executed."""
+
+    @contextlib.contextmanager
+    def _hiding(self) -> cabc.Iterator[None]:
+        try:
+            yield
+        except Exception as error:
+            self._pipeline_client.hide_secrets(error)
+            raise
+
+
+class PipelineWithoutDeadline(_WithoutDeadline):
+    """Mixed into the class of a synchronous client's pipelines without a deadline."""
+
+    def execute(self, *args: t.Any, **kwargs: t.Any) -> t.Any:
+        with self._hiding():
+            return _clean(super().execute(*args, **kwargs))  # type: ignore[misc]
+
+
+class AsyncPipelineWithoutDeadline(_WithoutDeadline):
+    """The same for an asynchronous client."""
+
+    async def execute(self, *args: t.Any, **kwargs: t.Any) -> t.Any:
+        with self._hiding():
+            return _clean(await super().execute(*args, **kwargs))  # type: ignore[misc]
+
+
 def _watch_of(keys: tuple[t.Any, ...]) -> list[Command]:
     return [(("WATCH", *keys), {})]
 
@@ -438,6 +473,17 @@ def add_deadline(
     pipeline._is_explicit = False
     pipeline._transaction = None
     pipeline._restarting = None
+
+
+def hide_errors(pipeline: t.Any, client: object, mixin: type[_WithoutDeadline]) -> None:
+    """Make a new pipeline without a deadline hide secrets in its errors.
+
+    :param pipeline: The pipeline.
+    :param client: Its client.
+    :param mixin: The class above for the client's kind.
+    """
+    change_class(pipeline, subclass(mixin, type(pipeline)))
+    pipeline._pipeline_client = client
 
 
 def limit_restarts(

@@ -10,6 +10,7 @@ import typing as t
 import redis.utils
 from redis import exceptions as redis_exceptions
 
+from ...spec.classes import subclass
 from ..library import library_name
 from ..messages import clean_error
 
@@ -82,6 +83,45 @@ class LendsConnections:
         client = super().client()  # type: ignore[misc]
         self.note_lent(client)
         return client
+
+
+class ModulePipelines:
+    """Mixed into the class of clients, synchronous or not. Each pipeline of ``json()``,
+    ``ft()`` and ``ts()`` is passed to ``note_pipeline()``.
+
+    Why: they create pipelines without the client's ``pipeline()``. Versions: all.
+    Without it: the errors of these pipelines show passwords.
+    """
+
+    if t.TYPE_CHECKING:
+
+        def note_pipeline(self, pipeline: t.Any) -> None: ...
+
+    def json(self, *args: t.Any, **kwargs: t.Any) -> t.Any:
+        return _note_pipelines(super().json(*args, **kwargs))  # type: ignore[misc]
+
+    def ft(self, *args: t.Any, **kwargs: t.Any) -> t.Any:
+        return _note_pipelines(super().ft(*args, **kwargs))  # type: ignore[misc]
+
+    def ts(self, *args: t.Any, **kwargs: t.Any) -> t.Any:
+        return _note_pipelines(super().ts(*args, **kwargs))  # type: ignore[misc]
+
+
+class _NotesPipelines:
+    client: t.Any
+
+    def pipeline(self, *args: t.Any, **kwargs: t.Any) -> t.Any:
+        pipeline = super().pipeline(*args, **kwargs)  # type: ignore[misc]
+        self.client.note_pipeline(pipeline)
+        return pipeline
+
+
+def _note_pipelines(module: t.Any) -> t.Any:
+    # A test may have replaced the method by one that returns something else.
+    if library_name(type(module)):
+        change_class(module, subclass(_NotesPipelines, type(module)))
+
+    return module
 
 
 class PipelineErrors:
