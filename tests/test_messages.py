@@ -527,8 +527,13 @@ def test_what_is_hidden() -> None:
         "Invalid argument 'x y' for CONFIG SET 'requirepass'": "Invalid argument ***",
         "Command # 1 (config set requirepass x) of pipeline caused error: no": "Command"
         " # 1 (config ***) of pipeline caused error: no",
-        "Command # 12 (SET k (v\n) of pipeline w) of pipeline caused error: no": ""
-        "Command # 12 (SET ***) of pipeline caused error: no",
+        "Command # 12 (AUTH k (v\n) of pipeline w) of pipeline caused error: no": ""
+        "Command # 12 (AUTH ***) of pipeline caused error: no",
+        "Command # 1 (ATUH x) of pipeline caused error: unknown command 'ATUH'": ""
+        "Command # 1 (ATUH ***) of pipeline caused error: unknown command 'ATUH'",
+        "Command # 1 (A B x) of pipeline caused error: unknown subcommand 'B'": ""
+        "Command # 1 (A ***) of pipeline caused error: unknown subcommand 'B'",
+        "Command # 2 (SET k (v)) of pipeline caused error: no": "",
         "Command # 1 ( AUTH x) of pipeline caused error: no": "Command # 1 ( AUTH ***)"
         " of pipeline caused error: no",
         "Command # 1 (EXEC) of pipeline caused error: (a b)": "",

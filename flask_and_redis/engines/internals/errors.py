@@ -7,11 +7,15 @@ import types
 
 from redis import exceptions as redis_exceptions
 
-#: A command with arguments, as redis-py quotes it in the error of a pipeline. The
-#: groups are what is before and after the arguments, any of which may be secret.
-#: Versions: all. Without it: passwords are in messages and logs.
+#: A command that may have a secret, as redis-py quotes it in the error of a pipeline:
+#: one of these words is in the command or the error. A command that the server does not
+#: know may be a misspelled one of them, and the name may be an object. The groups are
+#: what is before and after the arguments. Versions: all. Without it: passwords are in
+#: messages and logs.
 QUOTED_COMMAND: re.Pattern[str] = re.compile(
-    r"(Command # \d+ \(\s*\S+)\s.*(\) of pipe)", re.DOTALL
+    r"(?=.*(?:ACL|AUTH|CONFIG|HELLO|MIGRATE|SENTINEL|<memory|unknown (?:sub)?command))"
+    r"(Command # \d+ \(\s*\S+)\s.*(\) of pipe)",
+    re.DOTALL | re.IGNORECASE,
 )
 
 #: A command that a cluster's client cannot send, as redis-py quotes it. In asyncio, the
