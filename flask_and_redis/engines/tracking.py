@@ -339,13 +339,8 @@ class _SyncTracked(_Tracked):
             raise
 
     def _check_interrupted(self, kind: tuple[str, ...] | None = None) -> None:
-        # Not one that redis-py only marks to be closed.
-        is_half_closed = self.is_broken and not self.is_open
-
         # redis-py closes nothing if it was interrupted before it read the reply.
-        if (self.unread or is_half_closed) and not (
-            self._is_opening or self.altered & UNCOUNTED
-        ):
+        if self.unread and not (self._is_opening or self.is_uncounted):
             self.disconnect()
 
         super()._check_interrupted(kind)
