@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import collections.abc as cabc
 import contextlib
 import functools
 import gc
@@ -14,6 +15,7 @@ import redis
 from ephemeral_port_reserve import reserve
 from flask import Flask
 
+from flask_and_redis import command_finished
 from flask_and_redis import RedisManager
 from flask_and_redis.engines.internals.clusters import Shard
 
@@ -633,3 +635,149 @@ def test_no_wait_for_the_end_of_a_connection_in_asyncio(
 
     with app.app_context():
         asyncio.run(use())
+
+
+# Pipelines whose replies are lost
+
+
+def find_other(cluster: Cluster) -> str:
+    """A key that is not on the node of the key ``n``."""
+    node = cluster.master_of("n")
+    keys = map(str, range(100))
+    return next(key for key in keys if cluster.master_of(key) is not node)
+
+
+@contextlib.contextmanager
+def losing(
+    cluster: Cluster, **config: t.Any
+) -> cabc.Iterator[tuple[Flask, Cutter, str]]:
+    """An app, what can lose replies to commands for the key ``n``, and a key of another
+    node.
+    """
+    node = cluster.master_of("n")
+
+    with Cutter(node.port) as cutter:
+
+        def remap(address: tuple[str, int]) -> tuple[str, int]:
+            host, port = address
+            return host, cutter.server_address[1] if port == node.port else port
+
+        url = f"redis+cluster://{cluster.address}"
+        app = make_app(URL=url, ADDRESS_REMAP=remap, **config)
+        yield app, cutter, find_other(cluster)
+
+
+def read(cluster: Cluster, key: str) -> int:
+    with cluster.master_of(key).admin() as admin:
+        return int(admin.get(key) or 0)
+
+
+def redirect(client: t.Any, other: str) -> None:
+    """Let a client send commands for the key ``n`` to the node of another key."""
+    slots = client.nodes_manager.slots_cache
+    slots[client.keyslot("n")] = slots[client.keyslot(other)]
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+@pytest.mark.parametrize("raises", [True, False])
+def test_lost_reply_of_a_pipeline(
+    cluster: Cluster, is_async: bool, raises: bool
+) -> None:
+    """With RETRY=0, no command of a cluster's pipeline is sent again after its reply
+    was lost. Its error is raised, or is its result.
+    """
+    with losing(cluster, RETRY=0) as (app, cutter, other):
+        client: t.Any = app.extensions["redis"]["REDIS"]
+        cutter.lose(b"INCR")
+
+        async def use() -> list[t.Any]:
+            async with app.extensions["manager"].get_async() as client:
+                pipe = client.pipeline().incr("n").incr(other).incr("n")
+                return t.cast(list[t.Any], await pipe.execute(raises))
+
+        def run() -> list[t.Any]:
+            if is_async:
+                return asyncio.run(use())
+
+            pipe = client.pipeline().incr("n").incr(other).incr("n")
+            return t.cast(list[t.Any], pipe.execute(raises))
+
+        with app.app_context():
+            if raises:
+                with pytest.raises(redis.ConnectionError):
+                    run()
+            else:
+                first, second, third = run()
+                assert second == 1
+
+                for result in (first, third):
+                    assert isinstance(result, redis.ConnectionError)
+
+        assert (read(cluster, "n"), read(cluster, other)) == (2, 1)
+
+
+def test_lost_reply_of_a_pipeline_by_default(
+    cluster: Cluster, caplog: pytest.LogCaptureFixture
+) -> None:
+    """By default, a cluster's pipeline is sent again as a whole, as any other. This is
+    logged and counted.
+    """
+    with losing(cluster) as (app, cutter, other):
+        client: t.Any = app.extensions["redis"]["REDIS"]
+        tries = []
+
+        def receive(app: Flask, **values: t.Any) -> None:
+            tries.append(values["tries"])
+
+        cutter.lose(b"INCR")
+
+        with command_finished.connected_to(receive, sender=app):
+            assert client.pipeline().incr("n").incr(other).execute() == [2, 2]
+
+        assert tries == [2]
+        assert "fails, and commands are retried" in caplog.text
+
+
+def test_redirected_pipeline(cluster: Cluster) -> None:
+    """What a node redirects is sent to the right one, even with RETRY=0, and also if
+    the pipeline has failed before.
+    """
+    with losing(cluster, RETRY=0) as (app, cutter, other):
+        client: t.Any = app.extensions["redis"]["REDIS"]
+        pipe = client.pipeline()
+        cutter.lose(b"INCR")
+
+        with pytest.raises(redis.ConnectionError):
+            pipe.incr("n").execute()
+
+        redirect(client, other)
+        assert pipe.incr("n").incr(other).incr("n").execute() == [2, 1, 3]
+
+
+def test_redirected_pipeline_to_a_node_that_hangs(cluster: Cluster) -> None:
+    """If redirected commands reach a node that hangs, the others are not sent: each one
+    would wait for its SOCKET_TIMEOUT.
+    """
+    app = make_app(URL=f"redis+cluster://{cluster.address}", RETRY=0)
+    client: t.Any = app.extensions["redis"]["REDIS"]
+    # It is connected to the node.
+    client.set("n", 0)
+    redirect(client, find_other(cluster))
+    pipe = client.pipeline()
+
+    for _ in range(20):
+        pipe.incr("n")
+
+    node = cluster.master_of("n")
+    node.pause()
+    started = time.monotonic()
+
+    try:
+        with pytest.raises(redis.TimeoutError):
+            pipe.execute()
+    finally:
+        node.resume()
+
+    # Each SOCKET_TIMEOUT is a second.
+    assert time.monotonic() - started < 15
+    wait_until(lambda: read(cluster, "n") == 1, "the first command was run")

@@ -1629,6 +1629,101 @@ def test_follow_nodes_that_are_gone(cluster: Cluster) -> None:
     client.close()
 
 
+@pytest.mark.parametrize("is_changed", [False, True])
+def test_resend_only_redirected(cluster: Cluster, is_changed: bool) -> None:
+    """Without it, a pipeline sends commands again whose replies were lost. What a node
+    has redirected is sent to the right one.
+    """
+    client: t.Any = redis.RedisCluster(host="127.0.0.1", port=cluster.nodes[0].port)
+    node = client.get_redis_connection(client.get_node_from_key("n"))
+    parse, lost = node.parse_response, redis.TimeoutError("lost")
+    failures = [lost]
+
+    def parse_response(*args: t.Any, **options: t.Any) -> t.Any:
+        reply = parse(*args, **options)
+
+        if failures:
+            raise failures.pop()
+
+        return reply
+
+    pipe = client.pipeline()
+
+    if is_changed:
+        clusters.resend_only_redirected(pipe)
+
+    node.parse_response = parse_response
+    results = pipe.incr("n").execute(raise_on_error=False)
+    assert results == ([lost] if is_changed else [2])
+    slots = client.nodes_manager.slots_cache
+    assert slots[client.keyslot("n")] != slots[client.keyslot("k")]
+    slots[client.keyslot("n")] = slots[client.keyslot("k")]
+    assert pipe.incr("n").execute() == [2 if is_changed else 3]
+    client.close()
+
+
+class Commands(list[t.Any]):
+    """The commands of a pipeline. They are read only once."""
+
+    def __iter__(self) -> t.Iterator[t.Any]:
+        commands = list[t.Any](super().__iter__())
+        self.clear()
+        return iter(commands)
+
+
+def test_resend_after_a_failure() -> None:
+    """Once a node has failed, nothing is sent. The failure keeps its causes, while the
+    caller handles another error.
+    """
+    cause, context, sent = ValueError(), KeyError(), list[t.Any]()
+    redirected = redis.exceptions.MovedError("0 h:1")
+    strategy: t.Any = types.SimpleNamespace()
+    pipe: t.Any = types.SimpleNamespace(_execution_strategy=strategy)
+
+    def send(*args: t.Any, **options: t.Any) -> None:
+        sent.append((args, options))
+
+        if len(sent) > 1:
+            raise redis.ConnectionError("lost")
+
+    pipe.parent_execute_command = send
+    clusters.resend_only_redirected(pipe)
+    send = pipe.parent_execute_command
+
+    def plan(*results: object) -> None:
+        found = (types.SimpleNamespace(result=result) for result in results)
+        strategy.command_queue = Commands(found)
+
+    plan(redirected, b"1", redis.ResponseError())
+    send("GET", "k", keys=["k"])
+    assert sent == [(("GET", "k"), {"keys": ["k"]})]
+
+    for _ in range(2):
+        with pytest.raises(redis.ConnectionError, match="lost"):
+            send("GET", "k")
+
+    assert len(sent) == 2
+
+    for failure in (redis.ConnectionError(), redis.TimeoutError()):
+        for each in (None, cause):
+            failure.__cause__, failure.__context__ = each, context
+            plan(redirected, failure, redis.ConnectionError())
+
+            for _ in range(2):
+                try:
+                    raise RuntimeError("handled")
+                except RuntimeError:
+                    with pytest.raises(type(failure)) as info:
+                        send("GET", "k")
+
+                assert info.value is failure
+                assert failure.__cause__ is (each or context)
+
+    assert len(sent) == 2
+    clusters.resend_only_redirected(other := object())
+    assert not hasattr(other, "parent_execute_command")
+
+
 def test_find_shard(cluster: Cluster) -> None:
     """The position of a key is known for most commands."""
     client: t.Any = redis.RedisCluster(host="127.0.0.1", port=cluster.nodes[0].port)

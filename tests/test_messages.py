@@ -317,7 +317,8 @@ def test_command_without_a_node(cluster: Cluster, transaction: bool | None) -> N
                 pipe.execute_command(*command).execute()
 
         assert SECRET not in everything(info.value)
-        assert "Command: ***" in str(info.value) or command[0] == "EVAL"
+        # Without a transaction, a pipeline sends HELLO, and the server refuses it.
+        assert "***" in str(info.value) or command[0] == "EVAL"
 
 
 @pytest.mark.parametrize("transaction", [None, False, True])

@@ -59,6 +59,7 @@ def interrupted(error: BaseException, seconds: float = 0.15) -> cabc.Iterator[No
     """Raise an error in a signal handler soon, while the block waits for a server. It
     must reach the caller unchanged.
     """
+    handled = sys.exc_info()[1]
 
     def handle(number: int, frame: object) -> None:
         raise error
@@ -72,7 +73,7 @@ def interrupted(error: BaseException, seconds: float = 0.15) -> cabc.Iterator[No
             yield
 
         assert info.value is error
-        assert error.__context__ is None
+        assert error.__context__ is handled
     finally:
         timer.cancel()
         timer.join()
@@ -224,6 +225,19 @@ def test_signal_handler_in_a_cluster(
 
     node.resume()
     wait_until(lambda: client.get("k") == b"1", "the command was run")
+    error.__traceback__ = None
+    node.pause()
+
+    # The caller may handle an error of the socket already.
+    try:
+        raise OSError
+    except OSError:
+        with interrupted(error):
+            client.pipeline().incr("k").execute()
+
+    node.resume()
+    wait_until(lambda: client.get("k") != b"1", "the pipeline was run")
+    assert client.get("k") == b"2"
 
 
 def test_signal_handler_with_sentinels(sentinels: Sentinels) -> None:

@@ -16,6 +16,7 @@ from ..engines.internals.clients import find_loss
 from ..engines.internals.clients import forget_watch
 from ..engines.internals.clients import PipelineErrors
 from ..engines.internals.clients import restore_scripts
+from ..engines.internals.clusters import resend_only_redirected
 from ..engines.internals.clusters import SlotErrors
 from ..engines.interruptions import raise_alone
 from ..engines.library import get_library
@@ -466,6 +467,7 @@ def add_deadline(
     # Its class is changed. Functions set on it would refer to it, so that a dropped
     # pipeline would keep its connection until the next garbage collection.
     change_class(pipeline, subclass(mixin, type(pipeline)))
+    resend_only_redirected(pipeline)
     pipeline._pipeline_client = client
     pipeline._command_deadline = deadline
     pipeline._recorded_commands = []

@@ -280,6 +280,59 @@ def follow_nodes(client: t.Any) -> None:
     change_class(manager, _follows_nodes(type(manager)))
 
 
+_FAILURES = (redis_exceptions.ConnectionError, redis_exceptions.TimeoutError)
+
+
+class _Resend:
+    """Sends the commands of a cluster's pipeline again that no node has run.
+
+    :param pipeline: The pipeline.
+    :param send: Sends one command.
+    """
+
+    def __init__(self, pipeline: t.Any, send: cabc.Callable[..., t.Any]) -> None:
+        self._pipeline = pipeline
+        self._send = send
+        self._commands: t.Any = None
+        self._failure: Exception | None = None
+
+    def __call__(self, *args: t.Any, **options: t.Any) -> t.Any:
+        commands = self._pipeline._execution_strategy.command_queue
+
+        # Each execution has a new list. It may be long: it is read only once.
+        if commands is not self._commands:
+            self._commands = commands
+            results = (command.result for command in commands)
+            failures = (each for each in results if isinstance(each, _FAILURES))
+            self._failure = next(failures, None)
+
+        if (failure := self._failure) is not None:
+            # redis-py replaces its context when it raises it again.
+            raise failure from failure.__cause__ or failure.__context__
+
+        try:
+            return self._send(*args, **options)
+        except _FAILURES as error:
+            self._failure = error
+            raise
+
+
+def resend_only_redirected(pipeline: t.Any) -> None:
+    """Let a synchronous pipeline of a cluster send only those commands again that a
+    node has redirected, and none after a node has failed.
+
+    Why: unless the pipeline is a transaction, redis-py sends its commands again one by
+    one after their replies were lost or late, whatever the number of retries is.
+    Versions: all; an asynchronous pipeline does not do so. Without it: commands run
+    twice although ``RETRY`` is 0, nothing is logged, and each command waits for a node
+    that hangs.
+
+    :param pipeline: The pipeline. If it is of another kind, nothing is done.
+    """
+    if (send := getattr(pipeline, "parent_execute_command", None)) is not None:
+        pipeline.parent_execute_command = _Resend(pipeline, send)
+
+
 class Shard(str):
     """A shard of a cluster, as the name of its master. A failover ends it: another
     master with another name serves its slots.
