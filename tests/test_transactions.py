@@ -14,6 +14,8 @@ import typing as t
 import pytest
 import redis
 import valkey
+import valkey.backoff
+import valkey.retry
 from flask import Flask
 from redis.backoff import NoBackoff
 from redis.retry import Retry
@@ -365,11 +367,148 @@ def test_async_queued_commands_after_unwatch(server: Server) -> None:
     run_async(use, URL=server.url)
 
 
-def test_redis_py_retries(cutter: Cutter, make: t.Any) -> None:
-    """With a Retry object of redis-py, its rules apply."""
-    client = make(URL=cutter.url, RETRY=Retry(NoBackoff(), 0))
+# Without a deadline
+
+
+def make_retry(library: str | None, retries: int) -> t.Any:
+    """A Retry object of a client library."""
+    if library is None:
+        return Retry(NoBackoff(), retries)
+
+    return valkey.retry.Retry(valkey.backoff.NoBackoff(), retries)
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+@pytest.mark.parametrize("retries", [0, 2])
+def test_lost_exec_without_a_deadline(
+    cutter: Cutter, make: t.Any, library: str | None, retries: int
+) -> None:
+    """With a Retry object, no reply that is lost looks like a change of a watched key
+    either. So transaction() does not start again.
+    """
+    client = make(URL=cutter.url, CLASS=library, RETRY=make_retry(library, retries))
     cutter.lose(b"EXEC")
-    assert client.transaction(add, "k") == [2]
+
+    with pytest.raises(LOST) as info:
+        client.transaction(add, "k")
+
+    assert not isinstance(info.value.__context__, CHANGED)
+    assert client.get("n") == b"1"
+    cutter.lose(b"EXEC")
+
+    with pytest.raises(LOST):
+        add_by_hand(client)
+
+    assert client.get("n") == b"2"
+
+    with client.pipeline() as pipe:
+        pipe.watch("k")
+        cutter.lose(b"INCR")
+
+        with pytest.raises(LOST):
+            pipe.incr("n")
+
+        assert pipe.get("n").execute() == [b"3"]
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+@pytest.mark.parametrize("retries", [0, 2])
+def test_async_lost_exec_without_a_deadline(
+    cutter: Cutter, library: str | None, retries: int
+) -> None:
+    """The same in asyncio."""
+
+    async def use(client: t.Any) -> None:
+        cutter.lose(b"EXEC")
+
+        with pytest.raises(LOST) as info:
+            await client.transaction(add, "k")
+
+        assert not isinstance(info.value.__context__, CHANGED)
+        assert await client.get("n") == b"1"
+        cutter.lose(b"EXEC")
+
+        with pytest.raises(LOST):
+            await add_by_hand_async(client)
+
+        assert await client.get("n") == b"2"
+
+        async with client.pipeline() as pipe:
+            await pipe.watch("k")
+            cutter.lose(b"INCR")
+
+            with pytest.raises(LOST):
+                await pipe.incr("n")
+
+            assert await pipe.get("n").execute() == [b"3"]
+
+    retry = make_retry(library, retries)
+    run_async(use, URL=cutter.url, CLASS=library, RETRY=retry)
+
+
+@pytest.mark.parametrize("name", ["json", "ft", "ts"])
+def test_lost_exec_of_modules(cutter: Cutter, make: t.Any, name: str) -> None:
+    """The pipelines of json(), ft() and ts() tell the same."""
+    client = make(URL=cutter.url)
+    cutter.lose(b"EXEC")
+
+    with pytest.raises(redis.ConnectionError):
+        add_by_hand(getattr(client, name)())
+
+    assert client.get("n") == b"1"
+
+
+def test_changed_key_without_a_deadline(server: Server, make: t.Any) -> None:
+    """With a Retry object, a key that has changed is still told, and so is a connection
+    that was closed before. transaction() starts again then.
+    """
+    client = make(URL=server.url, RETRY=Retry(NoBackoff(), 0))
+    steps = []
+
+    def use(pipe: t.Any) -> None:
+        steps.append(pipe)
+
+        if len(steps) == 1:
+            client.incr("k")
+
+        add(pipe)
+
+        if len(steps) == 2:
+            client.connection_pool.disconnect()
+
+    try:
+        raise redis.ConnectionError("handled")
+    except redis.ConnectionError:
+        assert client.transaction(use, "k") == [1]
+
+    assert len(steps) == 3
+
+
+def test_async_changed_key_without_a_deadline(server: Server) -> None:
+    """The same in asyncio."""
+
+    async def use(client: t.Any) -> None:
+        steps = []
+
+        async def step(pipe: t.Any) -> None:
+            steps.append(pipe)
+
+            if len(steps) == 1:
+                await client.incr("k")
+
+            add(pipe)
+
+            if len(steps) == 2:
+                await client.connection_pool.disconnect()
+
+        try:
+            raise redis.ConnectionError("handled")
+        except redis.ConnectionError:
+            assert await client.transaction(step, "k") == [1]
+
+        assert len(steps) == 3
+
+    run_async(use, URL=server.url, RETRY=Retry(NoBackoff(), 0))
 
 
 # Watched keys that have changed

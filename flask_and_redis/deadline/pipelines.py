@@ -32,7 +32,25 @@ from .deadline import Deadline
 from .report import Observation
 
 
-class _Records(PipelineErrors):
+class _FindsFailures(PipelineErrors):
+    """Mixed into the class of pipelines, to find out why they have failed."""
+
+    def _find_failure(
+        self, error: Exception, handled: BaseException | None
+    ) -> Exception | None:
+        """Why a step has failed, or None if a watched key has changed."""
+        if isinstance(error, self._watch_error):
+            return find_loss(error, handled)
+
+        return error
+
+    @property
+    def _watch_error(self) -> type[Exception]:
+        errors = get_library(library_name(type(self))).errors
+        return t.cast(type[Exception], errors.WatchError)
+
+
+class _Records(_FindsFailures):
     """Mixed into the class of a client's pipelines. Records their commands, because a
     pipeline forgets them when its execution fails. It would then return nothing, and no
     error.
@@ -185,20 +203,6 @@ class _Records(PipelineErrors):
                 Attempts(deadline, client, started, handled, commands).give_up(failure)
 
             raise_alone(failure)
-
-    def _find_failure(
-        self, error: Exception, handled: BaseException | None
-    ) -> Exception | None:
-        """Why a step has failed, or None if a watched key has changed."""
-        if isinstance(error, self._watch_error):
-            return find_loss(error, handled)
-
-        return error
-
-    @property
-    def _watch_error(self) -> type[Exception]:
-        errors = get_library(library_name(type(self))).errors
-        return t.cast(type[Exception], errors.WatchError)
 
     def _restart(self, attempts: Attempts, failure: Exception) -> None:
         """Let transaction() start again if a retry may succeed. It does so after a
@@ -401,8 +405,10 @@ class StaysOpenPipeline(SlotErrors):
         t.cast(t.Any, self).reset()
 
 
-class _WithoutDeadline(PipelineErrors):
-    """Mixed into the class of pipelines that are not retried, to hide secrets."""
+class _WithoutDeadline(_FindsFailures):
+    """Mixed into the class of pipelines that are not retried, to hide secrets, and to
+    tell a lost reply from a change of a watched key.
+    """
 
     _pipeline_client: t.Any
 
@@ -412,27 +418,47 @@ class _WithoutDeadline(PipelineErrors):
         """Nothing depends on whether other commands were executed."""
 
     @contextlib.contextmanager
-    def _hiding(self) -> cabc.Iterator[None]:
+    def _step(self) -> cabc.Iterator[None]:
+        handled = sys.exc_info()[1]
+
         try:
             yield
         except Exception as error:
             self._pipeline_client.hide_secrets(error)
-            raise
+            failure = self._find_failure(error, handled)
+
+            # If nothing has run, the caller can start again.
+            if failure is None or is_unsent(failure):
+                raise
+
+            raise_alone(failure)
 
 
 class PipelineWithoutDeadline(_WithoutDeadline):
     """Mixed into the class of a synchronous client's pipelines without a deadline."""
 
+    def execute_command(self, *args: t.Any, **options: t.Any) -> t.Any:
+        with self._step():
+            return super().execute_command(*args, **options)  # type: ignore[misc]
+
     def execute(self, *args: t.Any, **kwargs: t.Any) -> t.Any:
-        with self._hiding():
+        with self._step():
             return _clean(super().execute(*args, **kwargs))  # type: ignore[misc]
 
 
 class AsyncPipelineWithoutDeadline(_WithoutDeadline):
     """The same for an asynchronous client."""
 
+    def execute_command(self, *args: t.Any, **options: t.Any) -> t.Any:
+        result = super().execute_command(*args, **options)  # type: ignore[misc]
+        return self._await_step(result) if inspect.iscoroutine(result) else result
+
+    async def _await_step(self, step: cabc.Awaitable[t.Any]) -> t.Any:
+        with self._step():
+            return await step
+
     async def execute(self, *args: t.Any, **kwargs: t.Any) -> t.Any:
-        with self._hiding():
+        with self._step():
             return _clean(await super().execute(*args, **kwargs))  # type: ignore[misc]
 
 
