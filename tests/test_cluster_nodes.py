@@ -14,6 +14,8 @@ import pytest
 import redis
 from ephemeral_port_reserve import reserve
 from flask import Flask
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from flask_and_redis import command_finished
 from flask_and_redis import RedisManager
@@ -736,6 +738,35 @@ def test_lost_reply_of_a_pipeline_by_default(
 
         assert tries == [2]
         assert "fails, and commands are retried" in caplog.text
+
+
+# redis-py's json() and ts() use it themselves.
+@pytest.mark.filterwarnings("ignore:.*cluster_error_retry_attempts")
+@pytest.mark.parametrize("retry", [None, 0])
+@pytest.mark.parametrize("name", ["json", "ts"])
+def test_lost_reply_of_modules(cluster: Cluster, name: str, retry: int | None) -> None:
+    """The pipelines of json() and ts() are not sent again either. They are not retried,
+    whatever RETRY is.
+    """
+    with losing(cluster, RETRY=retry) as (app, cutter, _):
+        client: t.Any = app.extensions["redis"]["REDIS"]
+        cutter.lose(b"INCR")
+
+        with pytest.raises(redis.ConnectionError):
+            getattr(client, name)().pipeline().incr("n").execute()
+
+        assert read(cluster, "n") == 1
+
+
+@pytest.mark.filterwarnings("ignore:.*cluster_error_retry_attempts")
+@pytest.mark.parametrize("name", ["json", "ts", None])
+def test_lost_reply_with_a_retry_object(cluster: Cluster, name: str | None) -> None:
+    """With redis-py's own Retry, its rules apply: it sends the commands again."""
+    with losing(cluster, RETRY=Retry(NoBackoff(), 0)) as (app, cutter, _):
+        client: t.Any = app.extensions["redis"]["REDIS"]
+        creator = client if name is None else getattr(client, name)()
+        cutter.lose(b"INCR")
+        assert creator.pipeline().incr("n").execute() == [2]
 
 
 def test_redirected_pipeline(cluster: Cluster) -> None:

@@ -14,6 +14,7 @@ import redis.asyncio
 from ..engines.internals.clients import change_class
 from ..engines.internals.clients import LendsConnections
 from ..engines.internals.clients import ModulePipelines
+from ..engines.internals.clusters import resend_only_redirected
 from ..engines.internals.clusters import SlotErrors
 from ..engines.library import library_name
 from ..engines.operations import FakeServers
@@ -151,6 +152,10 @@ class _HasPipelines(_HasDeadline):
 
     def note_pipeline(self, pipeline: t.Any) -> None:
         hide_errors(pipeline, self, self._plain_pipeline_mixin)
+
+        # With redis-py's own Retry, its rules apply.
+        if self._command_deadline is not None:
+            resend_only_redirected(pipeline)
 
 
 class WithTransactions(ModulePipelines, _HasDeadline):
