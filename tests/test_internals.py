@@ -1662,6 +1662,20 @@ def test_resend_only_redirected(cluster: Cluster, is_changed: bool) -> None:
     client.close()
 
 
+def test_closes_a_mock_at_once() -> None:
+    """A mock in place of a connection needs no socket."""
+
+    class Mock:
+        closed: bool | None = None
+
+        async def disconnect(self, nowait: bool = False) -> None:
+            self.closed = nowait
+
+    mocked: t.Any = subclass(connections.ClosesAtOnce, Mock)()
+    asyncio.run(mocked.disconnect())
+    assert mocked.closed
+
+
 class Commands(list[t.Any]):
     """The commands of a pipeline. They are read only once."""
 

@@ -270,12 +270,11 @@ class ClosesAtOnce:
         @property
         def is_uncounted(self) -> bool: ...
 
-    _writer: object
-
     async def disconnect(
         self, nowait: object = None, *args: t.Any, **kwargs: t.Any
     ) -> None:
-        writer = self._writer
+        # A mock may have none.
+        writer = getattr(self, "_writer", None)
         await super().disconnect(True, *args, **kwargs)  # type: ignore[misc]
 
         # fakeredis has a class of its own. What gets no reply may still be on its way:
