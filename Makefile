@@ -3,7 +3,7 @@ PYTHON ?= python3
 PORT ?= 8300
 VENV := .venv
 BIN := $(VENV)/bin
-# Python compiles what is imported.
+# pip would compile all packages one by one. Python compiles what is imported.
 INSTALL := $(BIN)/python -m pip install --quiet --no-compile --constraint .ci/constraints.txt
 
 # Where it is set, as in some images, each process of the tests compiles all code again.
@@ -79,7 +79,8 @@ $(VENV)/.run: $(VENV)/.venv pyproject.toml .ci/constraints.txt
 
 $(VENV)/.test: $(VENV)/.run
 	$(INSTALL) --group tests
-	# Otherwise each process of the tests compiles everything.
+	# Otherwise each process of the tests compiles the packages, and the tests.
+	$(BIN)/python -m compileall -q -j 0 $(VENV)/lib
 	$(BIN)/python -m pytest --quiet --collect-only >/dev/null
 	touch $@
 

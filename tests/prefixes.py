@@ -22,7 +22,7 @@ class Prefix:
     """A prefix under test, whose pool has one connection."""
 
     def __init__(self, **config: t.Any) -> None:
-        self.app = Flask("interrupted")
+        self.app = Flask("interrupted", static_folder=None)
         defaults = {"MAX_CONNECTIONS": 1, "RETRY_DEADLINE": 1}
         self.app.config.update(
             {f"REDIS_{name}": value for name, value in (defaults | config).items()}

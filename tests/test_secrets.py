@@ -126,7 +126,7 @@ def local_variables(error: BaseException) -> t.Iterator[str]:
 
 def register(config: dict[str, t.Any]) -> str:
     """Use settings in an app. Return all logs, warnings, errors and reprs as text."""
-    app = Flask("secrets")
+    app = Flask("secrets", static_folder=None)
     app.config.update(config)
     manager = RedisManager()
     manager.get("X2")
@@ -215,7 +215,7 @@ def test_list_of_any_settings(
     """The list of all settings of a prefix shows no credentials, wherever they are
     set.
     """
-    app = Flask("secrets")
+    app = Flask("secrets", static_folder=None)
     config = {f"X_{name}": value for name, value in (address | others).items()}
     app.config.update(config)
 
@@ -258,7 +258,7 @@ def test_repr_of_the_client(config: dict[str, str]) -> None:
     """The repr of a client, pool or connection contains no secret, although older
     versions of redis-py show passwords. The connection still has the real password.
     """
-    app = Flask("secrets")
+    app = Flask("secrets", static_folder=None)
     app.config.update(config)
     RedisManager(app)
     client = app.extensions["redis"]["REDIS"]
@@ -275,7 +275,7 @@ def test_repr_of_the_client(config: dict[str, str]) -> None:
 
 def test_repr_of_sentinels() -> None:
     """Nor do the clients that ask sentinels, and their pools, show a password."""
-    app = Flask("secrets")
+    app = Flask("secrets", static_folder=None)
     app.config.update(REDIS_URL="redis+sentinel://h/m", REDIS_SENTINEL_PASSWORD=SECRET)
     manager = RedisManager(app)
 
@@ -379,7 +379,7 @@ BOUNDS = {"RETRY_DEADLINE": 0.1, "SOCKET_TIMEOUT": 0.1, "SOCKET_CONNECT_TIMEOUT"
 
 def drive(config: dict[str, t.Any], *, fill: bool = False) -> str:
     """Use a failing prefix in every way. Return all logs, errors, output and reprs."""
-    app = Flask("secrets")
+    app = Flask("secrets", static_folder=None)
     app.config.update(
         {f"REDIS_{name}": value for name, value in (config | BOUNDS).items()}
     )
@@ -538,7 +538,7 @@ def test_local_variables(
     """Error trackers record the local variables of each frame of a traceback. None in
     this package holds a setting or an option.
     """
-    app = Flask("secrets")
+    app = Flask("secrets", static_folder=None)
     app.config.update({f"REDIS_{name}": value for name, value in config.items()})
 
     with pytest.raises(ConfigError) as info:
