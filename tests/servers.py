@@ -43,6 +43,9 @@ KINDS = {
 #: How far a node's cluster bus port is from its port. Redis 6.2 cannot change this.
 BUS = 10_000
 
+# How many processes that test in parallel share no ports.
+_WORKERS = 20
+
 # Newer versions of redis-py read their own metadata for each client, which takes longer
 # than most commands.
 _OPTIONS: dict[str, t.Any] = (
@@ -128,11 +131,17 @@ def free_ports(count: int) -> list[int]:
     """Ports that are free, and whose cluster bus ports are free too.
 
     They are below 32768, where systems start to choose ports for outgoing connections.
-    So no other program takes the port of a stopped server.
+    So no other program takes the port of a stopped server. Each process that tests in
+    parallel has its own ones.
     """
+    worker = os.environ.get("PYTEST_XDIST_WORKER", "").removeprefix("gw")
+    choices = range(10_000, 10_000 + BUS)
     ports: list[int] = []
 
-    for port in random.sample(range(10_000, 10_000 + BUS), BUS):
+    if worker:
+        choices = choices[int(worker) % _WORKERS :: _WORKERS]
+
+    for port in random.sample(choices, len(choices)):
         with contextlib.ExitStack() as stack, contextlib.suppress(OSError):
             for number in (port, port + BUS):
                 listener = stack.enter_context(socket.socket())
