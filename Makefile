@@ -80,8 +80,8 @@ $(VENV)/.run: $(VENV)/.venv pyproject.toml .ci/constraints.txt
 $(VENV)/.test: $(VENV)/.run
 	$(INSTALL) --group tests
 	# Otherwise each process of the tests compiles the packages, and the tests.
-	$(BIN)/python -m compileall -q -j 0 $(VENV)/lib
-	$(BIN)/python -m pytest --quiet --collect-only >/dev/null
+	$(BIN)/python -m compileall -q $(VENV)/lib & \
+	$(BIN)/python -m pytest --quiet --collect-only >/dev/null && wait
 	touch $@
 
 $(VENV)/.check: $(VENV)/.venv pyproject.toml .ci/constraints.txt
