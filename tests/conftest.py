@@ -206,7 +206,11 @@ class Starter:
         command = command_of(kind, tls=options.get("certificates") is not None)
         directory = self._factory.mktemp(kind)
         started = server_class(command, directory, *arguments, **options)
-        self._stack.enter_context(started)
+
+        # Nothing of the package runs meanwhile.
+        with untraced():
+            self._stack.enter_context(started)
+
         return started
 
 
