@@ -1666,10 +1666,10 @@ def test_closes_a_mock_at_once() -> None:
     """A mock in place of a connection needs no socket."""
 
     class Mock:
-        closed: bool | None = None
+        closed = False
 
-        async def disconnect(self, nowait: bool = False) -> None:
-            self.closed = nowait
+        async def disconnect(self) -> None:
+            self.closed = True
 
     mocked: t.Any = subclass(connections.ClosesAtOnce, Mock)()
     asyncio.run(mocked.disconnect())

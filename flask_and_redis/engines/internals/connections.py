@@ -273,8 +273,11 @@ class ClosesAtOnce:
     async def disconnect(
         self, nowait: object = None, *args: t.Any, **kwargs: t.Any
     ) -> None:
-        # A mock may have none.
-        writer = getattr(self, "_writer", None)
+        # It is closed already, or a mock.
+        if (writer := getattr(self, "_writer", None)) is None:
+            await super().disconnect(*args, **kwargs)  # type: ignore[misc]
+            return
+
         await super().disconnect(True, *args, **kwargs)  # type: ignore[misc]
 
         # fakeredis has a class of its own. What gets no reply may still be on its way:
