@@ -48,7 +48,7 @@ _WORKERS = 20
 
 # Newer versions of redis-py read their own metadata for each client, which takes longer
 # than most commands.
-_OPTIONS: dict[str, t.Any] = (
+_NO_DRIVER_INFO: dict[str, t.Any] = (
     {"driver_info": None}
     if "driver_info" in inspect.signature(redis.Redis).parameters
     else {}
@@ -274,7 +274,7 @@ class Server(Startable):
             "password": self.password,
             "retry": Retry(NoBackoff(), 0),
             "socket_timeout": 5,
-            **_OPTIONS,
+            **_NO_DRIVER_INFO,
         }
 
         if self.certificates is not None:

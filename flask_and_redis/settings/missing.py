@@ -22,9 +22,8 @@ _HOSTS = frozenset(("host", "unix_socket_path", "connection_pool", "startup_node
 _OF_REMOTE = ("password", "password_file", "username", "credential_provider", "ssl")
 
 # What other applications call the address, as in REDIS_ADDR or REDISHOST.
-_ADDRESSES = (
-    *("ADDR", "ADDRESS", "CONNECTION_STRING", "DSN", "ENDPOINT", "HOST", "SERVER"),
-    "URL",
+_ADDRESSES = frozenset(
+    "ADDR ADDRESS CONNECTION_STRING DSN ENDPOINT HOST SERVER URL".split()
 )
 
 # The default prefix of most managers. Not all of these applications use it.
