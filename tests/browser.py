@@ -6,12 +6,16 @@ import collections.abc as cabc
 import contextlib
 import shutil
 import threading
+import typing as t
 
 from flask import Flask
-from playwright.sync_api import Browser
-from playwright.sync_api import Page
-from playwright.sync_api import sync_playwright
 from werkzeug.serving import make_server
+
+# It takes longer to import than Flask. Most processes of the tests need no browser.
+if t.TYPE_CHECKING:
+    from playwright.sync_api import Browser
+    from playwright.sync_api import Locator
+    from playwright.sync_api import Page
 
 ARGUMENTS = [
     "--disable-background-networking",
@@ -34,6 +38,8 @@ def find_chromium() -> str | None:
 @contextlib.contextmanager
 def open_browser(path: str) -> cabc.Iterator[Browser]:
     """A browser without any pages. Each browser context has its own cookies."""
+    from playwright.sync_api import sync_playwright
+
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=path, args=ARGUMENTS)
 
@@ -41,6 +47,13 @@ def open_browser(path: str) -> cabc.Iterator[Browser]:
             yield browser
         finally:
             browser.close()
+
+
+def expect(locator: Locator) -> t.Any:
+    """Playwright's assertions, which wait until they hold."""
+    from playwright.sync_api import expect
+
+    return expect(locator)
 
 
 @contextlib.contextmanager

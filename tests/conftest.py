@@ -8,7 +8,6 @@ import os
 import shutil
 import socket
 import sys
-import threading
 import typing as t
 from importlib.machinery import ModuleSpec
 from importlib.util import module_from_spec
@@ -16,7 +15,6 @@ from pathlib import Path
 
 import pytest
 from flask import Flask
-from playwright.sync_api import Browser
 
 from .browser import find_chromium
 from .browser import open_browser
@@ -33,6 +31,12 @@ from .servers import KINDS
 from .servers import Sentinels
 from .servers import Server
 from .servers import Startable
+from .tracing import COVERAGE
+from .tracing import traced
+from .tracing import untraced
+
+if t.TYPE_CHECKING:
+    from playwright.sync_api import Browser
 
 S = t.TypeVar("S", bound=Startable)
 
@@ -56,22 +60,6 @@ def pytest_sessionstart(session: pytest.Session) -> None:
 
     if (connected := getattr(database, "sock", None)) is not None:
         connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-
-
-@contextlib.contextmanager
-def untraced() -> cabc.Iterator[None]:
-    """Stop coverage. pytest-cov's mark has no effect in pytest-xdist's processes: two
-    measurements run there, and when the one stops, the other one goes on.
-    """
-    trace, trace_of_threads = sys.gettrace(), threading.gettrace()
-    sys.settrace(None)
-    threading.settrace(t.cast(t.Any, None))
-
-    try:
-        yield
-    finally:
-        threading.settrace(t.cast(t.Any, trace_of_threads))
-        sys.settrace(trace)
 
 
 @pytest.hookimpl(wrapper=True)
@@ -114,12 +102,14 @@ def may_take_long(item: pytest.Item) -> bool:
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_call(item: pytest.Item) -> cabc.Generator[None, object, object]:
-    """Stop coverage while a test runs that is marked ``untraced``."""
-    if item.get_closest_marker("untraced") is None:
+def pytest_pyfunc_call(
+    pyfuncitem: pytest.Function,
+) -> cabc.Generator[None, object, object]:
+    """Trace what the test calls, unless it is marked ``untraced``."""
+    if pyfuncitem.get_closest_marker("untraced") is not None:
         return (yield)
 
-    with untraced():
+    with traced(pyfuncitem.session.stash[COVERAGE]):
         return (yield)
 
 
@@ -134,8 +124,12 @@ def count_missing(config: pytest.Config) -> collections.Counter[str]:
 # The innermost wrapper: pytest-cov compares the coverage after it.
 @pytest.hookimpl(wrapper=True, trylast=True)
 def pytest_runtestloop(session: pytest.Session) -> cabc.Generator[None, object, object]:
-    """Accept less coverage on a machine where something is missing."""
-    result = yield
+    """Trace nothing between the tests. Accept less coverage on a machine where
+    something is missing.
+    """
+    with untraced() as session.stash[COVERAGE]:
+        result = yield
+
     plugin: t.Any = session.config.pluginmanager.get_plugin("_cov")
 
     if plugin is not None and count_missing(session.config):

@@ -14,15 +14,13 @@ from pathlib import Path
 import pytest
 from ephemeral_port_reserve import reserve
 from flask import Flask
-from playwright.sync_api import Browser
-from playwright.sync_api import expect
-from playwright.sync_api import Page
 
 from examples.comments import create_app
 from examples.comments import PREFIXES
 from examples.comments import store
 
 from .browser import comment
+from .browser import expect
 from .browser import log_in
 from .browser import serve
 from .browser import start_thread
@@ -30,6 +28,10 @@ from .conftest import Starter
 from .servers import Server
 from .servers import wait_until
 from .test_comments import answers
+
+if t.TYPE_CHECKING:
+    from playwright.sync_api import Browser
+    from playwright.sync_api import Page
 
 # Each wait for the browser has its own limit.
 pytestmark = [pytest.mark.untraced, pytest.mark.once, pytest.mark.timeout(240)]

@@ -22,14 +22,13 @@ from flask import stream_with_context
 from flask.sessions import SecureCookieSession
 from flask.sessions import SecureCookieSessionInterface
 from flask_debugtoolbar import DebugToolbarExtension
-from playwright.sync_api import Browser
-from playwright.sync_api import expect
 from werkzeug.test import TestResponse
 
 from flask_and_redis import command_finished
 from flask_and_redis import RedisManager
 from flask_and_redis.contrib import debug_toolbar
 
+from .browser import expect
 from .browser import serve
 from .cutter import Cutter
 from .servers import Server
@@ -37,6 +36,9 @@ from .test_health import make_manager
 from .toolbar_app import BOOKS
 from .toolbar_app import create_app
 from .toolbar_app import PANELS
+
+if t.TYPE_CHECKING:
+    from playwright.sync_api import Browser
 
 PAGE = "<!doctype html><title>Page</title><body>Page</body>"
 
