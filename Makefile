@@ -77,8 +77,10 @@ $(VENV)/.run: $(VENV)/.venv pyproject.toml .ci/constraints.txt
 	$(INSTALL) --editable '.[fakeredis]' --group examples
 	touch $@
 
-$(VENV)/.test: $(VENV)/.run
-	$(INSTALL) --group tests
+# What .run installs, too: one installation is a second faster than two.
+$(VENV)/.test: $(VENV)/.venv pyproject.toml .ci/constraints.txt
+	$(INSTALL) --editable '.[fakeredis]' --group tests
+	touch $(VENV)/.run
 	# Otherwise each process of the tests compiles the packages, and the tests.
 	$(BIN)/python -m compileall -q $(VENV)/lib & \
 	$(BIN)/python -m pytest --quiet --collect-only >/dev/null && wait
