@@ -28,17 +28,11 @@ from flask_and_redis import command_finished
 from flask_and_redis import RedisManager
 from flask_and_redis.contrib import debug_toolbar
 
-from .browser import expect
-from .browser import serve
 from .cutter import Cutter
 from .servers import Server
 from .test_health import make_manager
-from .toolbar_app import BOOKS
 from .toolbar_app import create_app
 from .toolbar_app import PANELS
-
-if t.TYPE_CHECKING:
-    from playwright.sync_api import Browser
 
 PAGE = "<!doctype html><title>Page</title><body>Page</body>"
 
@@ -436,46 +430,3 @@ def test_without_panel(app: Flask, server: Server, changes: dict[str, t.Any]) ->
     other = create_app(server.url)
     assert debug_toolbar._record in list(command_finished.receivers_for(other))
     assert debug_toolbar._record not in list(command_finished.receivers_for(app))
-
-
-@pytest.mark.once
-def test_browser(browser: Browser, server: Server) -> None:
-    """The panel opens, its repeated commands stand out, and its columns are sorted."""
-    faults: list[str] = []
-
-    with serve(create_app(server.url)) as url:
-        context = browser.new_context(base_url=url)
-        context.set_default_timeout(20_000)
-        page = context.new_page()
-        page.on("pageerror", lambda error: faults.append(str(error)))
-        page.goto("/")
-        link = page.locator("#flDebugRedisPanel a")
-        expect(link).to_contain_text(re.compile(r"Redis\s+9 commands in [\d.]+ ms"))
-        panel = page.locator("#flDebugRedisPanel-content")
-        expect(panel).to_be_hidden()
-        link.click()
-        expect(panel.get_by_role("heading")).to_have_text(
-            ["Redis commands", "CACHE", "REDIS"]
-        )
-        expect(panel.locator("p").nth(1)).to_contain_text("Repeated: HGET 5 times")
-
-        table = panel.locator("table").nth(1)
-        names = table.locator("tbody td:nth-child(4)")
-        pipeline = "Pipeline of 2: INCRBY, GET"
-        expect(names).to_have_text(["LRANGE", *["HGET"] * len(BOOKS), pipeline])
-        colors = table.locator("tbody tr").evaluate_all(
-            "rows => rows.map(row => getComputedStyle(row).backgroundColor)"
-        )
-        highlighted = [color == "rgb(255, 255, 204)" for color in colors]
-        assert highlighted == [False, *[True] * len(BOOKS), False]
-
-        table.locator("th").get_by_text("Command").click()
-        expect(names).to_have_text([*["HGET"] * len(BOOKS), "LRANGE", pipeline])
-        panel.get_by_text("Close").click()
-        expect(panel).to_be_hidden()
-        page.goto("/empty")
-        expect(page.locator("#flDebugRedisPanel")).to_contain_text("0 commands")
-        expect(link).to_have_count(0)
-        context.close()
-
-    assert faults == []
