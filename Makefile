@@ -29,7 +29,7 @@ free-port: $(VENV)/.run
 	{ echo "Port $(PORT) is in use or invalid. Choose another one: make $(firstword $(MAKECMDGOALS)) PORT=8080" >&2; exit 1; }
 
 test: $(VENV)/.test  ## Run the tests
-	$(BIN)/python -m pytest --numprocesses 10 --dist worksteal -rfEsR $(if $(CI),--reruns 1) --cov --cov-fail-under=100 $(ARGS)
+	$(BIN)/python -m pytest --numprocesses 11 --dist worksteal -rfEsR $(if $(CI),--reruns 1) --cov --cov-fail-under=100 $(ARGS)
 
 quick: $(VENV)/.test  ## Run the fast tests that need no server
 	$(BIN)/python -m pytest --quiet -m "not server and not slow and not long and not chaos" $(ARGS)

@@ -282,8 +282,9 @@ def each_server(_each_server: Server) -> Server:
 @pytest.fixture(scope="session")
 def _cluster(_start: Starter) -> Cluster:
     # The timeout is long, so that a slow machine does not cause a failover. With fewer
-    # ticks, the clusters of all processes need less of the processor.
-    return _start(Cluster, "--hz", "1", node_timeout=15_000)
+    # ticks, the clusters of all processes need less of the processor, but a blocking
+    # command may wait for one.
+    return _start(Cluster, "--hz", "2", node_timeout=15_000)
 
 
 @pytest.fixture

@@ -177,7 +177,7 @@ def wait_until(
             raise TimeoutError(f"Not in {timeout} s: {what}") from error
 
         # The longer it takes, the less often: checks keep others from running.
-        time.sleep(min(max(0.01, waited / 20), 0.1))
+        time.sleep(min(max(0.02, waited / 10), 0.1))
 
 
 class Certificates:
