@@ -155,8 +155,11 @@ class Operations:
         """
         info: Info = client.execute_command("INFO")
 
-        # The server is not trusted: it may be any program.
-        if isinstance(info, cabc.Mapping) and info.get("redis_mode") == "sentinel":
+        # The server is not trusted: it may be any program. Valkey has another name.
+        if isinstance(info, cabc.Mapping) and "sentinel" in (
+            info.get("redis_mode"),
+            info.get("server_mode"),
+        ):
             raise redis.RedisError(_SENTINEL)
 
         return info
@@ -322,8 +325,9 @@ def _check_node(client: Client, kind: Info) -> None:
     with contextlib.suppress(library_of(type(client)).errors.ResponseError):
         info = ask_once(client, "CLUSTER INFO")
 
-    # A replica redirects all commands, those that read too.
-    if kind.get("role") == "replica" or info.get("cluster_size") != "1":
+    # A replica redirects all commands, those that read too. The size is the number of
+    # masters with slots, which a Redis without any counts only two seconds later.
+    if kind.get("role") == "replica" or info.get("cluster_size") not in ("0", "1"):
         raise redis.RedisError(_CLUSTER)
 
     if (state := info.get("cluster_state")) != "ok":
