@@ -423,8 +423,8 @@ def test_changed_connection_in_asyncio(
                     pipeline.execute_command(*command, target_nodes=node)
                     await pipeline.execute(raise_on_error=False)
                 else:
-                    # The node of the key "k" is another one, and Redis 6.2 does not know
-                    # all commands.
+                    # The key "k" is on another node, and Redis 6.2 does not know all
+                    # commands.
                     with contextlib.suppress(redis.ResponseError):
                         await node.execute_command(*command)
 
