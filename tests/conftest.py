@@ -31,8 +31,8 @@ from .servers import KINDS
 from .servers import Sentinels
 from .servers import Server
 from .servers import Startable
-from .tracing import COVERAGE
 from .tracing import traced
+from .tracing import Tracing
 from .tracing import untraced
 
 if t.TYPE_CHECKING:
@@ -43,6 +43,9 @@ S = t.TypeVar("S", bound=Startable)
 # No test needs the system's CAs. redis-py loads them for each TLS connection, which
 # takes longer than most tests with TLS.
 os.environ["SSL_CERT_FILE"] = os.devnull
+
+# Coverage's functions, while nothing is traced between the tests.
+_COVERAGE = pytest.StashKey[Tracing]()
 
 # How the reason of a skip begins if the machine lacks something.
 _MISSING = "Missing: "
@@ -109,7 +112,7 @@ def pytest_pyfunc_call(
     if pyfuncitem.get_closest_marker("untraced") is not None:
         return (yield)
 
-    with traced(pyfuncitem.session.stash[COVERAGE]):
+    with traced(pyfuncitem.session.stash[_COVERAGE]):
         return (yield)
 
 
@@ -127,7 +130,7 @@ def pytest_runtestloop(session: pytest.Session) -> cabc.Generator[None, object, 
     """Trace nothing between the tests. Accept less coverage on a machine where
     something is missing.
     """
-    with untraced() as session.stash[COVERAGE]:
+    with untraced() as session.stash[_COVERAGE]:
         result = yield
 
     plugin: t.Any = session.config.pluginmanager.get_plugin("_cov")

@@ -10,8 +10,6 @@ import sys
 import threading
 import typing as t
 
-import pytest
-
 
 class Tracing(t.NamedTuple):
     """The functions that trace this thread, and those that it starts."""
@@ -26,9 +24,6 @@ class Tracing(t.NamedTuple):
 
 
 OFF = Tracing(None, None)
-
-#: Coverage's functions, while tests run.
-COVERAGE = pytest.StashKey[Tracing]()
 
 
 @contextlib.contextmanager
