@@ -44,7 +44,7 @@ S = t.TypeVar("S", bound=Startable)
 # takes longer than most tests with TLS.
 os.environ["SSL_CERT_FILE"] = os.devnull
 
-# Coverage's functions, while nothing is traced between the tests.
+# What coverage traces with, for the next test.
 _COVERAGE = pytest.StashKey[Tracing]()
 
 # How the reason of a skip begins if the machine lacks something.

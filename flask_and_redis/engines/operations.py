@@ -155,7 +155,7 @@ class Operations:
         """
         info: Info = client.execute_command("INFO")
 
-        # The server is not trusted: it may be any program. Valkey has another name.
+        # The server is not trusted: it may be any program. Valkey says server_mode.
         if isinstance(info, cabc.Mapping) and "sentinel" in (
             info.get("redis_mode"),
             info.get("server_mode"),
@@ -326,7 +326,7 @@ def _check_node(client: Client, kind: Info) -> None:
         info = ask_once(client, "CLUSTER INFO")
 
     # A replica redirects all commands, those that read too. The size is the number of
-    # masters with slots, which a Redis without any counts only two seconds later.
+    # masters with slots, but Redis says 1 in its first two seconds.
     if kind.get("role") == "replica" or info.get("cluster_size") not in ("0", "1"):
         raise redis.RedisError(_CLUSTER)
 

@@ -330,7 +330,7 @@ def resend_only_redirected(pipeline: t.Any) -> None:
     :param pipeline: The pipeline. If it is of another kind, nothing is done.
     """
     if (send := getattr(pipeline, "parent_execute_command", None)) is not None:
-        # It refers to the pipeline. So do other objects of a cluster's pipeline.
+        # This is a reference cycle, as redis-py's own cluster pipelines have.
         pipeline.parent_execute_command = _Resend(pipeline, send)
 
 
